@@ -1,0 +1,21 @@
+"""Lightning callbacks, one per file, for any Trainer: they take plain arguments only."""
+
+from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
+from gpuopt.callbacks.early_stopping import EarlyStopping
+from gpuopt.callbacks.epoch_summary import EpochSummary
+from gpuopt.callbacks.exact_resume import ExactResume
+from gpuopt.callbacks.gpu_stats import GpuStats
+from gpuopt.callbacks.moving_average import MovingAverage
+from gpuopt.callbacks.non_finite_loss import NonFiniteLoss
+from gpuopt.callbacks.preemption import Preemption
+
+__all__ = [
+    "DurableCheckpoint",
+    "EarlyStopping",
+    "EpochSummary",
+    "ExactResume",
+    "GpuStats",
+    "MovingAverage",
+    "NonFiniteLoss",
+    "Preemption",
+]

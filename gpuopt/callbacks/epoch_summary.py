@@ -1,0 +1,76 @@
+"""One line per epoch, and a measured forecast after the first steps."""
+
+import logging
+import time
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+__all__ = ["EpochSummary"]
+
+_log = logging.getLogger(__name__)
+
+_WARMUP_STEPS = 3  # not part of the forecast: kernels are chosen and caches filled
+_MEASURED_STEPS = 10
+
+
+class EpochSummary(L.Callback):
+    """Logs what an epoch brought, for people and for logs without a progress bar.
+
+    Attributes:
+        forecast_s: Measured forecast of the whole training in seconds, once there is one.
+    """
+
+    def __init__(self) -> None:
+        self.forecast_s: float | None = None
+        self._steps = 0
+        self._marked_at = 0.0
+        self._epoch_at = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Start the epoch's clock."""
+        self._epoch_at = time.monotonic()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Measure the first batches and say how long training will take."""
+        self._steps += 1
+        if self._steps == _WARMUP_STEPS:
+            self._marked_at = time.monotonic()
+        if self._steps != _WARMUP_STEPS + _MEASURED_STEPS:
+            return
+        batch_s = (time.monotonic() - self._marked_at) / _MEASURED_STEPS
+        epochs = max(1, trainer.max_epochs or 1)
+        self.forecast_s = batch_s * float(trainer.num_training_batches) * epochs
+        _log.info(
+            "training takes about %s (measured: %.0f ms per micro-batch)",
+            _duration(self.forecast_s),
+            1000 * batch_s,
+        )
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Log the epoch's metrics."""
+        metrics = {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if not name.endswith("_step")
+        }
+        shown = "  ".join(
+            f"{name} {value:.4f}" for name, value in metrics.items() if name != "train/loss"
+        )
+        duration = _duration(time.monotonic() - self._epoch_at) if self._epoch_at else "resumed"
+        _log.info(
+            "epoch %d/%s  %s  (%s)", trainer.current_epoch + 1, trainer.max_epochs, shown, duration
+        )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

@@ -1,0 +1,148 @@
+"""How fast training is and what the device does, to any Lightning logger."""
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+from torch import Tensor
+
+from gpuopt.hardware import Device, DeviceReading, cuda_devices
+from gpuopt.measure import Segment, StepTimer
+
+__all__ = ["GpuStats"]
+
+_WARMUP_STEPS = 2  # the first steps choose kernels and fill caches
+
+
+class GpuStats(L.Callback):
+    """Logs samples per second, data-wait ratio and device readings while training.
+
+    The device is synchronised only when the Trainer logs anyway. What cannot be read is left out,
+    never reported as zero.
+
+    Args:
+        interval_s: Least time between two readings of the devices, in seconds.
+        devices: What to read; None finds the CUDA devices through NVML.
+
+    Attributes:
+        segments: Throughput of every logged stretch of steps.
+    """
+
+    def __init__(self, interval_s: float = 1.0, devices: Sequence[Device] | None = None) -> None:
+        self.segments: list[Segment] = []
+        self._interval_s = interval_s
+        self._devices = devices
+        self._timer = StepTimer()
+        self._read_at = 0.0
+        self._skipped = 0
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Find the devices."""
+        device = pl_module.device
+        if device.type == "cuda":
+            self._timer = StepTimer(lambda: torch.cuda.synchronize(device))
+        if self._devices is None:
+            self._devices = cuda_devices() if device.type == "cuda" else []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open a segment; validation between epochs does not count."""
+        self._skipped = 0
+        self._timer.begin()
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Note that the wait for data is over."""
+        if self._timer.is_running:
+            self._timer.batch_ready()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Count the batch, and log when the Trainer does."""
+        if not self._timer.is_running:  # resumed in the middle of an epoch
+            self._timer.begin()
+            return
+        self._timer.batch_done(_sample_count(batch) * trainer.world_size)
+        self._skipped += 1
+        if self._skipped == _WARMUP_STEPS and not self.segments:
+            self._timer.begin()
+        elif self._skipped % self._log_every(trainer) == 0:
+            self._close(trainer)
+            self._timer.begin()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close what a run without validation leaves open."""
+        if self._timer.is_running:
+            self._close(trainer)
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the segment before validation begins."""
+        if self._timer.is_running:
+            self._close(trainer)
+
+    def summary(self) -> dict[str, float]:
+        """Return the throughput of the whole run; empty when too few steps were timed."""
+        duration_s = sum(segment.duration_s for segment in self.segments)
+        if duration_s <= 0:
+            return {}
+        return {
+            "samples_per_second": sum(s.samples for s in self.segments) / duration_s,
+            "step_ms": 1000 * duration_s / sum(s.steps for s in self.segments),
+            "data_wait_ratio": sum(s.data_wait_s for s in self.segments) / duration_s,
+        }
+
+    @staticmethod
+    def _log_every(trainer: L.Trainer) -> int:
+        # An attribute that Lightning sets from another object, where type checkers miss it.
+        return max(1, int(getattr(trainer, "log_every_n_steps", 1)))
+
+    def _close(self, trainer: L.Trainer) -> None:
+        segment = self._timer.end()
+        if not segment.steps:
+            return
+        self.segments.append(segment)
+        metrics = {
+            "throughput/samples_per_second": segment.samples_per_second,
+            "throughput/step_ms": segment.step_ms,
+            "throughput/data_wait_ratio": segment.data_wait_ratio,
+        }
+        now = time.monotonic()
+        if self._devices and now - self._read_at >= self._interval_s:
+            self._read_at = now
+            for device in self._devices:
+                metrics |= _readable(device.read())
+        for logger in trainer.loggers:
+            logger.log_metrics(metrics, step=trainer.global_step)
+
+
+def _readable(reading: DeviceReading) -> dict[str, float]:
+    fields = {
+        "utilisation_ratio": reading.utilisation_ratio,
+        "memory_used_gib": None
+        if reading.memory_used_bytes is None
+        else reading.memory_used_bytes / 2**30,
+        "power_w": reading.power_w,
+        "temperature_c": reading.temperature_c,
+        "sm_clock_mhz": reading.sm_clock_mhz,
+    }
+    return {f"gpu{reading.index}/{k}": float(v) for k, v in fields.items() if v is not None}
+
+
+def _sample_count(batch: Any) -> int:
+    """Find the first tensor of a batch of any shape; its first dimension counts the samples."""
+    if isinstance(batch, Tensor):
+        return len(batch) if batch.ndim else 1
+    if isinstance(batch, Mapping):
+        batch = list(batch.values())
+    if isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
+        return _sample_count(batch[0])
+    return 1

@@ -1,0 +1,97 @@
+"""Stop cleanly when asked: finish the optimizer step, save, and say how to go on.
+
+The signal handler only sets a flag. Lightning's own way (`trainer.should_stop`) would validate and
+end the epoch, after which a resume is not exact; its SIGTERM handler deadlocks several ranks.
+"""
+
+import logging
+import signal
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.types import STEP_OUTPUT
+
+from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint, is_exact_point
+from gpuopt.errors import PreemptedError
+
+__all__ = ["Preemption"]
+
+_log = logging.getLogger(__name__)
+
+
+class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after all other callbacks
+    """Turns SIGTERM, SIGUSR1 and Ctrl-C into a checkpoint and `PreemptedError`.
+
+    A second signal stops at once. Ranks agree before they save, so a signal to any one suffices.
+
+    Args:
+        checkpoint: Saves the state; the same object must be among the Trainer's callbacks.
+    """
+
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self, checkpoint: DurableCheckpoint) -> None:
+        self._checkpoint = checkpoint
+        self._requested: signal.Signals | None = None
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Install the handlers, after Lightning installed its own."""
+        self._requested = None
+        for number in self.signals:
+            self._previous[number] = signal.signal(number, self._handle)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Give the signals back when training fails."""
+        self._restore()
+
+    def on_train_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: STEP_OUTPUT,
+        batch: Any,
+        batch_idx: int,
+    ) -> None:
+        """Save and stop when a signal came and a resume from here is exact."""
+        if is_exact_point(trainer) and self._agreed(trainer):
+            self._stop(trainer)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop after the epoch's own checkpoint when a signal came during its end."""
+        if self._agreed(trainer):
+            self._stop(trainer)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._requested is not None:
+            raise PreemptedError(
+                f"stopped at once by a second signal; resume from {self._checkpoint.last_path}"
+            )
+        self._requested = signal.Signals(number)
+        _log.warning("%s: stopping after this step (again: at once)", self._requested.name)
+
+    def _agreed(self, trainer: L.Trainer) -> bool:
+        if trainer.world_size == 1:
+            return self._requested is not None
+        flag = torch.tensor(float(self._requested is not None), device=trainer.strategy.root_device)
+        return bool(trainer.strategy.reduce(flag, reduce_op="sum") > 0)
+
+    def _stop(self, trainer: L.Trainer) -> None:
+        path = self._checkpoint.save(trainer)
+        trainer.strategy.barrier()
+        reason = self._requested.name if self._requested else "another rank"
+        raise PreemptedError(f"stopped by {reason} at step {trainer.global_step}, saved {path}")
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}

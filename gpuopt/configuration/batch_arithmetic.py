@@ -1,0 +1,56 @@
+"""global batch = micro-batch x devices x accumulation: two give the third."""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from gpuopt.errors import InputError
+
+__all__ = ["settle_batch_sizes"]
+
+
+def settle_batch_sizes(config: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
+    """Settle the global batch, which is the training hyper-parameter; the rest is the GPU's.
+
+    Args:
+        config: A resolved configuration with `micro_batch_size` (`auto` or a number),
+            `global_batch_size`, `accumulate_grad_batches` and `trainer.devices`.
+        typed: Keys that the user gave on the command line; a mode's global batch gives way to
+            the two others when the user typed both.
+
+    Returns:
+        The configuration with a definite `global_batch_size` and no `accumulate_grad_batches`;
+        `micro_batch_size` stays `auto` when it was and nothing determines it.
+
+    Raises:
+        InputError: When three numbers disagree, or too few are given.
+    """
+    micro, accumulate = config["micro_batch_size"], config["accumulate_grad_batches"]
+    total, devices = config["global_batch_size"], config["trainer"]["devices"]
+    if accumulate is not None and micro != "auto":
+        product = micro * devices * accumulate
+        if total is not None and "global_batch_size" in typed and total != product:
+            raise InputError(
+                f"global_batch_size={total} disagrees with micro_batch_size={micro} x "
+                f"trainer.devices={devices} x accumulate_grad_batches={accumulate} = {product}: "
+                "give two of the three"
+            )
+        total = product
+    elif total is None:
+        raise InputError(
+            "global_batch_size is not given: set it, or micro_batch_size and "
+            "accumulate_grad_batches"
+        )
+    elif accumulate is not None:
+        micro = math.ceil(total / (devices * accumulate))
+    if total < devices:
+        raise InputError(
+            f"global_batch_size={total} is smaller than trainer.devices={devices}: "
+            "every device needs a sample"
+        )
+    return {
+        **config,
+        "micro_batch_size": micro,
+        "global_batch_size": total,
+        "accumulate_grad_batches": None,
+    }

@@ -1,0 +1,144 @@
+"""Refuse a composed configuration that cannot work, before torch is imported or a file written."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from gpuopt.configuration.signatures import check_target
+from gpuopt.errors import InputError, nearest
+from gpuopt.hardware import Gpu
+from gpuopt.tta import TestTimeAugmentation
+
+__all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
+
+_COUNT = (1, 10_000_000)
+_SHARE = (0.0, 1.0)
+# Smallest and largest value of every number that is not checked by its own dataclass.
+RANGES: dict[str, tuple[float, float]] = {
+    "batch_size": _COUNT,
+    "callbacks.checkpoint.every_n_seconds": (0.01, 1e7),
+    "callbacks.checkpoint.every_n_steps": _COUNT,
+    "callbacks.early_stopping.min_delta": _SHARE,
+    "callbacks.early_stopping.patience": (1, 10_000),
+    "callbacks.gpu_stats.interval_s": (0.05, 3600),
+    "callbacks.moving_average.decay": (0.0, 0.999999),
+    "accumulate_grad_batches": _COUNT,
+    "global_batch_size": _COUNT,
+    "image_size": (16, 4096),
+    "micro_batch_size": _COUNT,
+    "num_workers": (0, 512),
+    "seed": (0, 2**32 - 1),
+    "model.drop_path_rate": (0.0, 0.99),
+    "model.drop_rate": (0.0, 0.99),
+    "model.head_learning_rate_ratio": (1e-3, 1e4),
+    "model.label_smoothing": (0.0, 0.99),
+    "model.learning_rate": (1e-9, 10.0),
+    "optimizer.beta1": (0.0, 0.999999),
+    "optimizer.beta2": (0.0, 0.9999999),
+    "optimizer.eps": (1e-16, 1.0),
+    "optimizer.momentum": (0.0, 0.9999),
+    "optimizer.weight_decay": (0.0, 10.0),
+    "scheduler.final_ratio": _SHARE,
+    "scheduler.warmup_samples": (0, 1e9),
+    "trainer.devices": (1, 1024),
+    "trainer.gradient_clip_norm": (1e-6, 1e6),
+    "trainer.log_every_n_steps": _COUNT,
+    "trainer.max_epochs": (1, 1_000_000),
+    "trainer.max_steps": (-1, 1e12),
+    "data.augmentation.blur": (0.0, 10.0),
+    "data.augmentation.brightness": (0.0, 1.0),
+    "data.augmentation.gamma": (0.0, 3.0),
+    "data.augmentation.noise": (0.0, 255.0),
+    "data.augmentation.rotation_degrees": (0.0, 180.0),
+    "data.augmentation.scale_ratio": (0.0, 1.0),
+    "data.augmentation.shift_ratio": (0.0, 1.0),
+    "data.cache_limit_gib": (0.0, 1e6),
+    "data.cutmix_alpha": (0.0, 100.0),
+    "data.drawing_seed": (0, 2**32 - 1),
+    "data.drawn_size": (64, 4096),
+    "data.max_rejected_ratio": _SHARE,
+    "data.mixup_alpha": (0.0, 100.0),
+    "data.quickstart_image_size": (16, 4096),
+    "data.test_count": (17, 1_000_000),
+    "data.train_count": (34, 1_000_000),
+    "data.validation_ratio": (0.01, 0.9),
+    "data.worker_timeout_s": (1, 86_400),
+}
+# Settings that take one of a few words.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "callbacks.checkpoint.mode": ("max", "min"),
+    "callbacks.early_stopping.mode": ("max", "min"),
+    "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),
+    "data.cache": ("auto", "on", "off"),
+    "data.class_weights": ("none", "balanced"),
+    "logger.name": ("tensorboard", "csv", "none"),
+    "model.checkpointing": ("none", "full"),
+    "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
+}
+# Whole numbers that may also be left to gpuopt.
+_AUTO = ("batch_size", "image_size", "micro_batch_size", "num_workers")
+_GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
+
+
+def check_config(config: Mapping[str, Any]) -> None:
+    """Check a composed, resolved configuration.
+
+    Args:
+        config: Plain nested mappings, as `OmegaConf.to_container(..., resolve=True)` gives.
+
+    Raises:
+        InputError: For an unknown key, a wrong type, a number out of range or an unknown word.
+    """
+    for key in _AUTO:
+        if key in config:
+            _check_auto(key, config[key])
+    for group in _GROUPS_OF_OBJECTS:
+        if isinstance(config.get(group), Mapping):
+            _check_object(config[group], group)
+    for name, node in (config.get("callbacks") or {}).items():
+        _check_object(node, f"callbacks.{name}")
+    for key, value in leaves(config):
+        _check_value(key, value)
+    Gpu(**_without(config["gpu"], "seed")).check()
+    TestTimeAugmentation(**config["tta"]).check()
+
+
+def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Walk every value of nested mappings with its dotted key."""
+    for key, value in config.items():
+        if isinstance(value, Mapping):
+            yield from leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _check_auto(key: str, value: Any) -> None:
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if value != "auto" and not whole:
+        raise InputError(f"{key}={value} is neither auto nor a whole number")
+
+
+def _check_object(node: Any, where: str) -> None:
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        raise InputError(f"{where} must hold a _target_: choose an option of the group")
+    enabled = node.get("enabled", True)
+    if not isinstance(enabled, bool):
+        raise InputError(f"{where}.enabled={enabled!r} is not true or false")
+    check_target(node, where)
+
+
+def _check_value(key: str, value: Any) -> None:
+    if key in CHOICES and value is not None and value not in CHOICES[key]:
+        if key == "data.cache" and isinstance(value, bool):
+            return  # YAML reads on and off as booleans
+        raise InputError(
+            f"{key}={value} is not one of {', '.join(CHOICES[key])}"
+            f"{nearest(str(value), CHOICES[key])}"
+        )
+    if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
+        low, high = RANGES[key]
+        if not low <= value <= high:
+            raise InputError(f"{key}={value} is out of range: {low:g} to {high:g}")
+
+
+def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
+    return {key: value for key, value in node.items() if key not in keys}

@@ -1,0 +1,141 @@
+"""What every command has in common: compose, check, run, and end in one clear line.
+
+Exit codes: 0 done, 1 a bug, 2 bad input, 3 a fault of the machine, 4 a target not met,
+75 stopped on request and resumable. The last line of stderr says what, where and what to do.
+"""
+
+import os
+import re
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, MissingConfigException
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from gpuopt.configuration import check_config, settle_batch_sizes, translate_arguments
+from gpuopt.errors import GpuoptError, InputError, nearest
+from gpuopt.run import choose_folder
+from gpuopt.schema import CONF_DIR, register
+
+__all__ = ["CheckBeforeRun", "checked", "explain", "plain", "run_command"]
+
+
+def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
+    """Run one command and end the process.
+
+    Args:
+        name: The command, which is also the name of its primary configuration.
+        task: Called with the composed, checked configuration.
+    """
+    debug = any(argument == "debug=true" for argument in sys.argv[1:])
+    try:
+        sys.argv[1:] = translate_arguments(name, sys.argv[1:])
+        register()
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the line below is ours
+        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+    except KeyboardInterrupt:
+        _end(name, "stopped by Ctrl-C; the same command starts again", 75)
+    except (HydraException, OmegaConfBaseException, GpuoptError) as error:
+        if debug:
+            traceback.print_exc()
+        _end(name, explain(error), error.exit_code if isinstance(error, GpuoptError) else 2)
+    except Exception as error:
+        traceback.print_exc()
+        _end(name, f"internal error: {type(error).__name__}: {_first_line(error)}", 1)
+    sys.exit(0)
+
+
+class CheckBeforeRun(Callback):
+    """Checks the composed configuration before Hydra makes a folder.
+
+    Hydra turns any exception of a callback into a warning, except `SystemExit`.
+    """
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check, and choose the folder of the run."""
+        try:
+            folder = choose_folder(checked(config), Path(config.hydra.run.dir))
+        except (OmegaConfBaseException, GpuoptError) as error:
+            _stop_early(config, error)
+        with read_write(config), open_dict(config):
+            config.hydra.run.dir = str(folder)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check what all jobs of a sweep share."""
+        try:
+            checked(config)
+        except (OmegaConfBaseException, GpuoptError) as error:
+            _stop_early(config, error)
+
+
+def checked(config: DictConfig) -> dict[str, Any]:
+    """Resolve and check a composed configuration, and settle its batch sizes.
+
+    Args:
+        config: With or without Hydra's own node.
+
+    Returns:
+        Plain nested values.
+
+    Raises:
+        InputError: For the first thing that cannot work.
+    """
+    content = plain(config)
+    check_config(content)
+    if "micro_batch_size" not in content:
+        return content
+    hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
+    typed = {str(word).lstrip("+~").partition("=")[0] for word in hydra_node.overrides.task}
+    return settle_batch_sizes(content, typed)
+
+
+def plain(config: DictConfig) -> dict[str, Any]:
+    """Resolve a composed configuration to nested dictionaries, without Hydra's own node."""
+    own = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    content = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    if not isinstance(content, dict):
+        raise InputError("the configuration is empty")
+    return {str(key): value for key, value in content.items()}
+
+
+def explain(error: BaseException) -> str:
+    """Word an error of Hydra or OmegaConf as one line that names file, key and remedy."""
+    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
+        missing = str(error.missing_cfg_file).removesuffix(".yaml")
+        group, _, option = missing.rpartition("/")
+        known = [str(name) for name in error.options or ()]
+        return f"{group}={option}: no such option{nearest(option, known)}"
+    if isinstance(error, GpuoptError):
+        return _first_line(error, 2000)
+    parts = [_first_line(error)]
+    cause = error.__cause__
+    if cause is not None and _first_line(cause) not in parts[0]:
+        parts.append(_first_line(cause))
+    key = re.search(r"full_key: (\S+)", f"{error}\n{cause or ''}")
+    if key and key.group(1) not in " ".join(parts):
+        parts.insert(0, key.group(1))
+    return ": ".join(part.rstrip(".") for part in parts)
+
+
+def _stop_early(config: DictConfig, error: BaseException) -> NoReturn:
+    if config.get("debug"):
+        traceback.print_exception(error)
+    _end(str(config.hydra.job.config_name), explain(error), getattr(error, "exit_code", 2))
+
+
+def _end(name: str, message: str, code: int) -> NoReturn:
+    sys.stdout.flush()
+    sys.stderr.write(f"gpuopt {name}: {message}\n")
+    sys.exit(code)
+
+
+def _first_line(error: BaseException, limit: int = 500) -> str:
+    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:limit]

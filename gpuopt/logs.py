@@ -1,0 +1,44 @@
+"""Where messages go: short lines on stderr, everything with its time in the run's log."""
+
+import contextlib
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+__all__ = ["logging_to"]
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever stderr is at the moment; progress bars replace it while they live."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        sys.stderr.write(f"{self.format(record)}\n")
+
+
+@contextlib.contextmanager
+def logging_to(path: Path) -> Iterator[None]:
+    """Send gpuopt's messages to stderr and, with Lightning's, to a file that is appended to.
+
+    Args:
+        path: For example `<run>/train.log`.
+    """
+    own, lightning = logging.getLogger("gpuopt"), logging.getLogger("lightning.pytorch")
+    screen = _Stderr()
+    screen.setFormatter(logging.Formatter("%(message)s"))
+    file = logging.FileHandler(path, encoding="utf-8")
+    file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    before = own.level, lightning.level, list(lightning.handlers), lightning.propagate
+    own.setLevel(logging.INFO)
+    own.addHandler(screen)
+    own.addHandler(file)
+    lightning.handlers = [file]  # its hints are for programmers; warnings reach people otherwise
+    lightning.propagate = False
+    try:
+        yield
+    finally:
+        own.removeHandler(screen)
+        own.removeHandler(file)
+        own.setLevel(before[0])
+        lightning.handlers, lightning.propagate = before[2], before[3]
+        file.close()

@@ -1,0 +1,16 @@
+"""The classifier: a timm backbone in a LightningModule, its optimizer and schedule."""
+
+from gpuopt.model.backbone import Backbone, create_backbone
+from gpuopt.model.classifier import Classifier
+from gpuopt.model.optimizer import AdamW, Sgd
+from gpuopt.model.schedule import ConstantSchedule, CosineSchedule
+
+__all__ = [
+    "AdamW",
+    "Backbone",
+    "Classifier",
+    "ConstantSchedule",
+    "CosineSchedule",
+    "Sgd",
+    "create_backbone",
+]

@@ -1,0 +1,219 @@
+"""An image classifier around a timm backbone, as a LightningModule usable in any Trainer."""
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import lightning.pytorch as L
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+from gpuopt.errors import InputError
+from gpuopt.model.backbone import create_backbone
+from gpuopt.model.optimizer import AdamW, Sgd, parameter_groups
+from gpuopt.model.schedule import CosineSchedule
+
+__all__ = ["Classifier", "LabelledImages"]
+
+
+class LabelledImages(Protocol):
+    """What the steps read of a batch; `gpuopt.data.Batch` is one.
+
+    Attributes:
+        images: [n, 3, h, w], uint8 or float in 0..255.
+        targets: int64 [n].
+        weights: float32 [n], shares of the global window's loss, which sum to 1 over the window.
+        partner_targets: int64 [n], the second class of a mixed image.
+        mix_ratios: float32 [n], share of `targets` in a mixed image, 1 when it is not mixed.
+    """
+
+    images: Tensor
+    targets: Tensor
+    weights: Tensor
+    partner_targets: Tensor
+    mix_ratios: Tensor
+
+
+class Classifier(L.LightningModule):
+    """Fine-tunes a timm model with cross entropy and reports macro-F1.
+
+    The loss of a batch is weighted by its samples' shares of the global window, so that the
+    gradient equals that of one big batch for any micro-batch size, ragged last windows included.
+    Images are normalised inside `forward`: uint8 in, logits out.
+
+    Args:
+        name: timm model name.
+        num_classes: Number of classes.
+        pretrained: Start from pretrained weights (see `create_backbone`).
+        random_if_offline: Accept random weights when the hub cannot be reached.
+        learning_rate: Of the backbone, at the top of the schedule.
+        head_learning_rate_ratio: Learning rate of the head / that of the backbone.
+        label_smoothing: Share of the target spread over all classes.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth; None keeps the model's default.
+        checkpointing: `none`, or `full` to recompute activations in the backward pass.
+        channels_last: `auto` (networks with BatchNorm), `true` or `false`.
+        optimizer: Factory of the optimizer.
+        scheduler: Factory of the learning-rate schedule.
+        global_batch_size: Samples per optimizer step; turns the warm-up into steps.
+        total_steps: Optimizer steps of the whole run; None asks the Trainer.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        name: str,
+        num_classes: int,
+        *,
+        pretrained: bool = False,
+        random_if_offline: bool = False,
+        learning_rate: float = 1e-3,
+        head_learning_rate_ratio: float = 1.0,
+        label_smoothing: float = 0.0,
+        drop_rate: float = 0.0,
+        drop_path_rate: float | None = None,
+        checkpointing: str = "none",
+        channels_last: str | bool = "auto",
+        optimizer: AdamW | Sgd | None = None,
+        scheduler: Callable[..., LRScheduler] | None = None,
+        global_batch_size: int = 1,
+        total_steps: int | None = None,
+    ) -> None:
+        super().__init__()
+        backbone = create_backbone(
+            name,
+            num_classes,
+            pretrained=pretrained,
+            random_if_offline=random_if_offline,
+            drop_rate=drop_rate,
+            drop_path_rate=drop_path_rate,
+        )
+        self.name = name
+        self.num_classes = num_classes
+        self.weights_source = backbone.weights
+        self.backbone = backbone.network
+        self.register_buffer("mean", _per_channel(backbone.mean), persistent=False)
+        self.register_buffer("std", _per_channel(backbone.std), persistent=False)
+        self._learning_rate = learning_rate
+        self._head_learning_rate_ratio = head_learning_rate_ratio
+        self._label_smoothing = label_smoothing
+        self._optimizer = optimizer or AdamW()
+        self._scheduler = scheduler or CosineSchedule()
+        self._global_batch_size = global_batch_size
+        self._total_steps = total_steps
+        self.uses_channels_last = _wants_channels_last(self.backbone, channels_last)
+        if self.uses_channels_last:
+            self.backbone.to(memory_format=torch.channels_last)
+        _set_checkpointing(self.backbone, name, checkpointing)
+        self.validation_f1 = MulticlassF1Score(num_classes, average="macro")
+        self.validation_accuracy = MulticlassAccuracy(num_classes, average="micro")
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify images.
+
+        Args:
+            images: [n, 3, h, w], uint8 or float in 0..255.
+
+        Returns:
+            Logits [n, classes].
+        """
+        normalised = (images.to(torch.float32) - self.mean) / self.std
+        if self.uses_channels_last:
+            normalised = normalised.contiguous(memory_format=torch.channels_last)
+        logits: Tensor = self.backbone(normalised)
+        return logits
+
+    def training_step(self, batch: LabelledImages, batch_idx: int) -> Tensor:
+        """Compute this batch's part of the global window's loss."""
+        logits = self(batch.images).float()
+        losses = self._cross_entropy(logits, batch)
+        weighted = (losses * batch.weights).sum()
+        share = batch.weights.sum()
+        self.log(
+            "train/loss",
+            weighted.detach() / share,
+            on_step=True,
+            on_epoch=True,
+            prog_bar=True,
+            batch_size=len(batch.targets),
+        )
+        # Lightning divides by the accumulation and, across ranks, averages; both are undone here
+        # because the weights already sum to 1 over the window.
+        return weighted * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def _cross_entropy(self, logits: Tensor, batch: LabelledImages) -> Tensor:
+        def loss(targets: Tensor) -> Tensor:
+            return F.cross_entropy(
+                logits, targets, reduction="none", label_smoothing=self._label_smoothing
+            )
+
+        own, partner = loss(batch.targets), loss(batch.partner_targets)
+        return batch.mix_ratios * own + (1 - batch.mix_ratios) * partner
+
+    def validation_step(self, batch: LabelledImages, batch_idx: int) -> None:
+        """Update loss, macro-F1 and accuracy with the real rows of a batch."""
+        real = batch.weights > 0  # padding rows keep shapes equal over ranks and count for nothing
+        logits, targets = self(batch.images).float()[real], batch.targets[real]
+        count = len(targets)
+        self.validation_f1.update(logits, targets)
+        self.validation_accuracy.update(logits, targets)
+        loss = F.cross_entropy(logits, targets) if count else logits.new_zeros(())
+        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+        self.log("val/f1", self.validation_f1, prog_bar=True, batch_size=count)
+        self.log("val/accuracy", self.validation_accuracy, batch_size=count)
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer with head and backbone groups, and the schedule per step."""
+        groups = parameter_groups(
+            self.backbone,
+            self._head_parameters(),
+            learning_rate=self._learning_rate,
+            head_learning_rate=self._learning_rate * self._head_learning_rate_ratio,
+            weight_decay=self._optimizer.weight_decay,
+        )
+        optimizer: Optimizer = self._optimizer(groups, fused=self._may_fuse())
+        total_steps = self._total_steps or int(self.trainer.estimated_stepping_batches)
+        scheduler = self._scheduler(
+            optimizer, total_steps=total_steps, global_batch_size=self._global_batch_size
+        )
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
+        }
+
+    def _may_fuse(self) -> bool:
+        clips = self.trainer.gradient_clip_val is not None
+        return not (self.trainer.precision == "16-mixed" and clips)
+
+    def _head_parameters(self) -> list[nn.Parameter]:
+        head = self.backbone.get_classifier()  # type: ignore[operator]  # timm's models have it
+        return list(head.parameters())
+
+
+def _per_channel(values: tuple[float, ...]) -> Tensor:
+    """Scale statistics of 0..1 pixels to 0..255, shaped to broadcast over [n, 3, h, w]."""
+    return torch.tensor(values).mul(255).view(1, -1, 1, 1)
+
+
+def _wants_channels_last(network: nn.Module, choice: str | bool) -> bool:
+    if choice == "auto":
+        # Measured by timm on an RTX 3090: ResNet 1.47 times, EfficientNet 1.2 times, ConvNeXt and
+        # ViT, which have no BatchNorm, 1.00.
+        return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
+    if choice in (True, False):
+        return bool(choice)
+    raise InputError(f"model.channels_last={choice} is not auto, true or false")
+
+
+def _set_checkpointing(network: nn.Module, name: str, choice: str) -> None:
+    if choice not in ("none", "full"):
+        raise InputError(f"model.checkpointing={choice} is neither none nor full")
+    if choice == "full":
+        if not hasattr(network, "set_grad_checkpointing"):
+            raise InputError(f"{name} cannot recompute activations: set model.checkpointing=none")
+        network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's models have it

@@ -1,0 +1,173 @@
+"""The types of every setting, registered with Hydra, so that a typo ends in one clear line.
+
+Values (numbers, words, switches) are dataclasses here or on the floors. Objects (data, model,
+optimizer, scheduler, callbacks) are YAML with a `_target_`; `gpuopt.configuration` checks their
+keys. Importing this module imports no torch.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
+from hydra.core.plugins import Plugins
+from hydra.plugins.search_path_plugin import SearchPathPlugin
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from gpuopt.errors import InputError
+from gpuopt.hardware import Gpu
+from gpuopt.tta import TestTimeAugmentation
+
+__all__ = [
+    "CONF_DIR",
+    "USER_CONF_MARKER",
+    "Compile",
+    "Logging",
+    "Precision",
+    "PredictConfig",
+    "TrainConfig",
+    "TrainerValues",
+    "register",
+    "to_train_config",
+]
+
+_PACKAGE = Path(__file__).parent
+# A wheel carries the configuration inside the package; a checkout has it beside the package.
+CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
+# `gpuopt config copy` writes this file. Without it a folder named conf is somebody else's.
+USER_CONF_MARKER = ".gpuopt"
+
+
+@dataclass
+class Precision:
+    """Arithmetic of training and prediction.
+
+    Attributes:
+        name: `auto`, `fp32`, `tf32`, `bf16` or `fp16`.
+    """
+
+    name: str = "auto"
+
+
+@dataclass
+class Compile:
+    """Compilation of the backbone by torch.compile.
+
+    Attributes:
+        mode: `off`, `default`, `reduce-overhead` or `max-autotune`.
+        backend: For example `inductor`, or `eager` to find faults of the compiler.
+    """
+
+    mode: str = "off"
+    backend: str = "inductor"
+
+
+@dataclass
+class Logging:
+    """The logger.
+
+    Attributes:
+        name: `tensorboard`, `csv` or `none`.
+    """
+
+    name: str = "tensorboard"
+
+
+@dataclass
+class TrainerValues:
+    """Length and manner of training; see `conf/trainer/default.yaml`."""
+
+    max_epochs: int = 4
+    max_steps: int = -1
+    devices: int = 1
+    gradient_clip_norm: float | None = 1.0
+    log_every_n_steps: int | None = None
+    deterministic: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `gpuopt train` can be told; see `conf/train.yaml`."""
+
+    data: Any = None
+    model: Any = None
+    optimizer: Any = None
+    scheduler: Any = None
+    trainer: TrainerValues = field(default_factory=TrainerValues)
+    precision: Precision = field(default_factory=Precision)
+    tta: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
+    callbacks: Any = None
+    logger: Logging = field(default_factory=Logging)
+    gpu: Gpu = field(default_factory=Gpu)
+    compile: Compile = field(default_factory=Compile)
+    mode: str = "quickstart"
+    experiment: str = "none"
+    image_size: Any = "auto"
+    micro_batch_size: Any = "auto"
+    global_batch_size: int | None = None
+    accumulate_grad_batches: int | None = None
+    num_workers: Any = "auto"
+    pin_memory: bool = True
+    seed: int = 0
+    cache_dir: str | None = None
+    run: str | None = None
+    resume: Any = None
+    debug: bool = False
+
+    @property
+    def data_name(self) -> str:
+        """The data set's class, for people: `documents` for `gpuopt.data.Documents`."""
+        return str(self.data["_target_"]).rpartition(".")[2].lower()
+
+
+@dataclass
+class PredictConfig:
+    """Everything that `gpuopt predict` can be told; see `conf/predict.yaml`."""
+
+    run: str = "latest"
+    data: Any = None
+    precision: Precision = field(default_factory=Precision)
+    tta: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
+    gpu: Gpu = field(default_factory=Gpu)
+    batch_size: Any = "auto"
+    num_workers: Any = "auto"
+    output: str | None = None
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+class _UserConf(SearchPathPlugin):
+    """Puts ./conf before the shipped folder, so that a user's file of the same name wins."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        folder = Path.cwd() / "conf"
+        if (folder / USER_CONF_MARKER).is_file() and folder.resolve() != CONF_DIR.resolve():
+            search_path.prepend(provider="user", path=f"file://{folder}")
+
+
+def to_train_config(content: Mapping[str, Any]) -> TrainConfig:
+    """Turn plain stored settings into dataclasses.
+
+    Raises:
+        InputError: When a key or type does not fit, such as in a file from another version.
+    """
+    try:
+        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(content))
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(f"the stored configuration does not fit this version: {reason}") from error
+    if not isinstance(config, TrainConfig):
+        raise InputError("the stored configuration is empty")
+    return config
+
+
+def register() -> None:
+    """Register the schemas and the user's conf folder with Hydra; may be called again."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="predict_schema", node=PredictConfig)
+    Plugins.instance().register(_UserConf)

@@ -1,0 +1,1 @@
+"""What a training session is made of: the plan, the fit, the evaluation and the results."""

@@ -1,0 +1,98 @@
+"""What a checkpoint says about its model, so that the file alone is enough to predict with."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from gpuopt.errors import InputError
+from gpuopt.model import Classifier
+
+__all__ = ["ModelDescription", "describe_model", "load_described", "read_description"]
+
+_SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """Model and data as a checkpoint names them.
+
+    Attributes:
+        model: timm model name.
+        class_names: In the order of the logits.
+        image_size: Side in pixels.
+    """
+
+    model: str
+    class_names: tuple[str, ...]
+    image_size: int
+
+
+def describe_model(
+    model: Classifier, class_names: Sequence[str], image_size: int
+) -> dict[str, Any]:
+    """Describe a model in plain values, which `weights_only=True` loads."""
+    return {
+        "schema": _SCHEMA,
+        "model": model.name,
+        "class_names": list(class_names),
+        "image_size": image_size,
+        "mean": model.mean.flatten().tolist(),
+        "std": model.std.flatten().tolist(),
+    }
+
+
+def read_description(checkpoint: Mapping[str, Any], where: str) -> ModelDescription:
+    """Read the description of a loaded checkpoint.
+
+    Args:
+        checkpoint: From `read_checkpoint`.
+        where: Its path, for messages.
+
+    Raises:
+        InputError: When gpuopt did not write it.
+    """
+    found = checkpoint.get("gpuopt")
+    if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
+        raise InputError(f"{where} was not written by gpuopt: it does not describe its model")
+    names = found["class_names"]
+    return ModelDescription(str(found["model"]), tuple(map(str, names)), int(found["image_size"]))
+
+
+def load_described(
+    checkpoint: Mapping[str, Any], where: str
+) -> tuple[Classifier, ModelDescription]:
+    """Rebuild the model of a checkpoint in evaluation mode, with its weights and normalisation.
+
+    Raises:
+        InputError: When the weights do not belong to the model that the checkpoint names.
+    """
+    description = read_description(checkpoint, where)
+    model = Classifier(description.model, len(description.class_names))
+    load_weights(model, checkpoint, where)
+    found = checkpoint["gpuopt"]
+    for name in ("mean", "std"):
+        buffer = model.get_buffer(name)
+        buffer.copy_(buffer.new_tensor(found[name]).view_as(buffer))
+    return model.eval(), description
+
+
+def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Load the weights of a checkpoint into a model.
+
+    Raises:
+        InputError: When they belong to another model or another number of classes.
+    """
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict):
+        raise InputError(f"{where} holds no weights (state_dict)")
+    own = model.state_dict()
+    missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
+    reshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
+    if missing or extra or reshaped:
+        example = sorted([*missing, *extra, *reshaped])[0]
+        raise InputError(
+            f"{where} holds the weights of another model than {model.name} with "
+            f"{model.num_classes} classes: {len(missing) + len(extra) + len(reshaped)} tensors "
+            f"differ, for example {example}"
+        )
+    model.load_state_dict(state)

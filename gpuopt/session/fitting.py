@@ -1,0 +1,161 @@
+"""Put a Lightning Trainer together for one run, and fit."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as L
+from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+
+from gpuopt.callbacks import (
+    DurableCheckpoint,
+    EpochSummary,
+    ExactResume,
+    NonFiniteLoss,
+    Preemption,
+)
+from gpuopt.data import ImageDataModule
+from gpuopt.hardware import lightning_precision
+from gpuopt.model import Classifier
+from gpuopt.session.describe import describe_model
+from gpuopt.session.plan import Plan
+from gpuopt.storage import write_json
+from gpuopt.storage.checkpoint import DurableCheckpointIO
+
+__all__ = ["FitSettings", "Fitted", "fit", "make_logger"]
+
+_LOGS_PER_EPOCH = 10
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How to train, apart from what depends on the machine.
+
+    Attributes:
+        max_epochs: Passes over the training data.
+        max_steps: Optimizer steps at most; -1 for no limit.
+        gradient_clip_norm: Largest norm of the gradient, or None.
+        log_every_n_steps: Micro-batches between two log entries; None: about ten times an epoch.
+        deterministic: Use only deterministic kernels.
+    """
+
+    max_epochs: int
+    max_steps: int = -1
+    gradient_clip_norm: float | None = None
+    log_every_n_steps: int | None = None
+    deterministic: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What a fit leaves behind.
+
+    Attributes:
+        trainer: After `fit`.
+        checkpoint: Knows the best epoch and where its weights are.
+        summary: Holds the measured forecast.
+    """
+
+    trainer: L.Trainer
+    checkpoint: DurableCheckpoint
+    summary: EpochSummary
+
+
+class _ModelDescription(L.Callback):
+    """Writes into each checkpoint what is needed to use it without its run folder."""
+
+    def __init__(self, description: Mapping[str, Any]) -> None:
+        self._description = dict(description)
+
+    def on_save_checkpoint(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        checkpoint["gpuopt"] = self._description
+
+
+def fit(
+    plan: Plan,
+    settings: FitSettings,
+    model: Classifier,
+    data: ImageDataModule,
+    *,
+    folder: Path,
+    checkpoint: DurableCheckpoint,
+    callbacks: Sequence[L.Callback] = (),
+    logger: Logger | None = None,
+    resume_from: Path | None = None,
+) -> Fitted:
+    """Train a model, or go on with a checkpoint.
+
+    Args:
+        plan: What the machine decided.
+        settings: What the user decided.
+        model: The classifier.
+        data: Its data, set up.
+        folder: Where `bad_batch.json` goes when the loss is not finite.
+        checkpoint: Saves the states.
+        callbacks: Further ones, such as statistics and averaging.
+        logger: Where scalars go.
+        resume_from: A checkpoint to go on with.
+
+    Raises:
+        PreemptedError: When a signal asked to stop; the checkpoint is saved.
+        FaultError: When the loss is not finite or the disk is full.
+    """
+    summary = EpochSummary()
+    batches = -(-data.train_size // plan.global_batch_size) * plan.accumulate_grad_batches
+    always: list[L.Callback] = [
+        ExactResume(),
+        _ModelDescription(describe_model(model, data.class_names, plan.image_size)),
+        NonFiniteLoss(lambda step, batch: _report_batch(folder, data, step, batch)),
+        summary,
+        checkpoint,
+        Preemption(checkpoint),
+    ]
+    has_terminal = sys.stderr.isatty()
+    if has_terminal:
+        always.append(RichProgressBar(leave=True))
+    trainer = L.Trainer(
+        accelerator="gpu" if plan.accelerator == "cuda" else "cpu",
+        devices=plan.devices,
+        precision=lightning_precision(plan.precision),
+        max_epochs=settings.max_epochs,
+        max_steps=settings.max_steps,
+        accumulate_grad_batches=plan.accumulate_grad_batches,
+        gradient_clip_val=settings.gradient_clip_norm,
+        deterministic=settings.deterministic,
+        log_every_n_steps=settings.log_every_n_steps or max(1, batches // _LOGS_PER_EPOCH),
+        callbacks=[*callbacks, *always],
+        plugins=[DurableCheckpointIO()],
+        logger=logger or False,
+        use_distributed_sampler=False,  # the data module deals its batches out itself
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=has_terminal,
+        default_root_dir=folder,
+    )
+    trainer.fit(model, datamodule=data, ckpt_path=resume_from)
+    return Fitted(trainer, checkpoint, summary)
+
+
+def make_logger(name: str, folder: Path) -> Logger | None:
+    """Make the logger of a run.
+
+    Args:
+        name: `tensorboard`, `csv` or `none`.
+        folder: The run folder.
+    """
+    if name == "tensorboard":
+        return TensorBoardLogger(folder, name=None, version="tensorboard", default_hp_metric=False)
+    if name == "csv":
+        return CSVLogger(folder, name=None, version="csv")
+    return None
+
+
+def _report_batch(folder: Path, data: ImageDataModule, step: int, batch: Any) -> None:
+    names = data.train_ids
+    samples = [names[row] for row in batch.ids.tolist()]
+    write_json(folder / "bad_batch.json", {"schema": 1, "step": step, "samples": samples})

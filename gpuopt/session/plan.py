@@ -1,0 +1,153 @@
+"""Decide how a configuration runs on the device that is really there, and say why."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from gpuopt.choice import Choice
+from gpuopt.errors import InputError
+from gpuopt.hardware import (
+    Gpu,
+    recommended_workers,
+    refuse_unsupported,
+    resolve_precision,
+    select_gpu,
+)
+from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
+
+__all__ = ["Plan", "make_plan"]
+
+_DEFAULT_IMAGE_SIZE = 224
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything about a run that depends on the machine.
+
+    Attributes:
+        accelerator: `cuda` or `cpu`.
+        gpu: The card that the run is planned for.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`.
+        image_size: Side in pixels.
+        global_batch_size: Samples per optimizer step.
+        micro_batch_size: Samples per device per forward.
+        devices: Processes that train together.
+        num_workers: Loader processes of each.
+        choices: Every automatic choice with its evidence.
+    """
+
+    accelerator: str
+    gpu: Gpu
+    precision: str
+    image_size: int
+    global_batch_size: int
+    micro_batch_size: int
+    devices: int
+    num_workers: int
+    choices: tuple[Choice, ...]
+
+    @property
+    def accumulate_grad_batches(self) -> int:
+        """Micro-batches per optimizer step and device."""
+        return math.ceil(math.ceil(self.global_batch_size / self.devices) / self.micro_batch_size)
+
+
+def make_plan(
+    *,
+    preset: Gpu,
+    catalogue: Mapping[str, Gpu],
+    model: Mapping[str, Any],
+    precision: str,
+    image_size: int | str,
+    micro_batch_size: int | str,
+    global_batch_size: int,
+    devices: int,
+    num_workers: int | str,
+) -> Plan:
+    """Resolve what was left to gpuopt.
+
+    Args:
+        preset: The `gpu=` option.
+        catalogue: All presets, to recognise the card.
+        model: The model's settings: `name` and `checkpointing`.
+        precision: `auto` or a name.
+        image_size: `auto` or pixels.
+        micro_batch_size: `auto` or samples.
+        global_batch_size: Samples per optimizer step.
+        devices: Devices that are asked for.
+        num_workers: `auto` or loader processes.
+
+    Raises:
+        InputError: When the device cannot run this, or not one sample fits.
+    """
+    properties = _cuda_properties(preset, devices)
+    gpu, gpu_choice = select_gpu(preset, properties, catalogue)
+    choices = [gpu_choice]
+    is_cuda = properties is not None
+    chosen_precision = resolve_precision(precision, gpu, is_cuda)
+    size = _choose_image_size(image_size, gpu)
+    estimate = None
+    if is_cuda:
+        estimate = predict_memory(
+            model["name"],
+            int(size.value),
+            str(chosen_precision.value),
+            checkpointing=model.get("checkpointing") == "full",
+        )
+    micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(global_batch_size / devices))
+    workers = recommended_workers(_auto_or_int(num_workers), gpu, cached=True)
+    choices += [chosen_precision, size, micro, workers]
+    return Plan(
+        accelerator="cuda" if is_cuda else "cpu",
+        gpu=gpu,
+        precision=str(chosen_precision.value),
+        image_size=int(size.value),
+        global_batch_size=global_batch_size,
+        micro_batch_size=int(micro.value),
+        devices=devices,
+        num_workers=int(workers.value),
+        choices=tuple(choices),
+    )
+
+
+def _cuda_properties(preset: Gpu, devices: int) -> Any | None:
+    if preset.is_cpu or not torch.cuda.is_available():
+        return None
+    count = torch.cuda.device_count()
+    if devices > count:
+        raise InputError(f"trainer.devices={devices}: this machine has {count} CUDA device(s)")
+    properties = torch.cuda.get_device_properties(0)
+    refuse_unsupported(
+        properties.name, f"{properties.major}.{properties.minor}", torch.cuda.get_arch_list()
+    )
+    return properties
+
+
+def _choose_image_size(requested: int | str, gpu: Gpu) -> Choice:
+    if requested != "auto":
+        return Choice("image_size", int(requested), "given", "by mode, experiment or command line")
+    if gpu.image_size is not None:
+        return Choice("image_size", gpu.image_size, "table", f"recommended for {gpu.name}")
+    return Choice("image_size", _DEFAULT_IMAGE_SIZE, "table", f"{gpu.name} has no recommendation")
+
+
+def _choose_micro(
+    requested: int | str, gpu: Gpu, estimate: MemoryEstimate | None, per_device: int
+) -> Choice:
+    if requested == "auto":
+        return choose_micro_batch(gpu, estimate, per_device)
+    value = min(int(requested), per_device)
+    reason = "asked for"
+    if value < int(requested):
+        reason = f"{requested} asked for, the global batch has {per_device} samples per device"
+    elif estimate is not None and value > estimate.largest_batch(gpu.budget_bytes()):
+        fit = estimate.largest_batch(gpu.budget_bytes())
+        reason = f"asked for; predicted to need more memory than there is (about {fit} fit)"
+    return Choice("micro_batch_size", value, "given", reason)
+
+
+def _auto_or_int(value: int | str) -> Any:
+    return "auto" if value == "auto" else int(value)

@@ -1,0 +1,171 @@
+"""What a run leaves behind for people and programs: results.json, pictures, TensorBoard."""
+
+import platform
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from matplotlib.figure import Figure
+
+from gpuopt.choice import Choice
+from gpuopt.data import ImageDataModule
+from gpuopt.report import save_png, write_predictions_csv
+from gpuopt.session.evaluation import Evaluation
+from gpuopt.session.plan import Plan
+
+__all__ = ["SCHEMA", "assemble_results", "describe_machine", "log_results", "write_artifacts"]
+
+SCHEMA = 1
+_PACKAGES = ("gpuopt", "torch", "torchvision", "lightning", "timm", "hydra-core", "numpy", "pillow")
+_MOST_REJECTED_NAMED = 100
+
+
+def assemble_results(
+    *,
+    plan: Plan,
+    model: str,
+    data: ImageDataModule,
+    policy: str,
+    evaluation: Evaluation,
+    training: Mapping[str, Any],
+    durations_s: Mapping[str, float],
+    choices: Sequence[Choice],
+) -> dict[str, Any]:
+    """Gather everything that a later reader needs to trust or repeat a run.
+
+    Returns:
+        Plain values, with a schema number that changes when a key changes its meaning.
+    """
+    rejected = data.rejected
+    return {
+        "schema": SCHEMA,
+        "state": "finished",
+        "data": {
+            "name": type(data).__name__,
+            "classes": data.num_classes,
+            "train_images": data.train_size,
+            "validation_images": data.validation_size,
+            "test_images": data.test_size,
+            "tested_on": "test" if data.has_test_set else "validation",
+            "fingerprint": data.fingerprint,
+            "rejected_images": len(rejected),
+            "rejected": [
+                {"path": str(r.path), "reason": r.reason} for r in rejected[:_MOST_REJECTED_NAMED]
+            ],
+        },
+        "model": model,
+        "metrics": _metrics(evaluation, policy),
+        "training": dict(training),
+        "durations_s": {name: round(value, 3) for name, value in durations_s.items()},
+        "plan": {
+            "accelerator": plan.accelerator,
+            "gpu": plan.gpu.name,
+            "precision": plan.precision,
+            "image_size": plan.image_size,
+            "global_batch_size": plan.global_batch_size,
+            "micro_batch_size": plan.micro_batch_size,
+            "accumulate_grad_batches": plan.accumulate_grad_batches,
+            "devices": plan.devices,
+            "num_workers": plan.num_workers,
+        },
+        "choices": [asdict(choice) for choice in choices],
+        "machine": describe_machine(),
+    }
+
+
+def describe_machine() -> dict[str, Any]:
+    """Describe hardware and versions; nothing from the environment that could be a secret."""
+    return {
+        "host": socket.gethostname(),
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "cpu_threads": torch.get_num_threads(),
+        "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
+        "cuda": torch.version.cuda if torch.cuda.is_available() else None,
+        "versions": {package: _version(package) for package in _PACKAGES},
+    }
+
+
+def write_artifacts(
+    folder: Path, evaluation: Evaluation, data: ImageDataModule, figures: Mapping[str, Figure]
+) -> None:
+    """Write predictions and pictures into the run folder."""
+    predictions = evaluation.predictions
+    names = data.test_ids
+    write_predictions_csv(
+        folder / "predictions.csv",
+        [names[row] for row in predictions.ids],
+        predictions.probabilities,
+        data.class_names,
+        predictions.targets.tolist(),
+    )
+    for name, figure in figures.items():
+        save_png(figure, folder / f"{name}.png")
+
+
+def log_results(
+    logger: Logger | None,
+    config: Mapping[str, Any],
+    evaluation: Evaluation,
+    figures: Mapping[str, Figure],
+    step: int,
+) -> None:
+    """Send pictures, the configuration and the hparams row to TensorBoard."""
+    if not isinstance(logger, TensorBoardLogger):
+        return
+    scores = {
+        "test/f1": evaluation.macro_f1.value,
+        "test/f1_tta": evaluation.tta_macro_f1.value,
+        "test/accuracy": evaluation.accuracy.value,
+        "test/accuracy_tta": evaluation.tta_accuracy.value,
+    }
+    writer = logger.experiment
+    for name, figure in figures.items():
+        writer.add_figure(f"test/{name}", figure, global_step=step, close=False)
+    writer.add_text("config", f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}\n```")
+    logger.log_hyperparams(_hyperparameters(config), scores)
+    logger.log_metrics(scores, step=step)
+    logger.finalize("success")
+
+
+def _metrics(evaluation: Evaluation, policy: str) -> dict[str, Any]:
+    return {
+        "interval": "95 % bootstrap",
+        "tta": policy,
+        "macro_f1": evaluation.macro_f1.as_dict(),
+        "accuracy": evaluation.accuracy.as_dict(),
+        "macro_f1_tta": evaluation.tta_macro_f1.as_dict(),
+        "accuracy_tta": evaluation.tta_accuracy.as_dict(),
+        "macro_f1_difference": evaluation.difference.as_dict(),
+        "accuracy_difference": evaluation.accuracy_difference.as_dict(),
+        "macro_f1_by_condition": {
+            name: {"without_tta": without.as_dict(), "with_tta": merged.as_dict()}
+            for name, (without, merged) in evaluation.groups.items()
+        },
+    }
+
+
+def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Pick what people compare runs by."""
+    return {
+        "model": config["model"]["name"],
+        "learning_rate": config["model"]["learning_rate"],
+        "image_size": config["image_size"],
+        "global_batch_size": config["global_batch_size"],
+        "micro_batch_size": config["micro_batch_size"],
+        "max_epochs": config["trainer"]["max_epochs"],
+        "mode": config["mode"],
+        "precision": config["precision"]["name"],
+        "seed": config["seed"],
+        "tta": config["tta"]["name"],
+    }
+
+
+def _version(package: str) -> str:
+    return version(package)

@@ -1,0 +1,183 @@
+"""Checkpoints that survive a crash, a full disk and a stranger.
+
+`DurableCheckpointIO` is a Lightning plugin for any Trainer. A checkpoint is written to a temporary
+file in its own folder, synced and renamed; its sidecar holds size and checksum; the one before is
+kept as `previous.ckpt`. Reading uses `weights_only=True` always, and refuses what could run code.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from gpuopt.errors import FaultError, InputError
+from gpuopt.storage.atomic import atomic_write, sync_folder
+from gpuopt.storage.sidecar import FileRecord, Sidecar
+
+__all__ = [
+    "DurableCheckpointIO",
+    "link_copy",
+    "newest_valid",
+    "read_checkpoint",
+    "write_checkpoint",
+]
+
+# Set in the environment, this makes torch.load ignore weights_only=True.
+_UNSAFE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
+# Lightning once imported and called what stood under this key (CVE-2026-58659).
+_HOSTILE_KEY = "_instantiator"
+
+
+class DurableCheckpointIO(CheckpointIO):
+    """Write and read Lightning checkpoints through `write_checkpoint` and `read_checkpoint`."""
+
+    def save_checkpoint(
+        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
+    ) -> None:
+        """Write a checkpoint; see `write_checkpoint`."""
+        write_checkpoint(checkpoint, Path(path))
+
+    def load_checkpoint(
+        self,
+        path: str | os.PathLike[str],
+        map_location: Any = None,
+        weights_only: bool | None = None,
+    ) -> dict[str, Any]:
+        """Read a checkpoint; `weights_only` is always on, whatever is asked for."""
+        return read_checkpoint(Path(path))
+
+    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
+        """Remove a checkpoint and its sidecar."""
+        Path(path).unlink(missing_ok=True)
+        Sidecar(Path(path)).path.unlink(missing_ok=True)
+
+
+def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
+    """Replace a checkpoint; what it held stays beside it as `previous.ckpt`.
+
+    At every moment each file matches its sidecar, so a crash at any point leaves a valid one.
+
+    Args:
+        checkpoint: Lightning's dictionary; its values must load with `weights_only=True`.
+        path: For example `<run>/checkpoints/last.ckpt`.
+
+    Raises:
+        FaultError: When weights are not finite: they would spoil every later run.
+        OSError: When the disk is full; the old file is untouched.
+    """
+    _require_finite(checkpoint)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Serialised in memory first: torch's zip writer aborts the process when a write fails half-way.
+    buffer = io.BytesIO()
+    torch.save(checkpoint, buffer)
+    content = buffer.getbuffer()
+    staged = path.with_name(f".{path.name}.new")
+    with atomic_write(staged) as stream:
+        stream.write(content)
+    record = FileRecord(
+        size_bytes=len(content),
+        sha256=hashlib.sha256(content).hexdigest(),
+        step=int(checkpoint.get("global_step", 0)),
+        epoch=int(checkpoint.get("epoch", 0)),
+    )
+    old = Sidecar(path).records() if path.exists() else []
+    if old:
+        link_copy(path, path.with_name("previous.ckpt"))
+    Sidecar(path).vouch(record, *old[:1])
+    staged.replace(path)
+    sync_folder(path.parent)
+
+
+def link_copy(source: Path, target: Path) -> None:
+    """Make `target` a second name of a checkpoint's content, replacing it in one step.
+
+    The target's sidecar vouches for the new and the old content before the name changes.
+    """
+    sidecar = Sidecar(target)
+    sidecar.vouch(*Sidecar(source).records(), *sidecar.records()[:1])
+    temporary = target.with_name(f".{target.name}.link")
+    temporary.unlink(missing_ok=True)
+    try:
+        os.link(source, temporary)
+    except OSError:  # a file system without hard links
+        with atomic_write(temporary) as stream, source.open("rb") as content:
+            while block := content.read(1 << 20):
+                stream.write(block)
+    temporary.replace(target)
+    sync_folder(target.parent)
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU without running anything that it contains.
+
+    Args:
+        path: A `.ckpt` file, from gpuopt or any other source.
+
+    Raises:
+        InputError: When it is missing, damaged, or holds more than tensors and plain values.
+    """
+    if os.environ.get(_UNSAFE_VARIABLE):
+        raise InputError(f"{_UNSAFE_VARIABLE} is set: unset it, it lets checkpoints run code")
+    if not path.is_file():
+        raise InputError(f"{path} is not a checkpoint file: no such file")
+    sidecar = Sidecar(path)
+    if sidecar.records() and sidecar.match() is None:
+        raise InputError(f"{path} is damaged: size or checksum differ from {sidecar.path.name}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} is refused: it holds objects that would run code when loaded, or is damaged"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is damaged: {type(error).__name__}") from error
+    if not isinstance(checkpoint, dict):
+        raise InputError(f"{path} is not a checkpoint: it holds a {type(checkpoint).__name__}")
+    if _holds_key(checkpoint, _HOSTILE_KEY):
+        raise InputError(f"{path} is refused: it asks to call code ({_HOSTILE_KEY})")
+    return checkpoint
+
+
+def newest_valid(folder: Path) -> tuple[Path, FileRecord] | None:
+    """Find the checkpoint to resume from.
+
+    Args:
+        folder: `<run>/checkpoints`.
+
+    Returns:
+        The intact file with the most optimizer steps and its record, or None.
+    """
+    found = [
+        (record.step, record.epoch, path, record)
+        for path in sorted(folder.glob("*.ckpt"))
+        if path.name != "best.ckpt" and (record := Sidecar(path).match()) is not None
+    ]
+    if not found:
+        return None
+    *_, path, record = max(found, key=lambda item: item[:2])
+    return path, record
+
+
+def _require_finite(checkpoint: dict[str, Any]) -> None:
+    state = checkpoint.get("state_dict", {})
+    tensors = [v for v in state.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
+    flags = [torch.isfinite(tensor).all() for tensor in tensors]
+    if flags and not bool(torch.stack(flags).all()):
+        raise FaultError(
+            "the weights are not finite (NaN or infinity) and were not saved: lower "
+            "model.learning_rate or train with precision=fp32"
+        )
+
+
+def _holds_key(value: Any, key: str) -> bool:
+    if isinstance(value, dict):
+        return key in value or any(_holds_key(item, key) for item in value.values())
+    if isinstance(value, list | tuple):
+        return any(_holds_key(item, key) for item in value)
+    return False

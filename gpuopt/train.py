@@ -1,0 +1,35 @@
+"""Train, test with and without test-time augmentation, and write a run folder."""
+
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from gpuopt.entry import checked, run_command
+from gpuopt.run import RunFolder
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run `gpuopt train`."""
+    run_command("train", _train)
+
+
+def _train(config: DictConfig) -> None:
+    settings = checked(config)
+    run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
+    with run.lock:
+        run.write_config(settings)
+        # Only now: torch and Lightning take seconds to import, and bad input ends before.
+        from rich.console import Console
+
+        from gpuopt.logs import logging_to
+        from gpuopt.worker import work
+
+        with logging_to(run.log_path):
+            work(run, Console())
+
+
+if __name__ == "__main__":
+    main()

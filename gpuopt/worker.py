@@ -1,0 +1,304 @@
+"""One run, from its folder: read the resolved configuration, train, test, write the results.
+
+Never runs Hydra: what a run does is decided by the configuration in its folder alone, so that a
+resumed run, and later every rank of one, starts from the same input.
+"""
+
+import contextlib
+import logging
+import math
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import lightning.pytorch as L
+from rich.console import Console
+
+from gpuopt.build import build, build_callbacks
+from gpuopt.callbacks import DurableCheckpoint, GpuStats
+from gpuopt.data import ImageDataModule
+from gpuopt.errors import InputError, PreemptedError
+from gpuopt.hardware import apply_memory_limit, float32_matmul_precision, load_catalogue
+from gpuopt.model import Classifier
+from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
+from gpuopt.run import RunFolder
+from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
+from gpuopt.session.describe import load_weights
+from gpuopt.session.evaluation import Evaluation, draw_figures, evaluate
+from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
+from gpuopt.session.plan import Plan, make_plan
+from gpuopt.session.results import assemble_results, log_results, write_artifacts
+from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
+
+__all__ = ["work"]
+
+_log = logging.getLogger(__name__)
+
+
+def work(run: RunFolder, console: Console) -> dict[str, Any]:
+    """Carry out a run; go on with its newest valid checkpoint when it has one.
+
+    Args:
+        run: The folder, locked, with its configuration.
+        console: Where the plan and the results are printed.
+
+    Returns:
+        What `results.json` holds.
+
+    Raises:
+        GpuoptError: See the exit codes in `gpuopt.errors`.
+    """
+    raw = run.read_config()
+    config = to_train_config(raw)
+    clock = _Clock()
+    with _stopping_on_signals(run):
+        plan = _plan(config)
+        _prepare_torch(config, plan)
+        with clock.timing("data"):
+            data = _build_data(config, plan)
+        model = _build_model(config, plan, data)
+        _print_plan(console, config, plan, data, model)
+        logger = make_logger(config.logger.name, run.path)
+        stats = build_callbacks(config.callbacks, skip=("checkpoint",))
+        with clock.timing("training"):
+            fitted = _fit(run, config, plan, model, data, stats, logger)
+        best = _load_best(model, fitted.checkpoint)
+        with clock.timing("test"):
+            evaluation = evaluate(
+                _to_device(model, fitted),
+                data,
+                config.tta,
+                precision=plan.precision,
+                show_progress=sys.stderr.isatty(),
+            )
+        figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
+        write_artifacts(run.path, evaluation, data, figures)
+        log_results(logger, raw, evaluation, figures, fitted.trainer.global_step)
+        results = assemble_results(
+            plan=plan,
+            model=model.name,
+            data=data,
+            policy=config.tta.name,
+            evaluation=evaluation,
+            training=_training_facts(fitted, stats, model, best),
+            durations_s=clock.durations_s,
+            choices=plan.choices,
+        )
+        run.write_results(results)
+    _print_results(console, config, evaluation, run)
+    return results
+
+
+class _Clock:
+    """Durations of the parts of a run, in seconds."""
+
+    def __init__(self) -> None:
+        self.durations_s: dict[str, float] = {}
+
+    @contextlib.contextmanager
+    def timing(self, name: str) -> Iterator[None]:
+        began = time.monotonic()
+        try:
+            yield
+        finally:
+            self.durations_s[name] = time.monotonic() - began
+
+
+@contextlib.contextmanager
+def _stopping_on_signals(run: RunFolder) -> Iterator[None]:
+    """Outside of training, where a step has to be finished, stop at once but say how to go on."""
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise PreemptedError(
+            f"stopped by {signal.Signals(number).name}; go on with resume={run.path}"
+        )
+
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _plan(config: TrainConfig) -> Plan:
+    if config.trainer.devices > 1:
+        raise InputError(
+            f"trainer.devices={config.trainer.devices}: a run uses one device; start one run per "
+            "device with CUDA_VISIBLE_DEVICES=0, =1, ..."
+        )
+    assert config.global_batch_size is not None  # settle_batch_sizes made it definite
+    return make_plan(
+        preset=config.gpu,
+        catalogue=load_catalogue(CONF_DIR / "gpu"),
+        model=config.model,
+        precision=config.precision.name,
+        image_size=config.image_size,
+        micro_batch_size=config.micro_batch_size,
+        global_batch_size=config.global_batch_size,
+        devices=config.trainer.devices,
+        num_workers=config.num_workers,
+    )
+
+
+def _prepare_torch(config: TrainConfig, plan: Plan) -> None:
+    import torch
+
+    L.seed_everything(config.seed, workers=True, verbose=False)
+    torch.set_float32_matmul_precision(float32_matmul_precision(plan.precision))
+    if plan.accelerator == "cuda" and plan.gpu.memory_limit_mib is not None:
+        apply_memory_limit(plan.gpu.memory_limit_mib, 0)
+
+
+def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:
+    data = build(
+        config.data,
+        "data",
+        image_size=plan.image_size,
+        micro_batch_size=plan.micro_batch_size,
+        global_batch_size=plan.global_batch_size,
+        num_workers=plan.num_workers,
+        pin_memory=config.pin_memory and plan.accelerator == "cuda",
+        seed=config.seed,
+        cache_dir=config.cache_dir,
+    )
+    if not isinstance(data, ImageDataModule):
+        raise InputError(f"data._target_ is no ImageDataModule but {type(data).__name__}")
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Classifier:
+    steps = math.ceil(data.train_size / plan.global_batch_size) * config.trainer.max_epochs
+    if config.trainer.max_steps > 0:
+        steps = min(steps, config.trainer.max_steps)
+    model = build(
+        config.model,
+        "model",
+        num_classes=data.num_classes,
+        optimizer=build(config.optimizer, "optimizer"),
+        scheduler=build(config.scheduler, "scheduler"),
+        global_batch_size=plan.global_batch_size,
+        total_steps=steps,
+    )
+    if not isinstance(model, Classifier):
+        raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
+    if config.compile.mode != "off":
+        mode = None if config.compile.mode == "default" else config.compile.mode
+        # In place, so that the names of the weights in checkpoints stay the same.
+        model.backbone.compile(mode=mode, backend=config.compile.backend)
+    return model
+
+
+def _fit(
+    run: RunFolder,
+    config: TrainConfig,
+    plan: Plan,
+    model: Classifier,
+    data: ImageDataModule,
+    callbacks: list[Any],
+    logger: Any,
+) -> Fitted:
+    found = newest_valid(run.checkpoints)
+    if found is not None:
+        _log.info("resuming from %s (step %d)", found[0].name, found[1].step)
+    checkpoint = build(
+        config.callbacks["checkpoint"], "callbacks.checkpoint", folder=run.checkpoints
+    )
+    settings = FitSettings(
+        max_epochs=config.trainer.max_epochs,
+        max_steps=config.trainer.max_steps,
+        gradient_clip_norm=config.trainer.gradient_clip_norm,
+        log_every_n_steps=config.trainer.log_every_n_steps,
+        deterministic=config.trainer.deterministic,
+    )
+    return fit(
+        plan,
+        settings,
+        model,
+        data,
+        folder=run.path,
+        checkpoint=checkpoint,
+        callbacks=callbacks,
+        logger=logger,
+        resume_from=found[0] if found else None,
+    )
+
+
+def _load_best(model: Classifier, checkpoint: DurableCheckpoint) -> Path | None:
+    """Load the best epoch's weights; without one the trained weights stay."""
+    path = checkpoint.best_path
+    if not path.exists():
+        return None
+    load_weights(model, read_checkpoint(path), str(path))
+    return path
+
+
+def _to_device(model: Classifier, fitted: Fitted) -> Classifier:
+    """Lightning moves the model back to the CPU after a fit."""
+    return model.to(fitted.trainer.strategy.root_device).eval()
+
+
+def _training_facts(
+    fitted: Fitted, callbacks: list[Any], model: Classifier, best: Path | None
+) -> dict[str, Any]:
+    stats = next((c.summary() for c in callbacks if isinstance(c, GpuStats)), {})
+    return {
+        "epochs": fitted.trainer.current_epoch,
+        "steps": fitted.trainer.global_step,
+        "forecast_s": fitted.summary.forecast_s,
+        "best_epoch": fitted.checkpoint.best_epoch,
+        "best_validation_score": fitted.checkpoint.best_score,
+        "checkpoint": best.name if best else None,
+        "initial_weights": model.weights_source,
+        **stats,
+    }
+
+
+def _print_plan(
+    console: Console, config: TrainConfig, plan: Plan, data: ImageDataModule, model: Classifier
+) -> None:
+    steps = math.ceil(data.train_size / plan.global_batch_size)
+    evidence = {choice.key: choice.evidence for choice in plan.choices}
+    batch = (
+        f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
+        f"= {plan.global_batch_size} per step"
+    )
+    rows = [
+        PlanRow("model", f"{model.name}, {model.weights_source} weights"),
+        PlanRow(
+            "data",
+            f"{config.data_name}: {data.train_size} train, "
+            f"{data.validation_size} validation, {data.test_size} test, "
+            f"{data.num_classes} classes",
+        ),
+        PlanRow("device", f"{plan.accelerator} ({plan.gpu.name})", evidence.get("gpu", "")),
+        PlanRow("precision", plan.precision, evidence.get("precision", "")),
+        PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
+        PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
+        PlanRow("steps", f"{steps} x {config.trainer.max_epochs} epochs"),
+        PlanRow("TTA", f"{config.tta.name} ({len(config.tta.views)} views)"),
+    ]
+    console.print(plan_table(rows))
+    for choice in plan.choices:
+        if choice.evidence != "given" or "asked for" not in choice.reason:
+            _log.info("%s", choice)
+
+
+def _print_results(
+    console: Console, config: TrainConfig, evaluation: Evaluation, run: RunFolder
+) -> None:
+    rows = [
+        ResultRow("macro-F1", evaluation.macro_f1, evaluation.tta_macro_f1, evaluation.difference),
+        ResultRow(
+            "accuracy", evaluation.accuracy, evaluation.tta_accuracy, evaluation.accuracy_difference
+        ),
+    ]
+    console.print(results_table(rows, title=f"Test on {config.data_name}", policy=config.tta.name))
+    console.print(f"results in {run.path}", soft_wrap=True)
