@@ -4,17 +4,19 @@ Exit codes: 0 done, 1 a bug, 2 bad input, 3 a fault of the machine, 4 a target n
 75 stopped on request and resumable. The last line of stderr says what, where and what to do.
 """
 
+import contextlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
@@ -22,9 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 from gpuopt.configuration import check_config, settle_batch_sizes, translate_arguments
 from gpuopt.errors import GpuoptError, InputError, nearest
 from gpuopt.run import choose_folder
-from gpuopt.schema import CONF_DIR, register
+from gpuopt.schema import CONF_DIR, PredictConfig, TrainConfig, register
 
-__all__ = ["CheckBeforeRun", "checked", "explain", "plain", "run_command"]
+__all__ = ["CheckBeforeRun", "checked", "ending_clearly", "explain", "plain", "run_command"]
 
 
 def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
@@ -34,12 +36,24 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
         name: The command, which is also the name of its primary configuration.
         task: Called with the composed, checked configuration.
     """
-    debug = any(argument == "debug=true" for argument in sys.argv[1:])
-    try:
+    with ending_clearly(name, debug="debug=true" in sys.argv[1:]):
         sys.argv[1:] = translate_arguments(name, sys.argv[1:])
         register()
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the line below is ours
+        os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the last line is ours
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+    sys.exit(0)
+
+
+@contextlib.contextmanager
+def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
+    """Turn every error of a command into one last line on stderr and an exit code.
+
+    Args:
+        name: The command.
+        debug: Show the trace of expected errors as well.
+    """
+    try:
+        yield
     except KeyboardInterrupt:
         _end(name, "stopped by Ctrl-C; the same command starts again", 75)
     except (HydraException, OmegaConfBaseException, GpuoptError) as error:
@@ -49,7 +63,6 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
     except Exception as error:
         traceback.print_exc()
         _end(name, f"internal error: {type(error).__name__}: {_first_line(error)}", 1)
-    sys.exit(0)
 
 
 class CheckBeforeRun(Callback):
@@ -88,6 +101,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
         InputError: For the first thing that cannot work.
     """
     content = plain(config)
+    _refuse_unknown(content)
     check_config(content)
     if "micro_batch_size" not in content:
         return content
@@ -107,21 +121,34 @@ def plain(config: DictConfig) -> dict[str, Any]:
 
 def explain(error: BaseException) -> str:
     """Word an error of Hydra or OmegaConf as one line that names file, key and remedy."""
+    if isinstance(error, GpuoptError):
+        return _first_line(error, 2000)
     if isinstance(error, MissingConfigException) and error.missing_cfg_file:
         missing = str(error.missing_cfg_file).removesuffix(".yaml")
         group, _, option = missing.rpartition("/")
         known = [str(name) for name in error.options or ()]
         return f"{group}={option}: no such option{nearest(option, known)}"
-    if isinstance(error, GpuoptError):
-        return _first_line(error, 2000)
-    parts = [_first_line(error)]
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: settings are written key=value"
     cause = error.__cause__
+    unknown = re.search(r"Key '([^']+)' (?:is )?not in", f"{error}\n{cause or ''}")
+    parent = getattr(cause or error, "parent_node", None)
+    if unknown and isinstance(parent, DictConfig):
+        key = getattr(cause or error, "full_key", None) or unknown.group(1)
+        return f"{key} is no setting{nearest(unknown.group(1), [str(name) for name in parent])}"
+    parts = [_first_line(error)]
     if cause is not None and _first_line(cause) not in parts[0]:
         parts.append(_first_line(cause))
-    key = re.search(r"full_key: (\S+)", f"{error}\n{cause or ''}")
-    if key and key.group(1) not in " ".join(parts):
-        parts.insert(0, key.group(1))
     return ": ".join(part.rstrip(".") for part in parts)
+
+
+def _refuse_unknown(content: Mapping[str, Any]) -> None:
+    """Refuse what `+key=value` adds to a schema that does not have it."""
+    kind = TrainConfig if "trainer" in content else PredictConfig
+    known = [field.name for field in fields(kind)]
+    for key in content:
+        if key not in known:
+            raise InputError(f"{key} is no setting{nearest(key, known)}")
 
 
 def _stop_early(config: DictConfig, error: BaseException) -> NoReturn:

@@ -1,8 +1,10 @@
 """A run is a folder: its resolved configuration, checkpoints, log and results. Imports no torch."""
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -70,6 +72,30 @@ class RunFolder:
         """Store the resolved configuration."""
         write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False))
 
+    @contextlib.contextmanager
+    def discarded_on_bad_input(self) -> Iterator[None]:
+        """Remove a folder that was new when bad input ended its run before the first checkpoint.
+
+        Some input is found bad only after torch is imported, and nothing shall be left of it.
+        """
+        is_new = not (self.path / _CONFIG).exists()
+        try:
+            yield
+        except InputError:
+            if is_new and not any(self.checkpoints.iterdir()):
+                self._discard()
+            raise
+
+    def _discard(self) -> None:
+        """Remove our own files; whatever else lies in a folder that the user named stays."""
+        self.lock.release()
+        shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
+        for name in (_CONFIG, "train.log", ".lock"):
+            self.file(name).unlink(missing_ok=True)
+        self.checkpoints.rmdir()
+        with contextlib.suppress(OSError):  # not empty
+            self.path.rmdir()
+
     def read_config(self) -> dict[str, Any]:
         """Read the stored configuration.
 
@@ -101,6 +127,8 @@ def choose_folder(config: Mapping[str, Any], fresh: Path) -> Path:
     Raises:
         InputError: When there is nothing to resume, or the stored configuration differs.
     """
+    if config.get("output"):
+        return _folder_of_output(Path(str(config["output"])))
     resume = config.get("resume")
     if resume in (None, False):
         named = config.get("run") if "resume" in config else None
@@ -114,16 +142,22 @@ def choose_folder(config: Mapping[str, Any], fresh: Path) -> Path:
     return folder
 
 
-def latest_run(root: Path = _ROOT) -> Path:
+def latest_run(root: Path = _ROOT, *, trained: bool = False) -> Path:
     """Return the newest run folder.
+
+    Args:
+        root: Where runs lie.
+        trained: Only look at runs that have a checkpoint.
 
     Raises:
         InputError: When there is none.
     """
-    runs = sorted(_runs(root), key=lambda path: (path / _CONFIG).stat().st_mtime)
+    runs = _newest_first(root)
+    if trained:
+        runs = [path for path in runs if any((path / "checkpoints").glob("*.ckpt"))]
     if not runs:
         raise InputError(f"there is no run under {root}: train one first, or name one with run=...")
-    return runs[-1]
+    return runs[0]
 
 
 def differences(
@@ -159,7 +193,7 @@ def _find_named(name: str) -> Path:
 
 def _latest_of(config: Mapping[str, Any]) -> Path:
     digest = config_digest(config)
-    for folder in sorted(_runs(_ROOT), key=lambda p: (p / _CONFIG).stat().st_mtime, reverse=True):
+    for folder in _newest_first(_ROOT):
         try:
             if config_digest(_read_config(folder)) == digest:
                 return folder
@@ -179,6 +213,14 @@ def _require_same(config: Mapping[str, Any], stored: Mapping[str, Any], folder: 
         )
 
 
+def _folder_of_output(output: Path) -> Path:
+    if output.exists():
+        raise InputError(f"output={output} exists: move it away, or name another file")
+    if not output.parent.is_dir():
+        raise InputError(f"output={output}: the folder {output.parent} does not exist")
+    return output.parent
+
+
 def _require_unused(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"run={folder} is a file: name a folder")
@@ -196,8 +238,9 @@ def _unused(folder: Path) -> Path:
     return candidate
 
 
-def _runs(root: Path) -> list[Path]:
-    return [path.parent for path in root.glob(f"*/{_CONFIG}")]
+def _newest_first(root: Path) -> list[Path]:
+    configs = sorted(root.glob(f"*/{_CONFIG}"), key=lambda path: path.stat().st_mtime)
+    return [path.parent for path in reversed(configs)]
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ keys. Importing this module imports no torch.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
@@ -31,6 +31,7 @@ __all__ = [
     "TrainConfig",
     "TrainerValues",
     "register",
+    "to_predict_config",
     "to_train_config",
 ]
 
@@ -39,6 +40,8 @@ _PACKAGE = Path(__file__).parent
 CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") if path.is_dir())
 # `gpuopt config copy` writes this file. Without it a folder named conf is somebody else's.
 USER_CONF_MARKER = ".gpuopt"
+
+_Config = TypeVar("_Config")
 
 
 @dataclass
@@ -149,19 +152,27 @@ class _UserConf(SearchPathPlugin):
 
 
 def to_train_config(content: Mapping[str, Any]) -> TrainConfig:
-    """Turn plain stored settings into dataclasses.
+    """Turn plain settings into dataclasses.
 
     Raises:
         InputError: When a key or type does not fit, such as in a file from another version.
     """
+    return _to_object(TrainConfig, content)
+
+
+def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(PredictConfig, content)
+
+
+def _to_object(kind: type[_Config], content: Mapping[str, Any]) -> _Config:
     try:
-        merged = OmegaConf.merge(OmegaConf.structured(TrainConfig), dict(content))
+        merged = OmegaConf.merge(OmegaConf.structured(kind), dict(content))
         config = OmegaConf.to_object(merged)
     except OmegaConfBaseException as error:
         reason = str(error).splitlines()[0]
-        raise InputError(f"the stored configuration does not fit this version: {reason}") from error
-    if not isinstance(config, TrainConfig):
-        raise InputError("the stored configuration is empty")
+        raise InputError(f"the configuration does not fit this version: {reason}") from error
+    assert isinstance(config, kind)  # the schema of the merge is this class
     return config
 
 

@@ -19,7 +19,7 @@ def main() -> None:
 def _train(config: DictConfig) -> None:
     settings = checked(config)
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
-    with run.lock:
+    with run.lock, run.discarded_on_bad_input():
         run.write_config(settings)
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
         from rich.console import Console

@@ -27,11 +27,11 @@ from gpuopt.model import Classifier
 from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
-from gpuopt.session.describe import load_weights
 from gpuopt.session.evaluation import Evaluation, draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
+from gpuopt.session.weights import load_weights
 from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
 
 __all__ = ["work"]
@@ -287,7 +287,7 @@ def _print_plan(
     ]
     console.print(plan_table(rows))
     for choice in plan.choices:
-        if choice.evidence != "given" or "asked for" not in choice.reason:
+        if choice.evidence != "given" or choice.key == "gpu":
             _log.info("%s", choice)
 
 

@@ -25,12 +25,11 @@ class MovingAverage(WeightAveraging):
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
 
     def _average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
+        # Called once per device and dtype.
+        if not averaged[0].is_floating_point():  # counters of BatchNorm have no mean
+            for old, new in zip(averaged, current, strict=True):
+                old.copy_(new)
+            return
         updates = int(count)
         decay = min(self.decay, (1 + updates) / (10 + updates))
-        floats = [i for i, tensor in enumerate(averaged) if tensor.is_floating_point()]
-        torch._foreach_lerp_(
-            [averaged[i] for i in floats], [current[i] for i in floats], 1.0 - decay
-        )
-        for i, tensor in enumerate(averaged):
-            if not tensor.is_floating_point():  # counters of BatchNorm have no mean
-                tensor.copy_(current[i])
+        torch._foreach_lerp_(averaged, current, 1.0 - decay)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from gpuopt.configuration.signatures import check_target
-from gpuopt.errors import InputError, nearest
+from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
 from gpuopt.tta import TestTimeAugmentation
 
@@ -130,10 +130,7 @@ def _check_value(key: str, value: Any) -> None:
     if key in CHOICES and value is not None and value not in CHOICES[key]:
         if key == "data.cache" and isinstance(value, bool):
             return  # YAML reads on and off as booleans
-        raise InputError(
-            f"{key}={value} is not one of {', '.join(CHOICES[key])}"
-            f"{nearest(str(value), CHOICES[key])}"
-        )
+        raise InputError(f"{key}={value} is not one of {', '.join(CHOICES[key])}")
     if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
         low, high = RANGES[key]
         if not low <= value <= high:

@@ -20,8 +20,8 @@ from gpuopt.callbacks import (
 from gpuopt.data import ImageDataModule
 from gpuopt.hardware import lightning_precision
 from gpuopt.model import Classifier
-from gpuopt.session.describe import describe_model
 from gpuopt.session.plan import Plan
+from gpuopt.session.weights import describe_model
 from gpuopt.storage import write_json
 from gpuopt.storage.checkpoint import DurableCheckpointIO
 

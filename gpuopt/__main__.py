@@ -1,0 +1,48 @@
+"""Dispatch `gpuopt <command>` to the module of that name, importing nothing else."""
+
+import runpy
+import sys
+from typing import NoReturn
+
+from gpuopt import __version__
+from gpuopt.errors import nearest
+
+__all__ = ["COMMANDS", "main"]
+
+COMMANDS = {
+    "train": "train, test with and without test-time augmentation, write a run folder",
+    "predict": "predict the classes of images with a trained run",
+    "config": "show, copy or validate the configuration",
+}
+
+
+def main() -> NoReturn:
+    """Run the command that the first argument names."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        sys.stdout.write(_usage())
+        sys.exit(0 if arguments else 2)
+    if arguments[0] == "--version":
+        sys.stdout.write(f"gpuopt {__version__}\n")
+        sys.exit(0)
+    command = arguments[0]
+    if command not in COMMANDS:
+        sys.stderr.write(f"gpuopt: no command {command!r}{nearest(command, COMMANDS)}\n")
+        sys.exit(2)
+    del sys.argv[1]
+    # As `python -m gpuopt.<command>` would: a process that starts itself again finds its module.
+    runpy.run_module(f"gpuopt.{command}", run_name="__main__", alter_sys=True)
+    sys.exit(0)
+
+
+def _usage() -> str:
+    commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    return (
+        f"usage: gpuopt <command> [key=value ...]\n\n{commands}\n\n"
+        "gpuopt <command> --help lists a command's settings.\n"
+        "example: gpuopt train gpu=rtx3060 tta=essential\n"
+    )
+
+
+if __name__ == "__main__":
+    main()

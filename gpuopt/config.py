@@ -1,0 +1,89 @@
+"""Show, copy or validate the configuration: `gpuopt config show|copy|validate`."""
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import OmegaConf
+
+from gpuopt.configuration import translate_arguments
+from gpuopt.entry import checked, ending_clearly
+from gpuopt.errors import InputError, nearest
+from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, register
+
+__all__ = ["main"]
+
+_VERBS = ("show", "copy", "validate")
+_PRIMARY = ("train", "predict")
+_USAGE = """\
+usage: gpuopt config show [train|predict] [key=value ...]      print the composed settings
+       gpuopt config validate [train|predict] [key=value ...]  check them, run nothing
+       gpuopt config copy [FOLDER]                             copy the shipped files (./conf)
+"""
+
+
+def main() -> None:
+    """Run `gpuopt config`."""
+    arguments = sys.argv[1:]
+    if not arguments or arguments[0] in ("-h", "--help"):
+        sys.stdout.write(_USAGE)
+        sys.exit(0 if arguments else 2)
+    with ending_clearly("config", debug="debug=true" in arguments):
+        _run(arguments[0], arguments[1:])
+
+
+def _run(verb: str, arguments: list[str]) -> None:
+    if verb not in _VERBS:
+        raise InputError(f"config has no verb {verb!r}{nearest(verb, _VERBS)}")
+    if verb == "copy":
+        copy_conf(Path(arguments[0]) if arguments else Path("conf"))
+        return
+    primary = arguments.pop(0) if arguments and arguments[0] in _PRIMARY else "train"
+    settings = compose_settings(primary, arguments)
+    if verb == "show":
+        sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(settings)))
+    else:
+        sys.stdout.write(f"{primary}: valid\n")
+
+
+def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
+    """Compose and check a configuration without running anything.
+
+    Args:
+        primary: `train` or `predict`.
+        overrides: As on the command line.
+
+    Raises:
+        InputError: For settings that cannot work; also Hydra's own errors.
+    """
+    register()
+    words = translate_arguments(primary, overrides)
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR.resolve())):
+        config = compose(config_name=primary, overrides=words, return_hydra_config=True)
+        OmegaConf.set_readonly(config.hydra, False)
+        return checked(config)
+
+
+def copy_conf(target: Path) -> None:
+    """Copy the shipped configuration; files in ./conf then win over the shipped ones.
+
+    Raises:
+        InputError: When the folder exists: nothing of the user's is overwritten.
+    """
+    if target.exists():
+        raise InputError(f"{target} exists: move it away, or name another folder")
+    try:
+        shutil.copytree(CONF_DIR, target)
+        (target / USER_CONF_MARKER).write_text("Settings of gpuopt; files here win.\n", "utf-8")
+    except OSError as error:
+        raise InputError(f"{target} cannot be written ({error.strerror})") from error
+    used = "" if target == Path("conf") else "; gpuopt reads ./conf, or --config-dir FOLDER"
+    sys.stdout.write(f"copied to {target}{used}\n")
+
+
+if __name__ == "__main__":
+    main()

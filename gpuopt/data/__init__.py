@@ -1,0 +1,59 @@
+"""Data sets as Lightning data modules: decoded once, moved as uint8, augmented on the device."""
+
+from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS, Augmentation
+from gpuopt.data.batch import Batch
+from gpuopt.data.cache import open_images
+from gpuopt.data.datamodule import ImageDataModule
+from gpuopt.data.dataset import ImageDataset, Split
+from gpuopt.data.decode import UnreadableImageError, decode_image
+from gpuopt.data.digits import Digits
+from gpuopt.data.image_csv import ImageCsv
+from gpuopt.data.image_folder import ImageFolder
+from gpuopt.data.image_store import (
+    ArrayImages,
+    FileImages,
+    ImageStore,
+    MappedImages,
+    RejectedImage,
+)
+from gpuopt.data.loader import WindowLoader, loader_fault
+from gpuopt.data.mixing import mix_batch
+from gpuopt.data.prediction import PredictionImages, prediction_images
+from gpuopt.data.splits import DataSets, ImageSet
+from gpuopt.data.window_sampler import (
+    Chunk,
+    EvaluationSampler,
+    GlobalWindowSampler,
+    micro_batches_per_window,
+)
+
+__all__ = [
+    "AUGMENTATION_UNIFORMS",
+    "ArrayImages",
+    "Augmentation",
+    "Batch",
+    "Chunk",
+    "DataSets",
+    "Digits",
+    "EvaluationSampler",
+    "FileImages",
+    "GlobalWindowSampler",
+    "ImageCsv",
+    "ImageDataModule",
+    "ImageDataset",
+    "ImageFolder",
+    "ImageSet",
+    "ImageStore",
+    "MappedImages",
+    "PredictionImages",
+    "RejectedImage",
+    "Split",
+    "UnreadableImageError",
+    "WindowLoader",
+    "decode_image",
+    "loader_fault",
+    "micro_batches_per_window",
+    "mix_batch",
+    "open_images",
+    "prediction_images",
+]

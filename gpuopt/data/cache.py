@@ -1,0 +1,190 @@
+"""Decode every image once: into a memory map, or at least to know that each can be read."""
+
+import contextlib
+import fcntl
+import hashlib
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import platformdirs
+
+from gpuopt.data.decode import UnreadableImageError, decode_image
+from gpuopt.data.image_store import FileImages, ImageStore, MappedImages
+from gpuopt.data.parallel_rows import work_through
+from gpuopt.data.row_ledger import RowLedger
+from gpuopt.errors import InputError
+
+__all__ = ["CacheMode", "default_cache_dir", "open_images"]
+
+CacheMode = Literal["off", "on", "auto"]
+"""Keep decoded images: never, always, or below a total size."""
+
+_VERSION = 1  # raise it whenever decode_image makes other pixels
+_logger = logging.getLogger(__name__)
+
+
+def default_cache_dir() -> Path:
+    """Return the user's own cache folder for gpuopt."""
+    return platformdirs.user_cache_path("gpuopt")
+
+
+def open_images(
+    paths: Sequence[Path],
+    image_size: int,
+    *,
+    cache: CacheMode = "auto",
+    cache_dir: Path | None = None,
+    cache_limit_gib: float = 4.0,
+) -> tuple[ImageStore, dict[int, str]]:
+    """Open image files, all of which have been decoded at least once.
+
+    The cache lies in a folder named after the files' names, sizes and times and the image size,
+    so that any change makes a new one. Interrupted work goes on where it stopped.
+
+    Args:
+        paths: The files.
+        image_size: Side of the decoded squares in pixels.
+        cache: Whether to keep the decoded images.
+        cache_dir: Folder of all caches; None means the user's cache folder.
+        cache_limit_gib: What `auto` keeps at most, in GiB.
+
+    Returns:
+        The images, and for each row that cannot be read the reason.
+
+    Raises:
+        InputError: When `cache=on` and the folder cannot be written or is too small.
+        FaultError: When the disk fills up, or a worker process is killed.
+    """
+    size_bytes = len(paths) * 3 * image_size**2
+    keeps = cache == "on" or (cache == "auto" and size_bytes <= cache_limit_gib * 2**30)
+    base = (cache_dir or default_cache_dir()) / "images"
+    if keeps:
+        try:
+            return _cached(paths, image_size, base / f"{_key(paths, image_size)}_{image_size}px")
+        except OSError as error:
+            if cache == "on":
+                raise InputError(
+                    f"decoded images cannot be kept in {base} ({error.strerror or error}): "
+                    "set cache_dir to another folder or data.cache=off"
+                ) from None
+            _logger.warning("decoded images are not kept: %s (%s)", error.strerror or error, base)
+    return FileImages(paths, image_size), _verified(paths, base / f"{_key(paths, 0)}_verified")
+
+
+@dataclass(frozen=True)
+class _DecodeInto:
+    """Decodes files into their rows of a memory map."""
+
+    file: Path
+    image_size: int
+
+    def __call__(self, rows: npt.NDArray[np.int64], paths: Sequence[Path]) -> dict[int, str]:
+        images = np.load(self.file, mmap_mode="r+")
+        rejected = {}
+        for row, path in zip(rows, paths, strict=True):
+            try:
+                images[row] = decode_image(path, self.image_size)
+            except UnreadableImageError as error:
+                rejected[int(row)] = str(error)
+        return rejected
+
+
+def _verify(rows: npt.NDArray[np.int64], paths: Sequence[Path]) -> dict[int, str]:
+    rejected = {}
+    for row, path in zip(rows, paths, strict=True):
+        try:
+            decode_image(path, 32)  # reads the whole file all the same
+        except UnreadableImageError as error:
+            rejected[int(row)] = str(error)
+    return rejected
+
+
+def _cached(
+    paths: Sequence[Path], image_size: int, folder: Path
+) -> tuple[MappedImages, dict[int, str]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    file, shape = folder / "images.npy", (len(paths), 3, image_size, image_size)
+    with _exclusive(folder):
+        ledger = RowLedger(folder / "ledger.json", len(paths))
+        if not _holds(file, shape):
+            ledger.clear()
+            _create(file, shape)
+        if not ledger.complete:
+            images = np.load(file, mmap_mode="r+")
+
+            def save() -> None:
+                images.flush()  # pixels reach the disk before the ledger vouches for them
+                ledger.save()
+
+            title = f"decoding images to {image_size} px"
+            work_through(_DecodeInto(file, image_size), paths, ledger, title=title, save=save)
+    return MappedImages(file), ledger.rejected
+
+
+def _verified(paths: Sequence[Path], folder: Path) -> dict[int, str]:
+    ledger = RowLedger(folder / "ledger.json", len(paths))
+    with contextlib.ExitStack() as stack:
+        save = ledger.save
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(_exclusive(folder))
+            ledger.save()
+        except OSError:
+
+            def save() -> None:
+                """Nothing can be remembered here; the check is then made at every start."""
+
+        if not ledger.complete:
+            work_through(_verify, paths, ledger, title="checking images", save=save)
+    return ledger.rejected
+
+
+def _create(file: Path, shape: tuple[int, ...]) -> None:
+    file.unlink(missing_ok=True)
+    images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+    offset, size_bytes = images.offset, images.nbytes
+    del images
+    # Writing to a hole of a memory map on a full disk kills the process: claim the room first.
+    with file.open("r+b") as stream:
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(stream.fileno(), 0, offset + size_bytes)
+        except OSError:
+            file.unlink()
+            raise
+
+
+def _holds(file: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        images = np.load(file, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return False
+    return bool(images.shape == shape and images.dtype == np.uint8)
+
+
+def _key(paths: Sequence[Path], image_size: int) -> str:
+    digest = hashlib.sha256(f"{_VERSION} {image_size}".encode())
+    for path in paths:
+        digest.update(b"\0" + os.fsencode(path.absolute()))
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()[:20]
+
+
+@contextlib.contextmanager
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Hold a folder; wait for another process that is filling it."""
+    with (folder / ".lock").open("a") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            _logger.info("waiting for another process that fills %s", folder)
+            fcntl.flock(stream, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,117 @@
+"""Where decoded images come from: an array, files, or the memory-mapped cache."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gpuopt.data.decode import UnreadableImageError, decode_image
+from gpuopt.errors import FaultError
+
+__all__ = ["ArrayImages", "FileImages", "ImageStore", "MappedImages", "RejectedImage"]
+
+
+@dataclass(frozen=True)
+class RejectedImage:
+    """An image file that was left out.
+
+    Attributes:
+        path: The file.
+        reason: What is wrong with it, in a few words.
+    """
+
+    path: str
+    reason: str
+
+
+class ImageStore(Protocol):
+    """Decoded images by row; must be picklable, since loader workers get a copy."""
+
+    def __len__(self) -> int:
+        """Count the images."""
+        ...
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Return a fresh, writable uint8 array [n, 3, s, s]."""
+        ...
+
+
+class ArrayImages:
+    """Images that lie in memory.
+
+    Args:
+        images: uint8 [count, 3, s, s], or [count, 1, s, s] for grey ones.
+    """
+
+    def __init__(self, images: npt.NDArray[np.uint8]) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copy the rows; grey fills all three channels."""
+        chosen = self._images[rows]
+        return chosen if chosen.shape[1] == 3 else np.repeat(chosen, 3, axis=1)
+
+
+class FileImages:
+    """Images decoded from their files at every read.
+
+    Args:
+        paths: The files.
+        image_size: Side of the square that they are fitted into, in pixels.
+    """
+
+    def __init__(self, paths: Sequence[Path], image_size: int) -> None:
+        self._paths = paths
+        self._image_size = image_size
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Decode the rows.
+
+        Raises:
+            FaultError: When a file that was readable before training no longer is.
+        """
+        out = np.empty((len(rows), 3, self._image_size, self._image_size), np.uint8)
+        for place, row in enumerate(rows):
+            path = self._paths[row]
+            try:
+                out[place] = decode_image(path, self._image_size)
+            except UnreadableImageError as error:
+                raise FaultError(
+                    f"{path} cannot be read any more ({error}): "
+                    "restore it, or start again to leave it out"
+                ) from None
+        return out
+
+
+class MappedImages:
+    """Images in a memory-mapped `.npy` file; processes share its pages.
+
+    Args:
+        file: uint8 array [count, 3, s, s] as NumPy saves it.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._images: npt.NDArray[np.uint8] = np.load(file, mmap_mode="r")
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copy the rows out of the map."""
+        return np.asarray(self._images[rows])
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"file": self._file}  # a pickled map would carry every image along
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["file"])  # type: ignore[misc]  # reopens the map in the other process

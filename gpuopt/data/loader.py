@@ -1,0 +1,126 @@
+"""The loader: PyTorch's worker processes behind the stateful protocol of Lightning."""
+
+import re
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from gpuopt.data.batch import Batch
+from gpuopt.data.dataset import ImageDataset
+from gpuopt.data.window_sampler import EvaluationSampler, GlobalWindowSampler
+from gpuopt.errors import FaultError
+
+__all__ = ["WindowLoader", "loader_fault"]
+
+
+class WindowLoader:
+    """Yields a `Batch` for every chunk of its sampler.
+
+    It holds a `DataLoader` instead of being one: Lightning rebuilds real ones for prediction and
+    on several devices, and warns of few workers, where our samplers already do the right thing.
+    Lightning sees the sampler (for `set_epoch`) and the stateful protocol (so that it does not
+    warn when a run resumes in mid-epoch); the position itself follows from Lightning's own counts,
+    see `gpuopt.data.resume`.
+
+    Args:
+        dataset: What reads the images.
+        sampler: What says which.
+        num_workers: Loader processes; they live as long as the loader.
+        pin_memory: Copy batches to page-locked memory; ignored without a CUDA device.
+        timeout_s: Seconds after which a silent worker is taken for dead; 0 waits for ever.
+    """
+
+    def __init__(
+        self,
+        dataset: ImageDataset,
+        sampler: GlobalWindowSampler | EvaluationSampler,
+        *,
+        num_workers: int = 0,
+        pin_memory: bool = False,
+        timeout_s: float = 120.0,
+    ) -> None:
+        self.dataset = dataset
+        self.sampler = sampler
+        self.batch_sampler = None  # Lightning asks whether evaluation is shuffled
+        self._loader = DataLoader(
+            dataset,
+            sampler=sampler,
+            batch_size=None,
+            num_workers=num_workers,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            timeout=timeout_s if num_workers else 0,
+            persistent_workers=num_workers > 0,
+            # Without its own generator every iteration would take a number from the global one.
+            generator=torch.Generator().manual_seed(0),
+        )
+
+    def __len__(self) -> int:
+        return len(self.sampler)
+
+    def __iter__(self) -> Iterator[Batch]:
+        # A generator: nothing starts, and the sampler's start is not used up, before the first
+        # batch is asked for. Lightning begins one iteration only to see whether it can.
+        with warnings.catch_warnings():
+            # Python 3.12 warns of any fork beside threads; the workers only read and copy arrays.
+            warnings.filterwarnings("ignore", ".*use of fork.*", DeprecationWarning)
+            batches = iter(self._loader)
+        try:
+            yield from batches
+        except (RuntimeError, FaultError) as error:
+            fault = loader_fault(error)
+            if fault is None:
+                raise
+            raise fault from error
+
+    @property
+    def _iterator(self) -> Any:
+        """The live iterator, by which Lightning stops the workers at the end."""
+        return self._loader._iterator
+
+    @_iterator.setter
+    def _iterator(self, value: Any) -> None:
+        self._loader._iterator = value
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return nothing: the position is derived from Lightning's progress."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Accept the empty state of `state_dict`."""
+
+
+def loader_fault(error: BaseException) -> FaultError | None:
+    """Word the failure of a loader worker as one line.
+
+    PyTorch raises it wherever the main process happens to be, so a command has to look at every
+    `RuntimeError` that ends it.
+
+    Args:
+        error: What was raised.
+
+    Returns:
+        The error to show instead, or None when `error` is something else.
+    """
+    message = str(error)
+    if isinstance(error, FaultError):
+        # A worker's error carries its trace; its last line is the message.
+        last = message.strip().splitlines()[-1] if "Original Traceback" in message else message
+        return FaultError(re.sub(r"^[\w.]*FaultError: ", "", last))
+    if not isinstance(error, RuntimeError):
+        return None
+    if "DataLoader timed out" in message:
+        return FaultError(
+            "a data loader worker stopped answering: check the disk that holds the images, "
+            "or raise data.worker_timeout_s; resume with resume=true"
+        )
+    if re.search(r"DataLoader worker \(pid\(?s?\)?.*(killed|exited)", message):
+        signal = re.search(r"killed by signal: ([\w ]+)", message)
+        cause = f" by signal {signal.group(1).strip()}" if signal else ""
+        return FaultError(
+            f"a data loader worker was killed{cause}: this machine may be out of memory or of "
+            "shared memory (/dev/shm); lower num_workers and resume with resume=true"
+        )
+    return None

@@ -1,0 +1,39 @@
+"""Floor 1: what the machine is and what it can do. Importing this does not import torch."""
+
+from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
+from gpuopt.hardware.catalogue import load_catalogue, recognise
+from gpuopt.hardware.device import Device, DeviceReading, NullDevice
+from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
+from gpuopt.hardware.memory_cap import apply_memory_limit
+from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.precision import (
+    float32_matmul_precision,
+    lightning_precision,
+    resolve_precision,
+)
+from gpuopt.hardware.processors import available_cpus, recommended_workers
+from gpuopt.hardware.profile import profile_from_device
+from gpuopt.hardware.selection import select_gpu
+
+__all__ = [
+    "PRECISIONS",
+    "Device",
+    "DeviceReading",
+    "Gpu",
+    "NullDevice",
+    "NvmlDevice",
+    "SeedRow",
+    "apply_memory_limit",
+    "available_cpus",
+    "cuda_devices",
+    "float32_matmul_precision",
+    "lightning_precision",
+    "load_catalogue",
+    "profile_from_device",
+    "recognise",
+    "recommended_workers",
+    "refuse_unsupported",
+    "resolve_precision",
+    "select_gpu",
+    "supported_by_build",
+]

@@ -1,0 +1,124 @@
+"""How many CPUs this process may use, and how many of them load data."""
+
+import math
+import os
+from pathlib import Path, PurePosixPath
+from typing import Literal
+
+from gpuopt.choice import Choice
+from gpuopt.errors import InputError
+from gpuopt.hardware.gpu import Gpu
+
+__all__ = ["available_cpus", "recommended_workers"]
+
+_CGROUP_ROOT = Path("/sys/fs/cgroup")
+_MEMBERSHIP = Path("/proc/self/cgroup")
+_KEY = "num_workers"
+
+
+def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> int:
+    """Count the CPUs that this process may really use.
+
+    Args:
+        cgroup_root: Where the control groups are mounted (version 1 or 2).
+        membership: The file that names this process's groups.
+
+    Returns:
+        The smaller of the CPU affinity and the container's quota, at least 1. `os.cpu_count`
+        sees neither and counts the whole host.
+    """
+    has_affinity = hasattr(os, "sched_getaffinity")  # Linux only
+    cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
+    quota = min(_quotas(cgroup_root, membership), default=math.inf)
+    return max(1, math.floor(min(cpus, quota)))
+
+
+def recommended_workers(
+    requested: int | Literal["auto"], gpu: Gpu, cached: bool, cpus: int | None = None
+) -> Choice:
+    """Settle the number of loader processes of one training process.
+
+    Args:
+        requested: A number, or `auto`.
+        gpu: The card to feed, or the preset `cpu`.
+        cached: Whether samples come decoded from memory.
+        cpus: CPUs of this training process; `available_cpus()` when None. With several
+            devices on one host pass the share of each.
+
+    Returns:
+        A choice for the key `num_workers`. On a CPU with cached data it is 0, because
+        the loaders would take the cores that train.
+
+    Raises:
+        InputError: The number is negative or no number.
+    """
+    if requested != "auto":
+        if isinstance(requested, bool) or not isinstance(requested, int) or requested < 0:
+            raise InputError(f"{_KEY}={requested}: must be auto or a number of processes from 0 on")
+        return Choice(_KEY, requested, "given", "asked for")
+    if gpu.is_cpu and cached:
+        return Choice(_KEY, 0, "table", "decoded samples on a CPU need no processes of their own")
+    cpus = available_cpus() if cpus is None else cpus
+    if gpu.num_workers is None:
+        return Choice(_KEY, cpus, "measured", f"{cpus} CPUs, and gpu={gpu.name} names no number")
+    workers = min(gpu.num_workers, cpus)
+    reason = f"gpu={gpu.name} recommends {gpu.num_workers}, {cpus} CPUs may be used"
+    return Choice(_KEY, workers, "table" if workers == gpu.num_workers else "measured", reason)
+
+
+def _quotas(root: Path, membership: Path) -> list[float]:
+    """Collect the CPU quotas of this process's groups and of all groups above them."""
+    quotas: list[float] = []
+    for controllers, group in _groups(membership):
+        if not controllers:
+            folder, read = root, _quota_v2
+        elif "cpu" in controllers:
+            mounts = (root / ",".join(controllers), root / "cpu")
+            folder, read = next((m for m in mounts if m.is_dir()), mounts[-1]), _quota_v1
+        else:
+            continue
+        # A container sees its own group as the root, whatever path the host gave it.
+        levels = [group, *group.parents]
+        found = (read(folder / level.relative_to("/")) for level in levels if level.is_absolute())
+        quotas.extend(quota for quota in found if quota is not None)
+    return quotas
+
+
+def _groups(membership: Path) -> list[tuple[list[str], PurePosixPath]]:
+    """Parse lines such as "0::/user.slice" and "4:cpu,cpuacct:/docker/abc"."""
+    try:
+        lines = membership.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+    fields = [line.split(":", 2) for line in lines if line.count(":") >= 2]
+    # A group outside this container's view is written with ".."; only the root is visible then.
+    return [
+        (names.split(",") if names else [], PurePosixPath("/" if ".." in path else path))
+        for _, names, path in fields
+    ]
+
+
+def _quota_v2(folder: Path) -> float | None:
+    words = _words(folder / "cpu.max")
+    return _share(words[0], words[1]) if len(words) == 2 else None
+
+
+def _quota_v1(folder: Path) -> float | None:
+    quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
+    return _share(quota[0], period[0]) if quota and period else None
+
+
+def _words(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").split()
+    except OSError:
+        return []
+
+
+def _share(quota: str, period: str) -> float | None:
+    """Divide quota by period; "max" and -1 mean that there is no limit."""
+    try:
+        cpus = int(quota) / int(period)
+    except (ValueError, ZeroDivisionError):
+        return None
+    return cpus if cpus > 0 else None

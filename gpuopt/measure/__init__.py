@@ -1,0 +1,35 @@
+"""Figures and how sure they are: classification metrics, bootstrap intervals, durations."""
+
+from gpuopt.measure.bootstrap import (
+    bootstrap_interval,
+    interval_by_group,
+    paired_bootstrap_difference,
+)
+from gpuopt.measure.classification import (
+    ClassCounts,
+    Metric,
+    accuracy,
+    class_counts,
+    confusion_matrix,
+    f1_per_class,
+    macro_f1,
+)
+from gpuopt.measure.interval import Interval
+from gpuopt.measure.timing import Segment, StepTimer, Stopwatch
+
+__all__ = [
+    "ClassCounts",
+    "Interval",
+    "Metric",
+    "Segment",
+    "StepTimer",
+    "Stopwatch",
+    "accuracy",
+    "bootstrap_interval",
+    "class_counts",
+    "confusion_matrix",
+    "f1_per_class",
+    "interval_by_group",
+    "macro_f1",
+    "paired_bootstrap_difference",
+]

@@ -1,0 +1,25 @@
+"""Pictures, terminal tables and prediction files of a run."""
+
+from gpuopt.report.confusion import confusion_figure
+from gpuopt.report.figures import png_bytes, save_png
+from gpuopt.report.names import class_labels, plain_text, shortened
+from gpuopt.report.predictions import write_contest_csv, write_predictions_csv
+from gpuopt.report.samples import choose_samples, samples_figure
+from gpuopt.report.tables import PlanRow, ResultRow, plan_table, results_table
+
+__all__ = [
+    "PlanRow",
+    "ResultRow",
+    "choose_samples",
+    "class_labels",
+    "confusion_figure",
+    "plain_text",
+    "plan_table",
+    "png_bytes",
+    "results_table",
+    "samples_figure",
+    "save_png",
+    "shortened",
+    "write_contest_csv",
+    "write_predictions_csv",
+]

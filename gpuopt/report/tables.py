@@ -1,0 +1,131 @@
+"""Terminal tables: what a run is going to do, and what came out.
+
+Every cell is a `Text`, so that brackets in names are not read as markup, and passes through
+`plain_text`, so that they cannot send escape codes to the terminal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from rich import box
+from rich.table import Table
+from rich.text import Text
+
+from gpuopt.measure import Interval
+from gpuopt.report.names import plain_text
+
+__all__ = ["PlanRow", "ResultRow", "plan_table", "results_table"]
+
+_EVIDENCE_STYLES = {"measured": "green", "predicted": "yellow", "table": "cyan", "given": "dim"}
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """One line of a plan.
+
+    Attributes:
+        label: What is decided.
+        value: How.
+        evidence: `measured`, `predicted`, `table`, `given`, or empty.
+    """
+
+    label: str
+    value: str
+    evidence: str = ""
+
+
+@dataclass(frozen=True)
+class ResultRow:
+    """One metric with and without test-time augmentation.
+
+    Attributes:
+        metric: Its name.
+        single: Without.
+        merged: With; None when there was none.
+        difference: With minus without, from paired resamples.
+    """
+
+    metric: str
+    single: Interval
+    merged: Interval | None = None
+    difference: Interval | None = None
+
+
+def plan_table(rows: Sequence[PlanRow], title: str = "Plan") -> Table:
+    """Lay out a plan, with where each value comes from."""
+    table = _new_table(title)
+    table.add_column("", style="bold", no_wrap=True)
+    table.add_column("", overflow="fold")
+    table.add_column("", no_wrap=True)
+    table.show_header = False
+    for row in rows:
+        table.add_row(
+            Text(plain_text(row.label)),
+            Text(plain_text(row.value)),
+            Text(plain_text(row.evidence), style=_EVIDENCE_STYLES.get(row.evidence, "")),
+        )
+    return table
+
+
+def results_table(
+    rows: Sequence[ResultRow], *, title: str = "Results", policy: str = "", level: float = 0.95
+) -> Table:
+    """Lay out metrics; columns about test-time augmentation appear when a row has them.
+
+    Args:
+        rows: The metrics.
+        title: Above the table, such as the data set's name.
+        policy: Name of the test-time augmentation.
+        level: Confidence level of the intervals, for the caption.
+    """
+    has_merged = any(row.merged is not None for row in rows)
+    table = _new_table(title)
+    table.caption = Text(
+        f"{level:.0%} bootstrap intervals"
+        + ("; difference on the same resampled images" if has_merged else ""),
+        style="dim",
+    )
+    table.caption_justify = "left"
+    table.add_column("metric", style="bold", no_wrap=True)
+    table.add_column("without TTA" if has_merged else "value", justify="right")
+    if has_merged:
+        table.add_column(Text(plain_text(f"with TTA {policy}").strip()), justify="right")
+        table.add_column("difference", justify="right")
+    for row in rows:
+        cells = [Text(plain_text(row.metric)), _interval(row.single)]
+        if has_merged:
+            cells += [_interval(row.merged), _difference(row.difference)]
+        table.add_row(*cells)
+    return table
+
+
+def _new_table(title: str) -> Table:
+    return Table(
+        title=Text(plain_text(title), style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
+
+
+def _interval(interval: Interval | None) -> Text:
+    if interval is None:
+        return Text("")
+    return Text.assemble(
+        (f"{interval.value:.3f}", "bold"), (f"  {interval.low:.3f} to {interval.high:.3f}", "dim")
+    )
+
+
+def _difference(interval: Interval | None) -> Text:
+    """Word a difference; only one that excludes zero is coloured, the other is no finding."""
+    if interval is None:
+        return Text("")
+    style = "bold"
+    if interval.excludes_zero:
+        style = "bold green" if interval.value > 0 else "bold red"
+    text = Text.assemble(
+        (f"{interval.value:+.3f}", style), (f"  {interval.low:+.3f} to {interval.high:+.3f}", "dim")
+    )
+    if not interval.excludes_zero:
+        text.append("  (may be 0)", style="dim")
+    return text

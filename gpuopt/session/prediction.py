@@ -1,0 +1,224 @@
+"""Predict images with a trained run: find the weights, the device and the images."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from gpuopt.choice import Choice
+from gpuopt.data import ImageDataModule, PredictionImages, prediction_images
+from gpuopt.data.loader import WindowLoader
+from gpuopt.errors import InputError
+from gpuopt.hardware import Gpu, recommended_workers, resolve_precision, select_gpu
+from gpuopt.measure import Interval, bootstrap_interval, macro_f1
+from gpuopt.memory import choose_micro_batch, predict_memory
+from gpuopt.model import Classifier
+from gpuopt.session.evaluation import predict_all
+from gpuopt.session.weights import ModelDescription
+from gpuopt.storage.checkpoint import newest_valid
+from gpuopt.tta import Predictions, TestTimeAugmentation
+
+__all__ = ["PredictionSetup", "find_checkpoint", "predict_images", "score", "source_of"]
+
+_LARGEST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class PredictionSetup:
+    """What the machine decides about a prediction.
+
+    Attributes:
+        device: `cuda` or `cpu`.
+        precision: Arithmetic of the forward pass.
+        batch_size: Images per forward.
+        num_workers: Loader processes.
+        choices: Every automatic choice with its evidence.
+    """
+
+    device: str
+    precision: str
+    batch_size: int
+    num_workers: int
+    choices: tuple[Choice, ...]
+
+    @classmethod
+    def choose(
+        cls,
+        description: ModelDescription,
+        *,
+        preset: Gpu,
+        catalogue: Mapping[str, Gpu],
+        precision: str,
+        batch_size: int | str,
+        num_workers: int | str,
+    ) -> "PredictionSetup":
+        """Resolve what was left to gpuopt; the arguments are those of the configuration.
+
+        A batch that fits in training fits in prediction, so the training estimate bounds it.
+
+        Raises:
+            InputError: When the device cannot run the model.
+        """
+        is_cuda = torch.cuda.is_available() and not preset.is_cpu
+        properties = torch.cuda.get_device_properties(0) if is_cuda else None
+        gpu, gpu_choice = select_gpu(preset, properties, catalogue)
+        arithmetic = resolve_precision(precision, gpu, is_cuda)
+        if batch_size == "auto":
+            size = description.image_size
+            estimate = (
+                predict_memory(description.model, size, str(arithmetic.value)) if is_cuda else None
+            )
+            fits = choose_micro_batch(gpu, estimate, _LARGEST_BATCH)
+            batch = Choice("batch_size", fits.value, fits.evidence, fits.reason)
+        else:
+            batch = Choice("batch_size", int(batch_size), "given", "asked for")
+        asked: Any = num_workers if num_workers == "auto" else int(num_workers)
+        workers = recommended_workers(asked, gpu, cached=True)
+        return cls(
+            "cuda" if is_cuda else "cpu",
+            str(arithmetic.value),
+            int(batch.value),
+            int(workers.value),
+            (gpu_choice, arithmetic, batch, workers),
+        )
+
+
+def find_checkpoint(place: Path) -> Path:
+    """Find the weights of a run: its best epoch, else its newest valid checkpoint.
+
+    Args:
+        place: A run folder, or a checkpoint file.
+
+    Raises:
+        InputError: When there is none.
+    """
+    if place.is_file():
+        return place
+    if not place.is_dir():
+        raise InputError(f"run={place} is neither a run folder nor a checkpoint file")
+    best = place / "checkpoints" / "best.ckpt"
+    if best.is_file():
+        return best
+    found = newest_valid(place / "checkpoints")
+    if found is None:
+        raise InputError(f"{place} has no intact checkpoint: resume its training first")
+    return found[0]
+
+
+def source_of(node: Mapping[str, Any]) -> tuple[str, str | None, str | None] | None:
+    """Read where a `data=` option keeps images without classes.
+
+    Args:
+        node: The settings of `data=image_folder` or `data=image_csv`.
+
+    Returns:
+        Folder or CSV, the folder of a CSV's images, and the CSV's id column; None for a data
+        set that brings its own test images.
+
+    Raises:
+        InputError: When the option names no images.
+    """
+    name = str(node["_target_"]).rpartition(".")[2]
+    if name == "ImageFolder":
+        if not node.get("root"):
+            raise InputError("data=image_folder needs data.root=FOLDER, the images to predict")
+        return str(node["root"]), None, None
+    if name == "ImageCsv":
+        if not node.get("test_csv") and not node.get("test_dir"):
+            raise InputError("data=image_csv needs data.test_csv=FILE and data.test_dir=FOLDER")
+        root = Path(node["root"]) if node.get("root") else Path()
+        folder = str(root / node["test_dir"]) if node.get("test_dir") else None
+        if not node.get("test_csv"):
+            return str(folder), None, None
+        return str(root / node["test_csv"]), folder, node.get("id_column")
+    return None
+
+
+def predict_images(
+    model: Classifier,
+    description: ModelDescription,
+    setup: PredictionSetup,
+    policy: TestTimeAugmentation,
+    source: ImageDataModule | tuple[str, str | None, str | None],
+    *,
+    options: Mapping[str, Any],
+    show_progress: bool,
+) -> tuple[Predictions, list[str], list[str]]:
+    """Predict a data set's test images, or images without classes.
+
+    Args:
+        model: In evaluation mode.
+        description: What the model was trained on.
+        setup: Device, precision and batch.
+        policy: The views.
+        source: A data module, or what `source_of` returns.
+        options: Cache settings for images without classes.
+        show_progress: Draw a bar.
+
+    Returns:
+        The predictions, the id of each, and files left out with the reason.
+
+    Raises:
+        InputError: When images cannot be read, or classes do not match.
+    """
+    loader, ids, rejected = _open(source, description, setup, options)
+    predictions = predict_all(
+        model.to(setup.device),
+        loader,
+        policy,
+        precision=setup.precision,
+        total=len(ids),
+        label=f"predict, {policy.name}",
+        with_single_view=False,
+        show_progress=show_progress,
+    )
+    return predictions, [ids[row] for row in predictions.ids], rejected
+
+
+def score(predictions: Predictions) -> Interval | None:
+    """Return macro-F1 with its interval where the classes are known, else None."""
+    known: NDArray[np.bool_] = predictions.targets >= 0
+    if not known.any():
+        return None
+    return bootstrap_interval(predictions.targets[known], predictions.classes[known], macro_f1)
+
+
+def _open(
+    source: ImageDataModule | tuple[str, str | None, str | None],
+    description: ModelDescription,
+    setup: PredictionSetup,
+    options: Mapping[str, Any],
+) -> tuple[WindowLoader, Sequence[str], list[str]]:
+    if isinstance(source, ImageDataModule):
+        source.prepare_data()
+        source.setup()
+        if tuple(source.class_names) != description.class_names:
+            raise InputError(
+                f"the data's {source.num_classes} classes are not the checkpoint's "
+                f"{len(description.class_names)}: {_first_difference(source, description)}"
+            )
+        rejected = [f"{r.path}: {r.reason}" for r in source.rejected]
+        return source.test_dataloader(), source.test_ids, rejected
+    images = PredictionImages(
+        prediction_images(*source),
+        description.image_size,
+        setup.batch_size,
+        num_workers=setup.num_workers,
+        pin_memory=setup.device == "cuda",
+        **options,
+    )
+    return images.loader(), images.ids, [f"{r.path}: {r.reason}" for r in images.rejected]
+
+
+def _first_difference(data: ImageDataModule, description: ModelDescription) -> str:
+    own, stored = data.class_names, description.class_names
+    for index in range(max(len(own), len(stored))):
+        left = own[index] if index < len(own) else "nothing"
+        right = stored[index] if index < len(stored) else "nothing"
+        if left != right:
+            return f"class {index} is {left!r} and not {right!r}"
+    return "they differ"

@@ -1,0 +1,200 @@
+import os
+import random
+import signal
+import time
+
+import numpy as np
+import pytest
+import torch
+from lightning.fabric.utilities.types import _Stateful
+
+from gpuopt.data import (
+    ArrayImages,
+    Batch,
+    EvaluationSampler,
+    GlobalWindowSampler,
+    ImageDataset,
+    Split,
+    WindowLoader,
+    loader_fault,
+)
+from gpuopt.errors import FaultError
+
+COUNT = 30
+
+
+class Faulty(ArrayImages):
+    """Images of which reading one row fails, hangs or kills the process."""
+
+    def __init__(self, images, fault, row=17):
+        super().__init__(images)
+        self.fault, self.row = fault, row
+
+    def read(self, rows):
+        if self.row in rows:
+            self.fault()
+        return super().read(rows)
+
+
+def kill():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def hang():
+    time.sleep(600)
+
+
+def refuse():
+    raise FaultError("17.png cannot be read any more (truncated): restore it")
+
+
+def bug():
+    raise RuntimeError("some bug")
+
+
+@pytest.fixture
+def images():
+    return np.random.default_rng(0).integers(0, 256, (COUNT, 3, 8, 8), dtype=np.uint8)
+
+
+def split(store):
+    ids = [f"{row}.png" for row in range(COUNT)]
+    return Split(ids, np.arange(COUNT) % 3, store, np.arange(COUNT))
+
+
+def windows(store, workers=0, **options):
+    sampler = GlobalWindowSampler(
+        np.ones(COUNT), 8, 3, seed=1, mixup_alpha=1.0, image_size=8, shuffle=True
+    )
+    dataset = ImageDataset(split(store), seed=1)
+    return WindowLoader(dataset, sampler, num_workers=workers, **options)
+
+
+def assert_same(first, second):
+    assert len(first) == len(second)
+    for one, other in zip(first, second, strict=True):
+        for a, b in zip(one, other, strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_have_the_shapes_and_types_of_the_contract(images, workers):
+    for batch in windows(ArrayImages(images), workers):
+        assert isinstance(batch, Batch)
+        count = len(batch.images)
+        expected = {
+            "images": (torch.uint8, (count, 3, 8, 8)),
+            "targets": (torch.int64, (count,)),
+            "ids": (torch.int64, (count,)),
+            "weights": (torch.float32, (count,)),
+            "partner_targets": (torch.int64, (count,)),
+            "mix_ratios": (torch.float32, (count,)),
+            "partner_images": (torch.uint8, (count, 3, 8, 8)),
+            "boxes": (torch.int64, (count, 4)),
+            "uniforms": (torch.float32, (count, 12)),
+        }
+        found = {name: (t.dtype, tuple(t.shape)) for name, t in batch._asdict().items()}
+        assert found == expected
+        assert np.array_equal(batch.images, images[batch.ids])
+        assert np.array_equal(batch.targets, batch.ids % 3)
+
+
+def test_workers_change_nothing(images):
+    assert_same(list(windows(ArrayImages(images))), list(windows(ArrayImages(images), 2)))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_epochs_differ_and_repeat(images, workers):
+    loader = windows(ArrayImages(images), workers)
+    epochs = []
+    for epoch in (0, 1, 0):
+        loader.sampler.set_epoch(epoch)
+        epochs.append(list(loader))
+    assert_same(epochs[0], epochs[2])
+    assert not torch.equal(epochs[0][0].ids, epochs[1][0].ids)
+    uniforms = [
+        {int(i): u for batch in epoch for i, u in zip(batch.ids, batch.uniforms, strict=True)}
+        for epoch in epochs
+    ]
+    assert all(torch.equal(uniforms[0][i], uniforms[2][i]) for i in range(COUNT))
+    assert not any(torch.equal(uniforms[0][i], uniforms[1][i]) for i in range(COUNT))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_starts_in_the_middle_once(images, workers):
+    whole = list(windows(ArrayImages(images), workers))
+    loader = windows(ArrayImages(images), workers)
+    loader.sampler.start_at(4)
+    iter(loader)  # Lightning tries whether it can iterate
+    assert_same(list(loader), whole[4:])
+    assert_same(list(loader), whole)
+    assert len(loader) == len(whole)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_no_global_generator_is_used(images, workers):
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    list(windows(ArrayImages(images), workers))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert np.array_equal(states[1], np.random.get_state()[1])
+    assert states[2] == random.getstate()
+
+
+def test_lightning_takes_it_for_resumable(images):
+    loader = windows(ArrayImages(images))
+    assert isinstance(loader, _Stateful)
+    loader.load_state_dict(loader.state_dict())
+
+
+def test_evaluation_batches_are_neutral(images):
+    sampler = EvaluationSampler(COUNT, 7, rank=1, world_size=4)
+    batches = list(WindowLoader(ImageDataset(split(ArrayImages(images)), 0), sampler))
+    for batch in batches:
+        assert batch.partner_images.shape == (0, 3, 8, 8)
+        assert torch.equal(batch.partner_targets, batch.targets)
+        assert (batch.mix_ratios == 1).all()
+        assert (batch.uniforms == 0).all()
+    weights = torch.cat([batch.weights for batch in batches])
+    assert weights.sum() == 8  # rows 1, 5, ..., 29
+    assert len(weights) == 8
+
+
+def test_pinning_is_ignored_without_cuda(images, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert len(list(windows(ArrayImages(images), pin_memory=True))) == 11
+
+
+def test_killed_worker_ends_in_one_line(images):
+    with pytest.raises(FaultError, match=r"worker was killed.*resume=true") as caught:
+        list(windows(Faulty(images, kill), workers=2))
+    assert "\n" not in str(caught.value)
+
+
+def test_hanging_worker_ends_in_one_line(images):
+    with pytest.raises(FaultError, match=r"stopped answering.*worker_timeout_s"):
+        list(windows(Faulty(images, hang), workers=1, timeout_s=1.0))
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_vanished_file_is_named_in_one_line(images, workers):
+    with pytest.raises(FaultError) as caught:
+        list(windows(Faulty(images, refuse), workers))
+    assert str(caught.value) == "17.png cannot be read any more (truncated): restore it"
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_bug_stays_a_bug(images, workers):
+    with pytest.raises(RuntimeError, match="some bug"):
+        list(windows(Faulty(images, bug), workers))
+
+
+def test_only_loader_faults_are_reworded():
+    assert loader_fault(ValueError("DataLoader timed out")) is None
+    assert loader_fault(RuntimeError("CUDA out of memory")) is None
+    signal_handler = RuntimeError(
+        "DataLoader worker (pid 123) is killed by signal: Bus error. It is possible that "
+        "dataloader's workers are out of shared memory."
+    )
+    assert "signal Bus error" in str(loader_fault(signal_handler))
+    exited = RuntimeError("DataLoader worker (pid(s) 1, 2) exited unexpectedly")
+    assert "was killed:" in str(loader_fault(exited))
