@@ -27,15 +27,14 @@ def _predict(composed: DictConfig) -> None:
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
     import sys
 
-    from rich.console import Console
-
     from gpuopt.hardware import load_catalogue
     from gpuopt.report import write_predictions_csv
+    from gpuopt.session.console import make_console
     from gpuopt.session.prediction import PredictionSetup, find_checkpoint, predict_images, score
     from gpuopt.session.weights import load_described
     from gpuopt.storage.checkpoint import read_checkpoint
 
-    console = Console()
+    console = make_console()
     checkpoint = find_checkpoint(place)
     model, description = load_described(read_checkpoint(checkpoint), str(checkpoint))
     setup = PredictionSetup.choose(
@@ -47,7 +46,7 @@ def _predict(composed: DictConfig) -> None:
         num_workers=config.num_workers,
     )
     for choice in setup.choices:
-        console.print(str(choice), soft_wrap=True, highlight=False)
+        console.print(str(choice), soft_wrap=True)
     predictions, ids, rejected = predict_images(
         model,
         description,
@@ -65,11 +64,11 @@ def _predict(composed: DictConfig) -> None:
         predictions.targets.tolist(),
     )
     for line in rejected:
-        console.print(f"left out: {line}", soft_wrap=True, highlight=False, markup=False)
+        console.print(f"left out: {line}", soft_wrap=True, markup=False)
     interval = score(predictions)
     if interval is not None:
-        console.print(f"macro-F1 with tta={config.tta.name}: {interval}", highlight=False)
-    console.print(f"{len(ids)} predictions in {output}", soft_wrap=True, highlight=False)
+        console.print(f"macro-F1 with tta={config.tta.name}: {interval}")
+    console.print(f"{len(ids)} predictions in {output}", soft_wrap=True)
 
 
 def _source(

@@ -22,13 +22,12 @@ def _train(config: DictConfig) -> None:
     with run.lock, run.discarded_on_bad_input():
         run.write_config(settings)
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
-        from rich.console import Console
-
         from gpuopt.logs import logging_to
+        from gpuopt.session.console import make_console
         from gpuopt.worker import work
 
         with logging_to(run.log_path):
-            work(run, Console())
+            work(run, make_console())
 
 
 if __name__ == "__main__":

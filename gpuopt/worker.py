@@ -10,6 +10,7 @@ import math
 import signal
 import sys
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -24,11 +25,12 @@ from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError, PreemptedError
 from gpuopt.hardware import apply_memory_limit, float32_matmul_precision, load_catalogue
 from gpuopt.model import Classifier
-from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
-from gpuopt.session.evaluation import Evaluation, draw_figures, evaluate
+from gpuopt.session.console import print_plan, print_results
+from gpuopt.session.evaluation import draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
+from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.weights import load_weights
@@ -61,7 +63,19 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
         with clock.timing("data"):
             data = _build_data(config, plan)
         model = _build_model(config, plan, data)
-        _print_plan(console, config, plan, data, model)
+        forecast_s = forecast_training_s(
+            plan, model.name, data.train_size * config.trainer.max_epochs
+        )
+        print_plan(
+            console,
+            plan,
+            model=f"{model.name}, {model.weights_source} weights",
+            data_name=config.data_name,
+            data=data,
+            epochs=config.trainer.max_epochs,
+            policy=config.tta,
+            forecast_s=forecast_s,
+        )
         logger = make_logger(config.logger.name, run.path)
         stats = build_callbacks(config.callbacks, skip=("checkpoint",))
         with clock.timing("training"):
@@ -84,12 +98,15 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
             data=data,
             policy=config.tta.name,
             evaluation=evaluation,
-            training=_training_facts(fitted, stats, model, best),
+            training={
+                "predicted_s": forecast_s,
+                **_training_facts(fitted, stats, model, best),
+            },
             durations_s=clock.durations_s,
             choices=plan.choices,
         )
         run.write_results(results)
-    _print_results(console, config, evaluation, run)
+    print_results(console, evaluation, config.data_name, config.tta.name, run.path)
     return results
 
 
@@ -149,6 +166,8 @@ def _plan(config: TrainConfig) -> Plan:
 def _prepare_torch(config: TrainConfig, plan: Plan) -> None:
     import torch
 
+    # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
+    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     L.seed_everything(config.seed, workers=True, verbose=False)
     torch.set_float32_matmul_precision(float32_matmul_precision(plan.precision))
     if plan.accelerator == "cuda" and plan.gpu.memory_limit_mib is not None:
@@ -259,46 +278,3 @@ def _training_facts(
         "initial_weights": model.weights_source,
         **stats,
     }
-
-
-def _print_plan(
-    console: Console, config: TrainConfig, plan: Plan, data: ImageDataModule, model: Classifier
-) -> None:
-    steps = math.ceil(data.train_size / plan.global_batch_size)
-    evidence = {choice.key: choice.evidence for choice in plan.choices}
-    batch = (
-        f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
-        f"= {plan.global_batch_size} per step"
-    )
-    rows = [
-        PlanRow("model", f"{model.name}, {model.weights_source} weights"),
-        PlanRow(
-            "data",
-            f"{config.data_name}: {data.train_size} train, "
-            f"{data.validation_size} validation, {data.test_size} test, "
-            f"{data.num_classes} classes",
-        ),
-        PlanRow("device", f"{plan.accelerator} ({plan.gpu.name})", evidence.get("gpu", "")),
-        PlanRow("precision", plan.precision, evidence.get("precision", "")),
-        PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
-        PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
-        PlanRow("steps", f"{steps} x {config.trainer.max_epochs} epochs"),
-        PlanRow("TTA", f"{config.tta.name} ({len(config.tta.views)} views)"),
-    ]
-    console.print(plan_table(rows))
-    for choice in plan.choices:
-        if choice.evidence != "given" or choice.key == "gpu":
-            _log.info("%s", choice)
-
-
-def _print_results(
-    console: Console, config: TrainConfig, evaluation: Evaluation, run: RunFolder
-) -> None:
-    rows = [
-        ResultRow("macro-F1", evaluation.macro_f1, evaluation.tta_macro_f1, evaluation.difference),
-        ResultRow(
-            "accuracy", evaluation.accuracy, evaluation.tta_accuracy, evaluation.accuracy_difference
-        ),
-    ]
-    console.print(results_table(rows, title=f"Test on {config.data_name}", policy=config.tta.name))
-    console.print(f"results in {run.path}", soft_wrap=True)

@@ -7,6 +7,8 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from gpuopt.measure import duration_text
+
 __all__ = ["EpochSummary"]
 
 _log = logging.getLogger(__name__)
@@ -51,7 +53,7 @@ class EpochSummary(L.Callback):
         self.forecast_s = batch_s * float(trainer.num_training_batches) * epochs
         _log.info(
             "training takes about %s (measured: %.0f ms per micro-batch)",
-            _duration(self.forecast_s),
+            duration_text(self.forecast_s),
             1000 * batch_s,
         )
 
@@ -65,12 +67,7 @@ class EpochSummary(L.Callback):
         shown = "  ".join(
             f"{name} {value:.4f}" for name, value in metrics.items() if name != "train/loss"
         )
-        duration = _duration(time.monotonic() - self._epoch_at) if self._epoch_at else "resumed"
+        duration = duration_text(time.monotonic() - self._epoch_at) if self._epoch_at else "resumed"
         _log.info(
             "epoch %d/%s  %s  (%s)", trainer.current_epoch + 1, trainer.max_epochs, shown, duration
         )
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes} min {rest:02d} s" if minutes else f"{seconds:.1f} s"

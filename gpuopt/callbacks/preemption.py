@@ -73,9 +73,8 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._requested is not None:
-            raise PreemptedError(
-                f"stopped at once by a second signal; resume from {self._checkpoint.last_path}"
-            )
+            run = self._checkpoint.folder.parent
+            raise PreemptedError(f"stopped at once by a second signal; go on with resume={run}")
         self._requested = signal.Signals(number)
         _log.warning("%s: stopping after this step (again: at once)", self._requested.name)
 
@@ -89,7 +88,10 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
         path = self._checkpoint.save(trainer)
         trainer.strategy.barrier()
         reason = self._requested.name if self._requested else "another rank"
-        raise PreemptedError(f"stopped by {reason} at step {trainer.global_step}, saved {path}")
+        raise PreemptedError(
+            f"stopped by {reason} after step {trainer.global_step}, saved {path}; go on with "
+            f"resume={path.parent.parent}"
+        )
 
     def _restore(self) -> None:
         for number, handler in self._previous.items():

@@ -7,6 +7,7 @@ from gpuopt.data.datamodule import ImageDataModule
 from gpuopt.data.dataset import ImageDataset, Split
 from gpuopt.data.decode import UnreadableImageError, decode_image
 from gpuopt.data.digits import Digits
+from gpuopt.data.documents import Documents
 from gpuopt.data.image_csv import ImageCsv
 from gpuopt.data.image_folder import ImageFolder
 from gpuopt.data.image_store import (
@@ -35,6 +36,7 @@ __all__ = [
     "Chunk",
     "DataSets",
     "Digits",
+    "Documents",
     "EvaluationSampler",
     "FileImages",
     "GlobalWindowSampler",

@@ -1,7 +1,7 @@
 """The base of every data set: splits, loaders, and what happens to a batch on the device."""
 
 import inspect
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -31,7 +31,7 @@ from gpuopt.errors import InputError
 __all__ = ["ImageDataModule"]
 
 
-class ImageDataModule(L.LightningDataModule):
+class ImageDataModule(L.LightningDataModule, ABC):
     """Images as batches of decoded uint8, mixed and augmented on the device.
 
     A data set derives from it and implements `read_sets`; its own constructor takes its own

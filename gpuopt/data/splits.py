@@ -1,7 +1,7 @@
 """From what a data set lists to splits whose every image can be read."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -104,40 +104,51 @@ def open_splits(
         InputError: For no images, a single class, a class of one image, or too many unreadable
             files.
     """
-    listed = [part for part in (sets.train, sets.validation, sets.test) if part is not None]
-    files = [path for part in listed if isinstance(part.images, list) for path in part.images]
+    parts = {"training": sets.train, "validation": sets.validation, "test": sets.test}
+    opened, rejected = _open_parts(
+        {name: part for name, part in parts.items() if part is not None},
+        open_files,
+        max_rejected_ratio,
+    )
+    train, places = opened["training"]
+    _check_classes(train, sets.class_names)
+    if "validation" in opened:
+        validation, _ = opened["validation"]
+    else:
+        first, second = stratified_split(
+            train.targets, validation_ratio, seed, sets.class_names, places
+        )
+        train, validation = train.take(first), train.take(second)
+    test, _ = opened.get("test", (validation, places))
+    return Splits(sets.class_names, train, validation, test, "test" in opened, rejected)
+
+
+def _open_parts(
+    parts: Mapping[str, ImageSet], open_files: OpenFiles, max_rejected_ratio: float
+) -> tuple[dict[str, tuple[Split, npt.NDArray[np.int64]]], list[RejectedImage]]:
+    """Open all files in one go; returns each part without its unreadable rows, and its rows."""
+    for name, part in parts.items():
+        _check_any(name, len(part.targets))
+    files = [
+        path for part in parts.values() if isinstance(part.images, list) for path in part.images
+    ]
     store, reasons = open_files(files) if files else (None, {})
     rejected = [RejectedImage(shown(files[row]), reason) for row, reason in sorted(reasons.items())]
     check_rejected(rejected, len(files), max_rejected_ratio)
-
+    opened = {}
     offset = 0
-    opened: list[tuple[Split, npt.NDArray[np.int64]]] = []
-    for part in listed:
+    for name, part in parts.items():
         rows = np.arange(len(part.targets))
-        if isinstance(part.images, list):
-            assert store is not None
-            places = np.array([row for row in rows if int(row) + offset not in reasons], np.int64)
-            opened.append(
-                (Split(part.ids, part.targets, store, rows + offset).take(places), places)
-            )
+        places = rows
+        images = part.images
+        if isinstance(images, list):
+            assert store is not None  # opened above, since this part has files
+            images, rows = store, rows + offset
+            places = np.array([i for i, row in enumerate(rows) if row not in reasons], np.int64)
             offset += len(rows)
-        else:
-            opened.append((Split(part.ids, part.targets, part.images, rows), rows))
-    (train, train_places), rest = opened[0], [split for split, _ in opened[1:]]
-    _check_classes(train, sets.class_names)
-    if sets.validation is not None:
-        validation = rest.pop(0)
-        if not len(validation):
-            raise InputError("the validation set has no image that can be read")
-    else:
-        first, second = stratified_split(
-            train.targets, validation_ratio, seed, sets.class_names, train_places
-        )
-        train, validation = train.take(first), train.take(second)
-    test = rest.pop(0) if sets.test is not None else validation
-    if not len(test):
-        raise InputError("the test set has no image that can be read")
-    return Splits(sets.class_names, train, validation, test, sets.test is not None, rejected)
+        _check_any(name, len(places))
+        opened[name] = (Split(part.ids, part.targets, images, rows).take(places), places)
+    return opened, rejected
 
 
 def check_rejected(rejected: Sequence[RejectedImage], total: int, max_ratio: float) -> None:
@@ -161,10 +172,13 @@ def check_rejected(rejected: Sequence[RejectedImage], total: int, max_ratio: flo
     )
 
 
+def _check_any(part: str, count: int) -> None:
+    if not count:
+        raise InputError(f"there are no {part} images that can be read: check their folder")
+
+
 def _check_classes(train: Split, class_names: Sequence[str]) -> None:
     present = np.unique(train.targets)
-    if not len(present):
-        raise InputError("there are no training images that can be read: check data.root")
     if len(present) < 2:
         raise InputError(
             f"all training images are of class {class_names[present[0]]}: "

@@ -15,7 +15,7 @@ from gpuopt.measure.classification import (
     macro_f1,
 )
 from gpuopt.measure.interval import Interval
-from gpuopt.measure.timing import Segment, StepTimer, Stopwatch
+from gpuopt.measure.timing import Segment, StepTimer, Stopwatch, duration_text
 
 __all__ = [
     "ClassCounts",
@@ -28,6 +28,7 @@ __all__ = [
     "bootstrap_interval",
     "class_counts",
     "confusion_matrix",
+    "duration_text",
     "f1_per_class",
     "interval_by_group",
     "macro_f1",

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
 
-__all__ = ["Segment", "StepTimer", "Stopwatch"]
+__all__ = ["Segment", "StepTimer", "Stopwatch", "duration_text"]
 
 
 def _nothing() -> None:
@@ -149,3 +149,15 @@ class Stopwatch:
         if kind is None:  # a failed device must not raise again here and hide the first error
             self._synchronize()
         self.duration_s = self._clock() - self._began
+
+
+def duration_text(seconds: float) -> str:
+    """Word a duration as people do: `4.2 s`, `45 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"

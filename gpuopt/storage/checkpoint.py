@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import pickle
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -130,7 +131,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if sidecar.records() and sidecar.match() is None:
         raise InputError(f"{path} is damaged: size or checksum differ from {sidecar.path.name}")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():  # what is odd about a file is said in one line of ours
+            warnings.simplefilter("ignore")
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is refused: it holds objects that would run code when loaded, or is damaged"

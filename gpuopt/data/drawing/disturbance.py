@@ -49,7 +49,7 @@ def draw_disturbance(dice: Dice) -> Disturbance:
     return Disturbance(
         turn=dice.weighted({0: 0.34, 90: 0.22, 180: 0.22, 270: 0.22}),
         flip=int(dice.chance(0.18)),
-        skew=round(min(20.0, max(-20.0, dice.normal(5))), 1) if dice.chance(0.75) else 0.0,
+        skew=round(min(20.0, max(-20.0, dice.normal(5))), 1) + 0.0 if dice.chance(0.75) else 0.0,
         blur=round(dice.uniform(1.2, 3.5), 2) if dice.chance(0.4) else 0.0,
         exposure=round(exposure, 2) if dice.chance(0.4) else 0.0,
         noise=round(dice.uniform(6, 28), 1) if dice.chance(0.5) else 0.0,

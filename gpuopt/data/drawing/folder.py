@@ -106,13 +106,14 @@ class DocumentSet:
             return
         for leftover in folder.glob("*/.*.tmp"):  # of a process that was killed
             leftover.unlink(missing_ok=True)
-        for name, text in self._tables().items():
+        for name, text in self.tables().items():
             write_text(folder / name, text)
         if not sys.stderr.isatty():
             _logger.info("drawing %d document images into %s", len(ledger.pending()), folder)
         work_through(_Draw(self), files, ledger, title="drawing documents", save=ledger.save)
 
-    def _tables(self) -> dict[str, str]:
+    def tables(self) -> dict[str, str]:
+        """Return the text of each CSV file under its name."""
         train = ["id,target"]
         test = [",".join(("id", "target", *Disturbance._fields))]
         for sample in self.samples():

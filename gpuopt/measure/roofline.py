@@ -1,0 +1,96 @@
+"""Predict how long a training step takes, before the first one has run.
+
+Kernels run one after another, so the time is the sum of arithmetic and memory traffic at the
+device's peak rates, over the share of that roof which real training reaches. Traffic is taken as
+a multiple of the bytes that are kept for backward: counting every operation of ConvNeXt-Base,
+EfficientNet-B0 and B3 and ResNet-50 gave 5.9, 6.3, 6.4 and 8.3 times as much. timm's published
+training speeds on an RTX 3090 lie at 0.51 to 0.79 of the roof, with 0.62 in the middle.
+"""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from gpuopt.hardware import Gpu
+
+__all__ = ["Rates", "cpu_rates", "forward_flops", "gpu_rates", "predict_sample_s"]
+
+_TRAFFIC_PER_SAVED_BYTE = 6.4
+_REACHED_RATIO = 0.62
+_BACKWARD_FACTOR = 3  # forward, gradient of inputs, gradient of weights
+
+
+@dataclass(frozen=True)
+class Rates:
+    """What a device can do at its peak.
+
+    Attributes:
+        flops_per_s: Floating-point operations per second in the run's precision.
+        bytes_per_s: Memory bandwidth.
+    """
+
+    flops_per_s: float
+    bytes_per_s: float
+
+
+def predict_sample_s(forward_flops: float, saved_bytes: float, rates: Rates) -> float:
+    """Predict the training time per sample in seconds, loader left out.
+
+    Args:
+        forward_flops: Operations of one sample's forward pass.
+        saved_bytes: Bytes kept for backward per sample.
+        rates: Of the device.
+    """
+    compute_s = _BACKWARD_FACTOR * forward_flops / rates.flops_per_s
+    traffic_s = _TRAFFIC_PER_SAVED_BYTE * saved_bytes / rates.bytes_per_s
+    return (compute_s + traffic_s) / _REACHED_RATIO
+
+
+def forward_flops(model_name: str, image_size: int) -> int:
+    """Count the operations of one forward pass of a timm model, on the meta device.
+
+    Only the forward pass is counted: PyTorch's counter gives 9 to 44 times as much for the
+    backward pass of depthwise convolutions as they do.
+    """
+    import timm  # takes seconds
+
+    with torch.device("meta"):
+        model = timm.create_model(model_name, pretrained=False).eval()
+        images = torch.empty(1, 3, image_size, image_size)
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        model(images)
+    return int(counter.get_total_flops())
+
+
+def gpu_rates(gpu: Gpu, precision: str) -> Rates | None:
+    """Take a card's peak rates from its preset; None where they are unknown."""
+    tensor = gpu.tensor_tflops if precision != "fp32" else None
+    tflops = tensor or gpu.fp32_tflops
+    if precision == "tf32" and tensor is not None:
+        tflops = tensor / 2  # half the rate of the 16-bit formats on every card that has it
+    if tflops is None or gpu.memory_bandwidth_gb_per_s is None:
+        return None
+    return Rates(tflops * 1e12, gpu.memory_bandwidth_gb_per_s * 1e9)
+
+
+def cpu_rates() -> Rates:
+    """Measure the processors: a matrix product and a copy, in about a tenth of a second."""
+    side, size = 768, 32 * 2**20
+    left, right = torch.randn(side, side), torch.randn(side, side)
+    source, target = torch.empty(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)
+    product_s = _best_s(lambda: torch.mm(left, right))
+    copy_s = _best_s(lambda: target.copy_(source))
+    return Rates(2 * side**3 / product_s, 2 * size / copy_s)
+
+
+def _best_s(work: Callable[[], object], repeats: int = 5) -> float:
+    """Time a call; the best of a few, since other programs only make it slower."""
+    times = []
+    for _ in range(repeats):
+        began = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - began)
+    return min(times)

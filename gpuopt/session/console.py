@@ -1,0 +1,91 @@
+"""What a run prints: its plan before, its scores after."""
+
+import logging
+import math
+from pathlib import Path
+
+from rich.console import Console
+
+from gpuopt.data import ImageDataModule
+from gpuopt.measure import duration_text
+from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
+from gpuopt.session.evaluation import Evaluation
+from gpuopt.session.plan import Plan
+from gpuopt.tta import TestTimeAugmentation
+
+__all__ = ["make_console", "print_plan", "print_results"]
+
+_log = logging.getLogger(__name__)
+
+_WIDTH_OF_FILES = 110
+
+
+def make_console() -> Console:
+    """Make a console; into a file or pipe tables are as wide as a usual window."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=_WIDTH_OF_FILES, highlight=False)
+
+
+def print_plan(
+    console: Console,
+    plan: Plan,
+    *,
+    model: str,
+    data_name: str,
+    data: ImageDataModule,
+    epochs: int,
+    policy: TestTimeAugmentation,
+    forecast_s: float | None,
+) -> None:
+    """Print what will be done, and log every automatic choice with its reason.
+
+    Args:
+        console: Where to.
+        plan: What the machine decided.
+        model: Its name and where its weights come from.
+        data_name: For people.
+        data: Its sizes are shown.
+        epochs: Passes over the training data.
+        policy: The test-time augmentation.
+        forecast_s: Predicted duration of training, if there is one.
+    """
+    steps = math.ceil(data.train_size / plan.global_batch_size)
+    sizes = f"{data.train_size} train, {data.validation_size} validation, {data.test_size} test"
+    batch = (
+        f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
+        f"= {plan.global_batch_size} per step"
+    )
+    evidence = {choice.key: choice.evidence for choice in plan.choices}
+    rows = [
+        PlanRow("model", model),
+        PlanRow("data", f"{data_name}: {sizes}, {data.num_classes} classes"),
+        PlanRow("device", f"{plan.accelerator} ({plan.gpu.name})", evidence.get("gpu", "")),
+        PlanRow("precision", plan.precision, evidence.get("precision", "")),
+        PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
+        PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
+        PlanRow("steps", f"{steps} x {epochs} epochs"),
+        PlanRow("TTA", f"{policy.name} ({len(policy.views)} views)"),
+    ]
+    if forecast_s is not None:
+        rows.append(PlanRow("training", f"about {duration_text(forecast_s)}", "predicted"))
+    console.print(plan_table(rows))
+    for choice in plan.choices:
+        if choice.evidence != "given" or choice.key == "gpu":
+            _log.info("%s", choice)
+
+
+def print_results(
+    console: Console, evaluation: Evaluation, data_name: str, policy: str, folder: Path
+) -> None:
+    """Print scores with their intervals, and where everything lies."""
+    rows = [
+        ResultRow("macro-F1", evaluation.macro_f1, evaluation.tta_macro_f1, evaluation.difference),
+        ResultRow(
+            "accuracy",
+            evaluation.accuracy,
+            evaluation.tta_accuracy,
+            evaluation.accuracy_difference,
+        ),
+    ]
+    console.print(results_table(rows, title=f"Test on {data_name}", policy=policy))
+    console.print(f"results in {folder}", soft_wrap=True)

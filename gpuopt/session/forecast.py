@@ -1,0 +1,30 @@
+"""Say how long a run will take before it starts; its first steps then measure it."""
+
+from gpuopt.errors import InputError
+from gpuopt.measure.roofline import cpu_rates, forward_flops, gpu_rates, predict_sample_s
+from gpuopt.memory import predict_memory
+from gpuopt.session.plan import Plan
+
+__all__ = ["forecast_training_s"]
+
+
+def forecast_training_s(plan: Plan, model_name: str, samples: int) -> float | None:
+    """Predict the duration of training, loader and validation left out.
+
+    Args:
+        plan: Device, precision and image size.
+        model_name: timm model name.
+        samples: Training samples times epochs.
+
+    Returns:
+        Seconds, or None for a model or device about which too little is known.
+    """
+    rates = cpu_rates() if plan.accelerator == "cpu" else gpu_rates(plan.gpu, plan.precision)
+    if rates is None:
+        return None
+    try:
+        estimate = predict_memory(model_name, plan.image_size, plan.precision)
+        flops = forward_flops(model_name, plan.image_size)
+    except (InputError, RuntimeError):  # cannot be run without data, which training can
+        return None
+    return samples * predict_sample_s(flops, estimate.bytes_per_sample, rates) / plan.devices

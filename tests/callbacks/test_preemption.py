@@ -1,0 +1,80 @@
+import os
+import signal
+
+import lightning.pytorch as L
+import pytest
+
+from gpuopt.callbacks import DurableCheckpoint, Preemption
+from gpuopt.errors import PreemptedError
+from gpuopt.storage.checkpoint import DurableCheckpointIO, read_checkpoint
+
+
+class Signal(L.Callback):
+    """Sends a signal to this process at one moment of training."""
+
+    def __init__(self, hook, step, number=signal.SIGTERM, times=1):
+        self.step, self.number, self.times = step, number, times
+        setattr(self, hook, self._send)
+
+    def _send(self, trainer, *_):
+        if trainer.global_step == self.step and self.times:
+            self.times -= 1
+            os.kill(os.getpid(), self.number)
+
+
+@pytest.fixture
+def interrupted(make_trainer, module, loader, tmp_path):
+    def run(*callbacks, **options):
+        checkpoint = DurableCheckpoint(tmp_path / "c", every_n_seconds=None)
+        trainer = make_trainer(
+            *callbacks,
+            checkpoint,
+            Preemption(checkpoint),
+            plugins=[DurableCheckpointIO()],
+            **options,
+        )
+        with pytest.raises(PreemptedError) as caught:
+            trainer.fit(module, loader, loader)
+        return read_checkpoint(checkpoint.last_path), str(caught.value)
+
+    return run
+
+
+@pytest.mark.parametrize("number", Preemption.signals)
+def test_the_step_is_finished_and_saved(interrupted, number):
+    saved, message = interrupted(Signal("on_train_batch_start", 2, number))
+    assert saved["global_step"] == 3
+    assert signal.Signals(number).name in message
+    assert "resume=" in message
+
+
+def test_an_accumulation_window_is_finished_first(interrupted):
+    saved, _ = interrupted(
+        Signal("on_train_batch_start", 1), accumulate_grad_batches=3, max_epochs=2
+    )
+    assert saved["global_step"] == 2
+    assert saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"] == 1
+
+
+def test_a_signal_in_validation_stops_after_the_epoch(interrupted):
+    saved, _ = interrupted(Signal("on_validation_start", 6))
+    assert (saved["global_step"], saved["epoch"]) == (6, 0)
+
+
+def test_a_second_signal_stops_at_once(interrupted):
+    # The first epoch is saved; the signals come in the second.
+    class Twice(Signal):
+        def _send(self, trainer, *_):
+            if trainer.global_step == 8:
+                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), signal.SIGINT)
+
+    saved, message = interrupted(Twice("on_train_batch_start", 8))
+    assert "at once" in message
+    assert saved["global_step"] == 6
+
+
+def test_handlers_are_given_back(interrupted):
+    before = [signal.getsignal(number) for number in Preemption.signals]
+    interrupted(Signal("on_train_batch_start", 2))
+    assert [signal.getsignal(number) for number in Preemption.signals] == before
