@@ -16,7 +16,7 @@ from gpuopt.errors import InputError, nearest
 __all__ = ["ALLOWED_PACKAGES", "Parameter", "check_target", "parameters_of"]
 
 # Nothing else is ever imported or called because a configuration names it.
-ALLOWED_PACKAGES = ("gpuopt", "lightning", "timm", "torch", "torchvision")
+ALLOWED_PACKAGES = ("gpuopt", "lightning.pytorch.callbacks", "torchvision.transforms")
 # Given by the program when it builds the object, so not to be set in a file.
 _PACKAGE = Path(__file__).parent.parent
 _SPECIAL = ("_target_", "enabled")
@@ -57,12 +57,11 @@ def check_target(node: Mapping[str, Any], where: str) -> None:
             value of another type.
     """
     target = str(node["_target_"])
-    package = target.split(".")[0]
-    if package not in ALLOWED_PACKAGES:
+    if not target.startswith(tuple(f"{package}." for package in ALLOWED_PACKAGES)):
         raise InputError(
             f"{where}._target_={target} is refused: only {', '.join(ALLOWED_PACKAGES)} are built"
         )
-    if package != "gpuopt":
+    if not target.startswith("gpuopt."):
         return
     known = {parameter.name: parameter for parameter in parameters_of(target, where)}
     for key, value in node.items():

@@ -133,7 +133,7 @@ def test_killed_worker_ends_in_one_line_and_can_be_repeated(tmp_path, files, mon
     monkeypatch.setattr(parallel_rows, "_CHUNK_ROWS", 3)
     monkeypatch.setattr(parallel_rows, "_processors", lambda: 2)
     monkeypatch.setattr(cache, "decode_image", dying)
-    with pytest.raises(FaultError, match="was killed.*run the command again"):
+    with pytest.raises(FaultError, match=r"was killed.*run the command again"):
         opened(tmp_path, files)
     monkeypatch.setattr(cache, "decode_image", decode_image)
     store, _ = opened(tmp_path, files)
@@ -190,9 +190,7 @@ def test_off_keeps_no_pixels_and_checks_once(tmp_path, files, decoded):
 
 
 @pytest.mark.parametrize("fault", ["file in the way", "disk full"])
-def test_without_room_auto_goes_on_and_on_is_refused(
-    tmp_path, files, monkeypatch, caplog, fault
-):
+def test_without_room_auto_goes_on_and_on_is_refused(tmp_path, files, monkeypatch, caplog, fault):
     def full(*args):
         raise OSError(errno.ENOSPC, "No space left on device")
 

@@ -233,5 +233,5 @@ def test_permission_error_is_worded(tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", "a.png")
 
     monkeypatch.setattr(Image, "open", refuse)
-    with pytest.raises(UnreadableImageError, match="^permission denied$"):
+    with pytest.raises(UnreadableImageError, match=r"^permission denied$"):
         decode_image(Path("a.png"), 8)

@@ -41,7 +41,7 @@ def kill():
 
 
 def hang():
-    time.sleep(600)
+    time.sleep(3)
 
 
 def refuse():

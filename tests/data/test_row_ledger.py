@@ -31,9 +31,7 @@ def test_remembers_done_and_rejected_rows(tmp_path):
         lambda file: file.write_text(
             json.dumps({"count": 5, "done_bits": "", "rejected": {"0": "x"}})
         ),
-        lambda file: file.write_text(
-            json.dumps({"count": 6, "done_bits": "/A==", "rejected": {}})
-        ),
+        lambda file: file.write_text(json.dumps({"count": 6, "done_bits": "/A==", "rejected": {}})),
     ],
 )
 def test_a_damaged_ledger_means_that_nothing_is_done(tmp_path, spoil):

@@ -35,7 +35,7 @@ def test_a_head_that_is_too_long_is_cut_before_the_edge():
 
 def test_a_dollar_sign_is_no_formula():
     figure = new_figure(3, 1)
-    write_head(figure, "$\\frac{", "costs $5 or $6")
+    write_head(figure, "$\\frac{$", "costs $5 or $6")
     assert (pixels(png_bytes(figure)) < 255).any()
 
 

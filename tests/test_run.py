@@ -1,0 +1,137 @@
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from gpuopt.errors import InputError
+from gpuopt.run import RunFolder, choose_folder, config_digest, differences, latest_run
+
+CONFIG = {
+    "model": {"name": "a", "learning_rate": 0.1},
+    "trainer": {"max_epochs": 2},
+    "micro_batch_size": 8,
+    "global_batch_size": 32,
+    "run": None,
+    "resume": None,
+}
+
+
+@pytest.fixture(autouse=True)
+def _in_a_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+def stored(name, config=CONFIG, age_s=0):
+    run = RunFolder(Path(name))
+    run.write_config(config)
+    moment = time.time() - age_s
+    os.utime(run.path / "config.yaml", (moment, moment))
+    return run
+
+
+def test_a_new_run_gets_a_folder_that_does_not_exist(tmp_path):
+    fresh = tmp_path / "outputs/train/now"
+    assert choose_folder(CONFIG, fresh) == fresh
+    fresh.mkdir(parents=True)
+    assert choose_folder(CONFIG, fresh).name == "now_2"
+
+
+def test_a_named_folder_must_not_hold_a_run(tmp_path):
+    assert choose_folder({**CONFIG, "run": "mine"}, tmp_path / "x").name == "mine"
+    stored("mine")
+    with pytest.raises(InputError, match="add resume=true"):
+        choose_folder({**CONFIG, "run": "mine"}, tmp_path / "x")
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="is a file"):
+        choose_folder({**CONFIG, "run": "file"}, tmp_path / "x")
+
+
+def test_resume_true_finds_the_latest_run_of_the_same_configuration(tmp_path):
+    stored("outputs/train/old", age_s=100)
+    wanted = stored("outputs/train/new", age_s=50)
+    stored("outputs/train/other", {**CONFIG, "global_batch_size": 64})
+    found = choose_folder({**CONFIG, "resume": True, "micro_batch_size": 16}, tmp_path / "x")
+    assert found.absolute() == wanted.path
+
+
+def test_resume_of_nothing_is_said(tmp_path):
+    with pytest.raises(InputError, match="no run under"):
+        choose_folder({**CONFIG, "resume": True}, tmp_path / "x")
+    with pytest.raises(InputError, match="not a run folder"):
+        choose_folder({**CONFIG, "resume": "nowhere"}, tmp_path / "x")
+
+
+def test_resume_refuses_another_configuration_with_the_difference(tmp_path):
+    stored("a")
+    changed = {**CONFIG, "resume": "a", "model": {"name": "a", "learning_rate": 0.2}}
+    with pytest.raises(InputError, match=r"model.learning_rate: 0.1 -> 0.2"):
+        choose_folder(changed, tmp_path / "x")
+
+
+def test_what_belongs_to_the_machine_may_change(tmp_path):
+    stored("a")
+    changed = {**CONFIG, "resume": "a", "micro_batch_size": 4, "trainer": {"max_epochs": 9}}
+    assert choose_folder(changed, tmp_path / "x").name == "a"
+
+
+def test_digest_ignores_only_what_may_change():
+    assert config_digest(CONFIG) == config_digest({**CONFIG, "micro_batch_size": 1})
+    assert config_digest(CONFIG) != config_digest({**CONFIG, "global_batch_size": 1})
+    assert differences(CONFIG, CONFIG) == []
+
+
+def test_latest_run_is_the_newest(tmp_path):
+    stored("outputs/train/b", age_s=10)
+    stored("outputs/train/a", age_s=99)
+    assert latest_run().name == "b"
+    with pytest.raises(InputError, match="train one first"):
+        latest_run(trained=True)
+    (tmp_path / "outputs/train/a/checkpoints/last.ckpt").touch()
+    assert latest_run(trained=True).name == "a"
+
+
+def test_bad_input_leaves_nothing_behind_but_foreign_files(tmp_path):
+    def fail(run):
+        with run.lock, run.discarded_on_bad_input():
+            run.write_config(CONFIG)
+            raise InputError("no")
+
+    with pytest.raises(InputError):
+        fail(RunFolder(tmp_path / "new"))
+    assert not (tmp_path / "new").exists()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/notes.txt").write_text("keep")
+    with pytest.raises(InputError):
+        fail(RunFolder(tmp_path / "mine"))
+    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["notes.txt"]
+
+
+def test_a_run_with_a_checkpoint_is_never_removed(tmp_path):
+    run = stored("a")
+    (run.checkpoints / "last.ckpt").touch()
+    with pytest.raises(InputError), run.lock, run.discarded_on_bad_input():
+        raise InputError("no")
+    assert (run.path / "config.yaml").exists()
+
+
+def test_an_output_is_never_overwritten(tmp_path):
+    (tmp_path / "p.csv").write_text("mine")
+    with pytest.raises(InputError, match="exists"):
+        choose_folder({"output": "p.csv"}, tmp_path / "x")
+    with pytest.raises(InputError, match="does not exist"):
+        choose_folder({"output": "nowhere/p.csv"}, tmp_path / "x")
+    assert choose_folder({"output": str(tmp_path / "q.csv")}, tmp_path / "x") == tmp_path
+
+
+@pytest.mark.parametrize("content", ["", "- a", "a: [", "\x00"])
+def test_a_damaged_configuration_is_one_line(tmp_path, content):
+    (tmp_path / "config.yaml").write_text(content)
+    with pytest.raises(InputError, match=r"config\.yaml"):
+        RunFolder(tmp_path).read_config()
+
+
+def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be written"):
+        RunFolder(tmp_path / "file" / "run")
