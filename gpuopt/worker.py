@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
@@ -33,7 +34,7 @@ from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
 from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
-from gpuopt.session.weights import load_weights
+from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
 
 __all__ = ["work"]
@@ -57,9 +58,8 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     raw = run.read_config()
     config = to_train_config(raw)
     clock = _Clock()
-    with _stopping_on_signals(run):
-        plan = _plan(config)
-        _prepare_torch(config, plan)
+    plan = _plan(config)
+    with _stopping_on_signals(run), _torch_settings(config, plan):
         with clock.timing("data"):
             data = _build_data(config, plan)
         model = _build_model(config, plan, data)
@@ -91,6 +91,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
             )
         figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
         write_artifacts(run.path, evaluation, data, figures)
+        export_weights(model, data.class_names, run.file("model.safetensors"))
         log_results(logger, raw, evaluation, figures, fitted.trainer.global_step)
         results = assemble_results(
             plan=plan,
@@ -163,15 +164,22 @@ def _plan(config: TrainConfig) -> Plan:
     )
 
 
-def _prepare_torch(config: TrainConfig, plan: Plan) -> None:
-    import torch
-
+@contextlib.contextmanager
+def _torch_settings(config: TrainConfig, plan: Plan) -> Iterator[None]:
+    """Seed, and set what PyTorch only has once per process; given back afterwards."""
     # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     L.seed_everything(config.seed, workers=True, verbose=False)
+    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
     torch.set_float32_matmul_precision(float32_matmul_precision(plan.precision))
+    torch.use_deterministic_algorithms(config.trainer.deterministic)
     if plan.accelerator == "cuda" and plan.gpu.memory_limit_mib is not None:
         apply_memory_limit(plan.gpu.memory_limit_mib, 0)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.use_deterministic_algorithms(before[1])
 
 
 def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:

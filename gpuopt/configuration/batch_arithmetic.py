@@ -8,6 +8,8 @@ from gpuopt.errors import InputError
 
 __all__ = ["settle_batch_sizes"]
 
+_LARGEST = 10_000_000
+
 
 def settle_batch_sizes(config: Mapping[str, Any], typed: Collection[str]) -> dict[str, Any]:
     """Settle the global batch, which is the training hyper-parameter; the rest is the GPU's.
@@ -23,7 +25,8 @@ def settle_batch_sizes(config: Mapping[str, Any], typed: Collection[str]) -> dic
         `micro_batch_size` stays `auto` when it was and nothing determines it.
 
     Raises:
-        InputError: When three numbers disagree, or too few are given.
+        InputError: When three numbers disagree, too few are given, or no micro-batch size
+            leads to the wanted accumulation.
     """
     micro, accumulate = config["micro_batch_size"], config["accumulate_grad_batches"]
     total, devices = config["global_batch_size"], config["trainer"]["devices"]
@@ -35,6 +38,12 @@ def settle_batch_sizes(config: Mapping[str, Any], typed: Collection[str]) -> dic
                 f"trainer.devices={devices} x accumulate_grad_batches={accumulate} = {product}: "
                 "give two of the three"
             )
+        if product > _LARGEST:
+            raise InputError(
+                f"micro_batch_size={micro} x trainer.devices={devices} x "
+                f"accumulate_grad_batches={accumulate} = {product}: "
+                f"a step has at most {_LARGEST} samples"
+            )
         total = product
     elif total is None:
         raise InputError(
@@ -42,7 +51,7 @@ def settle_batch_sizes(config: Mapping[str, Any], typed: Collection[str]) -> dic
             "accumulate_grad_batches"
         )
     elif accumulate is not None:
-        micro = math.ceil(total / (devices * accumulate))
+        micro = _micro_batch_size(total, devices, accumulate)
     if total < devices:
         raise InputError(
             f"global_batch_size={total} is smaller than trainer.devices={devices}: "
@@ -54,3 +63,17 @@ def settle_batch_sizes(config: Mapping[str, Any], typed: Collection[str]) -> dic
         "global_batch_size": total,
         "accumulate_grad_batches": None,
     }
+
+
+def _micro_batch_size(total: int, devices: int, accumulate: int) -> int:
+    """Find the samples per forward with which a step takes `accumulate` micro-batches."""
+    per_device = math.ceil(total / devices)
+    micro = math.ceil(per_device / accumulate)
+    if math.ceil(per_device / micro) != accumulate:
+        raise InputError(
+            f"accumulate_grad_batches={accumulate} cannot be had from "
+            f"global_batch_size={total} on trainer.devices={devices}: micro_batch_size={micro} "
+            f"takes {math.ceil(per_device / micro)} micro-batches; give another, or "
+            "micro_batch_size in place of global_batch_size"
+        )
+    return micro

@@ -1,14 +1,17 @@
 """Refuse a composed configuration that cannot work, before torch is imported or a file written."""
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 from gpuopt.configuration.signatures import check_target
-from gpuopt.errors import InputError
+from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import Gpu
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
+
+_Values = TypeVar("_Values", Gpu, TestTimeAugmentation)
 
 _COUNT = (1, 10_000_000)
 _SHARE = (0.0, 1.0)
@@ -44,12 +47,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "trainer.log_every_n_steps": _COUNT,
     "trainer.max_epochs": (1, 1_000_000),
     "trainer.max_steps": (-1, 1e12),
-    "data.augmentation.blur": (0.0, 10.0),
-    "data.augmentation.brightness": (0.0, 1.0),
+    "data.augmentation.blur": (0.0, 1.0),
+    "data.augmentation.brightness": (0.0, 0.6),
     "data.augmentation.gamma": (0.0, 3.0),
     "data.augmentation.noise": (0.0, 255.0),
     "data.augmentation.rotation_degrees": (0.0, 180.0),
-    "data.augmentation.scale_ratio": (0.0, 1.0),
+    "data.augmentation.scale_ratio": (0.0, 10.0),
     "data.augmentation.shift_ratio": (0.0, 1.0),
     "data.cache_limit_gib": (0.0, 1e6),
     "data.cutmix_alpha": (0.0, 100.0),
@@ -58,18 +61,20 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.max_rejected_ratio": _SHARE,
     "data.mixup_alpha": (0.0, 100.0),
     "data.quickstart_image_size": (16, 4096),
-    "data.test_count": (17, 1_000_000),
-    "data.train_count": (34, 1_000_000),
+    "data.test_count": (1, 99_999),
+    "data.test_ratio": (0.01, 0.9),
+    "data.train_count": (100, 99_999),
     "data.validation_ratio": (0.01, 0.9),
-    "data.worker_timeout_s": (1, 86_400),
+    "data.worker_timeout_s": (0, 86_400),
 }
-# Settings that take one of a few words.
-CHOICES: dict[str, tuple[str, ...]] = {
+# Settings that take one of a few words, or true and false.
+CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.mode": ("max", "min"),
     "callbacks.early_stopping.mode": ("max", "min"),
     "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
+    "model.channels_last": ("auto", True, False),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "full"),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
@@ -77,6 +82,21 @@ CHOICES: dict[str, tuple[str, ...]] = {
 # Whole numbers that may also be left to gpuopt.
 _AUTO = ("batch_size", "image_size", "micro_batch_size", "num_workers")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
+# Arguments that the program gives when it builds an object; a value in a file would be lost.
+_GIVEN: dict[str, tuple[str, ...]] = {
+    "callbacks.checkpoint": ("folder",),
+    "callbacks.gpu_stats": ("devices",),
+    "data": (
+        "cache_dir",
+        "global_batch_size",
+        "image_size",
+        "micro_batch_size",
+        "num_workers",
+        "pin_memory",
+        "seed",
+    ),
+    "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
+}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -91,15 +111,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key in _AUTO:
         if key in config:
             _check_auto(key, config[key])
-    for group in _GROUPS_OF_OBJECTS:
-        if isinstance(config.get(group), Mapping):
-            _check_object(config[group], group)
-    for name, node in (config.get("callbacks") or {}).items():
-        _check_object(node, f"callbacks.{name}")
     for key, value in leaves(config):
         _check_value(key, value)
-    Gpu(**_without(config["gpu"], "seed")).check()
-    TestTimeAugmentation(**config["tta"]).check()
+    is_training = "callbacks" in config
+    for group in _GROUPS_OF_OBJECTS:
+        if is_training or config.get(group) is not None:
+            _check_object(config.get(group), group, config)
+    if is_training:
+        _check_callbacks(config)
+    _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu").check()
+    _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -117,25 +138,53 @@ def _check_auto(key: str, value: Any) -> None:
         raise InputError(f"{key}={value} is neither auto nor a whole number")
 
 
-def _check_object(node: Any, where: str) -> None:
+def _check_callbacks(config: Mapping[str, Any]) -> None:
+    callbacks = config["callbacks"]
+    if not isinstance(callbacks, Mapping) or "checkpoint" not in callbacks:
+        raise InputError(
+            "callbacks.checkpoint is missing, without which no run can be resumed: "
+            "take callbacks=default and switch single ones with callbacks.NAME.enabled"
+        )
+    for name, node in callbacks.items():
+        where = f"callbacks.{name}"
+        enabled = node.get("enabled", True) if isinstance(node, Mapping) else True
+        if not isinstance(enabled, bool):
+            raise InputError(f"{where}.enabled={enabled!r} is not true or false")
+        if isinstance(node, Mapping) and name != "checkpoint":
+            node = {key: value for key, value in node.items() if key != "enabled"}
+        _check_object(node, where, config)
+
+
+def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise InputError(f"{where} must hold a _target_: choose an option of the group")
-    enabled = node.get("enabled", True)
-    if not isinstance(enabled, bool):
-        raise InputError(f"{where}.enabled={enabled!r} is not true or false")
+    for key in node:
+        if key in _GIVEN.get(where, ()):
+            instead = f": write {key}=..." if key in config else ""
+            raise InputError(f"{where}.{key} is set by the program{instead}")
     check_target(node, where)
 
 
 def _check_value(key: str, value: Any) -> None:
-    if key in CHOICES and value is not None and value not in CHOICES[key]:
-        if key == "data.cache" and isinstance(value, bool):
-            return  # YAML reads on and off as booleans
-        raise InputError(f"{key}={value} is not one of {', '.join(CHOICES[key])}")
+    known = CHOICES.get(key)
+    if known is not None and not any(value is word or str(value) == word for word in known):
+        # YAML reads a bare on or off as true or false.
+        slipped = isinstance(value, bool) or value in ("True", "False")
+        hint = ": in a file, put on and off in quotes" if slipped and "off" in known else ""
+        words = ", ".join(str(word).lower() for word in known)
+        raise InputError(f"{key}={value} is not one of {words}{hint}")
+    if key == "trainer.max_steps" and value == 0:
+        raise InputError("trainer.max_steps=0 would train nothing: give a number, or -1 for all")
     if key in RANGES and isinstance(value, int | float) and not isinstance(value, bool):
         low, high = RANGES[key]
         if not low <= value <= high:
             raise InputError(f"{key}={value} is out of range: {low:g} to {high:g}")
 
 
-def _without(node: Mapping[str, Any], *keys: str) -> dict[str, Any]:
-    return {key: value for key, value in node.items() if key not in keys}
+def _of_fields(kind: type[_Values], node: Mapping[str, Any], where: str) -> _Values:
+    """Make a dataclass; Hydra lets `+key=value` add keys that it does not have."""
+    known = [field.name for field in fields(kind)]
+    for key in node:
+        if key not in known:
+            raise InputError(f"{where} has no key {key!r}{nearest(str(key), known)}")
+    return kind(**node)

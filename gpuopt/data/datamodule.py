@@ -18,7 +18,7 @@ from gpuopt.data.image_store import RejectedImage
 from gpuopt.data.limits import check_options
 from gpuopt.data.loader import WindowLoader
 from gpuopt.data.mixing import mix_batch
-from gpuopt.data.resume import resume_position
+from gpuopt.data.resume import resume_batch
 from gpuopt.data.splits import DataSets, Splits, open_splits
 from gpuopt.data.splitting import balanced_weights
 from gpuopt.data.window_sampler import (
@@ -230,9 +230,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
             image_size=self.image_size,
         )
         if self.trainer is not None:
-            epoch, batch = self._position(self.trainer, sampler)
-            sampler.set_epoch(epoch)
-            sampler.start_at(batch)
+            sampler.start_at(self._start(self.trainer, sampler))
         return self._loader(split, sampler)
 
     def val_dataloader(self) -> WindowLoader:
@@ -299,7 +297,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         trainer = self.trainer
         return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
 
-    def _position(self, trainer: L.Trainer, sampler: GlobalWindowSampler) -> tuple[int, int]:
+    def _start(self, trainer: L.Trainer, sampler: GlobalWindowSampler) -> int:
         needed = sampler.accumulate_grad_batches
         if trainer.accumulate_grad_batches != needed:
             raise InputError(
@@ -317,7 +315,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
                     f"the checkpoint was made with another {_WORDS[key]}: "
                     "start a new run, or restore what it was made with"
                 )
-        return resume_position(trainer, saved.get("micro_batches_per_window"), needed, len(sampler))
+        return resume_batch(trainer, saved.get("micro_batches_per_window"), needed, len(sampler))
 
     def _evaluation_loader(self, split: Split) -> WindowLoader:
         batch_size = self.evaluation_batch_size or self.micro_batch_size

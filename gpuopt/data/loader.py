@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from gpuopt.data.batch import Batch
 from gpuopt.data.dataset import ImageDataset
@@ -69,11 +70,19 @@ class WindowLoader:
             batches = iter(self._loader)
         try:
             yield from batches
-        except (RuntimeError, FaultError) as error:
+        except Exception as error:
+            # Left to the garbage collector, the workers of a failed iteration hang for 5 seconds.
+            self.close()
             fault = loader_fault(error)
             if fault is None:
                 raise
             raise fault from error
+
+    def close(self) -> None:
+        """Stop the worker processes; the next iteration starts new ones."""
+        iterator, self._loader._iterator = self._loader._iterator, None
+        if isinstance(iterator, _MultiProcessingDataLoaderIter):
+            iterator._shutdown_workers()
 
     @property
     def _iterator(self) -> Any:

@@ -1,23 +1,22 @@
-"""Where a restored Trainer has to go on, to the micro-batch.
+"""Where in its epoch a restored Trainer has to go on, to the micro-batch.
 
-Lightning restores its counters but starts its loaders at the first sample, so the position is read
-from the counters before the loader is made. `ready` counts the batches that a checkpoint contains;
-`completed` lags by one when it was written in `on_train_batch_end`.
+Lightning restores its counters and tells the sampler the epoch, but starts its loaders at the
+first sample. So the position is read from the counters before the loader is made. `ready` counts
+the batches that a checkpoint contains; `completed` lags by one when it was written in
+`on_train_batch_end`.
 """
-
-from typing import Any
 
 import lightning.pytorch as L
 
 from gpuopt.errors import InputError
 
-__all__ = ["resume_position"]
+__all__ = ["resume_batch"]
 
 
-def resume_position(
+def resume_batch(
     trainer: L.Trainer, saved_per_window: int | None, per_window: int, length: int
-) -> tuple[int, int]:
-    """Find epoch and micro-batch at which training goes on.
+) -> int:
+    """Find the micro-batch of the epoch at which training goes on.
 
     A checkpoint lies on an optimizer step. When a window is now cut into another number of
     micro-batches, Lightning's counters of the running epoch are put into the new unit.
@@ -29,23 +28,16 @@ def resume_position(
         per_window: Micro-batches per global window now.
         length: Micro-batches of a whole epoch now.
 
-    Returns:
-        The epoch for the sampler and the micro-batch in it.
-
     Raises:
         InputError: When the checkpoint lies inside a window and the unit has changed.
     """
-    epochs: Any = trainer.fit_loop.epoch_progress.current
     batches = trainer.fit_loop.epoch_loop.batch_progress
     if saved_per_window is not None and saved_per_window != per_window:
         ready = batches.current.ready
         there = length if batches.is_last_batch else _in_unit(ready, saved_per_window, per_window)
         for name in ("ready", "started", "processed", "completed"):
             setattr(batches.current, name, getattr(batches.current, name) + there - ready)
-    if batches.is_last_batch or batches.current.ready >= length:
-        # Everything of that epoch was seen, but the epoch itself may not have been counted yet.
-        return epochs.processed + int(epochs.processed < epochs.ready), 0
-    return epochs.processed, batches.current.ready
+    return 0 if batches.is_last_batch else int(batches.current.ready)
 
 
 def _in_unit(batches: int, saved_per_window: int, per_window: int) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from gpuopt.callbacks import (
@@ -115,6 +115,8 @@ def fit(
         checkpoint,
         Preemption(checkpoint),
     ]
+    if logger is not None:
+        always.append(LearningRateMonitor(logging_interval="step"))
     has_terminal = sys.stderr.isatty()
     if has_terminal:
         always.append(RichProgressBar(leave=True))

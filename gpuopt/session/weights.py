@@ -1,13 +1,24 @@
 """What a checkpoint says about its model, so that the file alone is enough to predict with."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+from safetensors.torch import save
 
 from gpuopt.errors import InputError
 from gpuopt.model import Classifier
+from gpuopt.storage import atomic_write
 
-__all__ = ["ModelDescription", "describe_model", "load_described", "read_description"]
+__all__ = [
+    "ModelDescription",
+    "describe_model",
+    "export_weights",
+    "load_described",
+    "read_description",
+]
 
 _SCHEMA = 1
 
@@ -96,3 +107,24 @@ def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -
             f"differ, for example {example}"
         )
     model.load_state_dict(state)
+
+
+def export_weights(model: Classifier, class_names: Sequence[str], path: Path) -> None:
+    """Write the backbone's weights for other programs, in timm's own names.
+
+    Args:
+        model: Its `backbone` is written; `timm.create_model(name, num_classes=n)` loads it.
+        class_names: Stored in the file's metadata with name, mean and standard deviation.
+        path: A `.safetensors` file.
+    """
+    weights = {
+        name: value.cpu().contiguous() for name, value in model.backbone.state_dict().items()
+    }
+    metadata = {
+        "model": model.name,
+        "class_names": json.dumps(list(class_names), ensure_ascii=False),
+        "mean": json.dumps([value / 255 for value in model.mean.flatten().tolist()]),
+        "std": json.dumps([value / 255 for value in model.std.flatten().tolist()]),
+    }
+    with atomic_write(path) as stream:
+        stream.write(save(weights, metadata))

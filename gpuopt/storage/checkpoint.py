@@ -7,6 +7,7 @@ kept as `previous.ckpt`. Reading uses `weights_only=True` always, and refuses wh
 
 import hashlib
 import io
+import logging
 import os
 import pickle
 import warnings
@@ -28,6 +29,8 @@ __all__ = [
     "read_checkpoint",
     "write_checkpoint",
 ]
+
+_log = logging.getLogger(__name__)
 
 # Set in the environment, this makes torch.load ignore weights_only=True.
 _UNSAFE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
@@ -156,15 +159,16 @@ def newest_valid(folder: Path) -> tuple[Path, FileRecord] | None:
     Returns:
         The intact file with the most optimizer steps and its record, or None.
     """
-    found = [
-        (record.step, record.epoch, path, record)
-        for path in sorted(folder.glob("*.ckpt"))
-        if path.name != "best.ckpt" and (record := Sidecar(path).match()) is not None
-    ]
-    if not found:
-        return None
-    *_, path, record = max(found, key=lambda item: item[:2])
-    return path, record
+    found: list[tuple[Path, FileRecord]] = []
+    for path in sorted(folder.glob("*.ckpt")):
+        if path.name == "best.ckpt":
+            continue  # never newer than the last one
+        record = Sidecar(path).match()
+        if record is None:
+            _log.warning("%s is damaged and not used", path.name)
+        else:
+            found.append((path, record))
+    return max(found, key=lambda item: (item[1].step, item[1].epoch), default=None)
 
 
 def _require_finite(checkpoint: dict[str, Any]) -> None:

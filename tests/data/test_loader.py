@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import random
 import signal
@@ -159,6 +160,17 @@ def test_evaluation_batches_are_neutral(images):
     assert len(weights) == 8
 
 
+@pytest.mark.parametrize("workers", [0, 2])
+def test_closed_loader_can_be_used_again(images, workers):
+    loader = windows(ArrayImages(images), workers)
+    iterator = iter(loader)
+    next(iterator)
+    processes = loader._iterator._workers if workers else []
+    loader.close()
+    assert not any(process.is_alive() for process in processes)
+    assert_same(list(loader), list(windows(ArrayImages(images))))
+
+
 def test_pinning_is_ignored_without_cuda(images, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert len(list(windows(ArrayImages(images), pin_memory=True))) == 11
@@ -168,6 +180,7 @@ def test_killed_worker_ends_in_one_line(images):
     with pytest.raises(FaultError, match=r"worker was killed.*resume=true") as caught:
         list(windows(Faulty(images, kill), workers=2))
     assert "\n" not in str(caught.value)
+    assert not multiprocessing.active_children()  # the others have been stopped, too
 
 
 def test_hanging_worker_ends_in_one_line(images):
