@@ -53,7 +53,7 @@ def _predict(composed: DictConfig) -> None:
         setup,
         config.tta,
         _source(config, place, description.image_size, setup.batch_size, setup.num_workers),
-        options={"cache_dir": config.cache_dir},
+        cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
     )
     write_predictions_csv(

@@ -59,13 +59,13 @@ class EpochSummary(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's metrics."""
-        metrics = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if not name.endswith("_step")
-        }
+        # The epoch's mean stands beside the last step's value; rates have their own log entries.
         shown = "  ".join(
-            f"{name} {value:.4f}" for name, value in metrics.items() if name != "train/loss"
+            f"{name.removesuffix('_epoch')} {float(value):.4f}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if not name.startswith("lr-")
+            and f"{name}_epoch" not in trainer.callback_metrics
+            and not name.endswith("_step")
         )
         duration = duration_text(time.monotonic() - self._epoch_at) if self._epoch_at else "resumed"
         _log.info(

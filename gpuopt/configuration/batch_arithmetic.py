@@ -74,6 +74,6 @@ def _micro_batch_size(total: int, devices: int, accumulate: int) -> int:
             f"accumulate_grad_batches={accumulate} cannot be had from "
             f"global_batch_size={total} on trainer.devices={devices}: micro_batch_size={micro} "
             f"takes {math.ceil(per_device / micro)} micro-batches; give another, or "
-            "micro_batch_size in place of global_batch_size"
+            "micro_batch_size and one of the two"
         )
     return micro

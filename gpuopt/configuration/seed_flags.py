@@ -1,48 +1,99 @@
 """Answer the seed guide's flags, and small slips of Hydra's grammar, with the right spelling."""
 
+import difflib
+import re
 from collections.abc import Sequence
+from typing import NamedTuple
 
+from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.errors import InputError
 
-__all__ = ["SEED_SPELLINGS", "translate_arguments"]
+__all__ = ["KEYS", "SEED_SPELLINGS", "translate_arguments"]
 
-# Flags of the seed guide's scripts (either of `-` and `_`) and what they are called here.
+
+def _words(text: str) -> list[str]:
+    return text.split()
+
+
+# Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
 SEED_SPELLINGS: dict[str, str] = {
-    "accumulate_grad_batches": "accumulate_grad_batches=N",
     "batch_size": "micro_batch_size=N",
-    "checkpoint_segments": "model.checkpointing=full",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
     "config": "mode=quickstart|basic|fast_optimized|highperf|lowend_highperf",
+    "data_dir": "data.root=FOLDER",
     "dynamo_backend": "compile.backend=inductor",
     "effective_batch_size": "global_batch_size=N",
     "epochs": "trainer.max_epochs=N",
+    "gpu_memory": "gpu.memory_limit_mib=N",
     "gpu_memory_limit": "gpu.memory_limit_mib=N",
     "gpu_model": "gpu=rtx4090",
     "gradient_accumulation_steps": "accumulate_grad_batches=N",
     "gradient_clip_val": "trainer.gradient_clip_norm=X",
-    "image_size": "image_size=N",
-    "learning_rate": "model.learning_rate=X",
     "lr": "model.learning_rate=X",
-    "max_epochs": "trainer.max_epochs=N",
+    "max_memory_usage": "gpu.headroom_ratio=X",
+    "memory_fraction": "gpu.headroom_ratio=X",
+    "memory_safety_margin": "gpu.headroom_ratio=X",
     "mode": "mode=highperf",
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
-    "num_workers": "num_workers=N",
     "output_path": "output=FILE",
-    "pin_memory": "pin_memory=true|false",
+    "pin_memory": "pin_memory=true",
     "precision": "precision=fp16",
-    "safety_factor": "gpu.headroom_ratio=0.1 (1 - safety factor)",
-    "seed": "seed=N",
+    "safety_factor": "gpu.headroom_ratio=X",
     "tta": "tta=essential",
     "tta_type": "tta=essential",
-    "use_amp": "precision=auto (or bf16, fp16)",
+    "use_amp": "precision=auto",
     "use_checkpoint": "model.checkpointing=full",
-    "weight_decay": "optimizer.weight_decay=X",
 }
-# Hydra's own options, which stay as they are.
-_MULTIRUN = ("-m", "--multirun")
-_KEYS = ("batch_size", "lr", "learning_rate", "max_epochs", "epochs", "weight_decay")
+# What a switch means that is given as false; only `tta` also takes other values.
+_OFF = {
+    "compile_model": "compile.mode=off",
+    "pin_memory": "pin_memory=false",
+    "tta": "tta=none",
+    "use_amp": "precision=fp32",
+    "use_checkpoint": "model.checkpointing=none",
+}
+_TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+_WEAK = ("compile_model", "config", "use_amp")  # an explicit flag beside them wins
+_NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
+# Flags of the guide whose feature does not exist yet.
+_LATER = _words("""activities adaptive_batch_size adjustment_factor aggressive_optimization
+    allreduce_algorithm analyze_dataloader analyze_model analyze_optimizer
+    analyze_team_performance auto_adjust_batch_size auto_scale_lr backend baseline_config
+    benchmark benchmark_runs bucket_size_mb calculate_cost_savings
+    calculate_performance_per_watt calculate_time_savings check_drivers checkpoint_segments
+    compare_precision compatibility_matrix compression_ratio config_a config_b cost_model
+    dashboard detailed duration enable_oom_recovery engine_path export_prometheus find_optimal
+    fold fold_results gpu_ids gradient_compression include_inference initial_batch_size interval
+    log_file max_batch_size measure_power_consumption memory_threshold metrics min_batch_size
+    min_f1_score model_parallel model_type monitor_duration monitor_memory_usage multi_gpu
+    nproc_per_node offload_optimizer oom_recovery optimize_for_inference optimized_config
+    output_dir output_report output_trace pipeline_parallel_size port profile_memory
+    profile_steps recommend recommend_settings recommend_tta_type record_shapes save_config
+    save_profile statistical_significance target_memory_usage target_time tensor_parallel_size
+    test_data test_duration test_only threshold_mb update_interval use_calibration use_deepspeed
+    use_tensorrt warmup_runs with_stack zero_stage""")
+# The keys of a command, without what follows a dot.
+_TRAIN = _words("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
+    global_batch_size gpu image_size logger micro_batch_size mode model num_workers optimizer
+    pin_memory precision resume run scheduler seed trainer tta""")
+_PREDICT = _words("batch_size cache_dir data debug gpu num_workers output precision run tta")
+KEYS: dict[str, list[str]] = {"train": _TRAIN, "predict": _PREDICT}
+# Hydra's own options: those that stand alone, and those that take the next word.
+_HYDRA = _words("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info -sc
+    --shell-completion""")
+_HYDRA_WITH_VALUE = _words("""-c --cfg -p --package -cp --config-path -cn --config-name -cd --config-dir
+    --experimental-rerun""")
+_INFO = ("all", "config", "defaults", "defaults-tree", "plugins", "searchpath")
+
+
+class _Word(NamedTuple):
+    """A wrong flag or key as typed, its name with underscores, and its value or nothing."""
+
+    typed: str
+    name: str
+    value: str
 
 
 def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
@@ -51,27 +102,110 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     In Python 3.11 argparse refuses overrides that stand before `-m`, so options go first.
 
     Raises:
-        InputError: For a flag or key of the seed guide; names the spelling that works here.
+        InputError: For flags that are not Hydra's and for keys of the seed guide; says of all of
+            them at once how they are spelled here.
     """
-    for position, word in enumerate(arguments):
-        _check_word(command, word, arguments[position + 1 :])
-    options = [word for word in arguments if word in _MULTIRUN]
-    return options + [word for word in arguments if word not in _MULTIRUN]
+    options: list[str] = []
+    settings: list[str] = []
+    wrong: list[_Word] = []
+    keys, rest = KEYS.get(command, _TRAIN), list(arguments)
+    while rest:
+        word = rest.pop(0)
+        flag, attached, value = word.partition("=")
+        name, following = flag.lstrip("-+~").replace("-", "_"), _value_in(rest)
+        if flag in ("-i", "--info") and not attached:  # else it would swallow a setting
+            options.append(f"--info={rest.pop(0) if following in _INFO else 'all'}")
+        elif flag in _HYDRA or flag in _HYDRA_WITH_VALUE:
+            takes = flag in _HYDRA_WITH_VALUE and rest and not attached
+            options += [word, rest.pop(0)] if takes else [word]
+        elif re.match(r"--?[A-Za-z]", word):
+            is_switch = name in _OFF and name != "tta" and following not in _TRUE + _FALSE
+            if following and not attached and not is_switch:
+                value = rest.pop(0)
+            wrong.append(_Word(word if attached else f"{word} {value}".rstrip(), name, value))
+        elif attached and command in KEYS and name not in keys and _is_known(name):
+            wrong.append(_Word(word, name, value))
+        else:
+            settings.append(word)
+    if wrong:
+        raise InputError(_answer(wrong, keys))
+    return options + settings
 
 
-def _check_word(command: str, word: str, rest: Sequence[str]) -> None:
-    flag, _, value = word.partition("=")
-    name = flag.lstrip("-").replace("-", "_")
-    if word.startswith("--") and name in SEED_SPELLINGS:
-        given = value or (rest[0] if rest and not rest[0].startswith("-") else "")
-        raise InputError(f"{word}: options are key=value here: {_spelling(name, given)}")
-    if flag in _KEYS and value and not word.startswith("-"):
-        if flag == "batch_size" and command == "predict":
-            return  # there it is a key of its own
-        raise InputError(f"{word}: that key is called {_spelling(flag, value)}")
+def _value_in(rest: Sequence[str]) -> str:
+    """Return the next word if it is neither a flag nor a setting."""
+    word = rest[0] if rest else ""
+    return "" if re.match(r"-+[A-Za-z]|[\w.+~/@-]+=", word) else word
 
 
-def _spelling(name: str, value: str) -> str:
-    spelling = SEED_SPELLINGS[name]
-    key, _, example = spelling.partition("=")
-    return f"{key}={value}" if value and example in ("N", "X") else spelling
+def _answer(wrong: Sequence[_Word], keys: Sequence[str]) -> str:
+    found: dict[str, str] = {}
+    others: dict[str, list[str]] = {}
+    for word in wrong:
+        key, _, value = _spelling(word, keys).partition("=")
+        if word.name in _LATER or word[1:] == ("mode", "find_optimal"):
+            others.setdefault("not available yet", []).append(word.typed)
+        elif word.name in _NOT_NEEDED:
+            others.setdefault("not needed", []).append(word.typed)
+        elif not key:
+            text = f"no such option{_nearest(word, keys)}"
+            others.setdefault(text, []).append(word.typed)
+        elif key.partition(".")[0] not in keys:
+            others.setdefault("settled by the run", []).append(word.typed)
+        elif word.name not in _WEAK or key not in found:
+            found[key] = value
+    parts = []
+    if found:
+        has_dashes = any(word.typed.startswith("-") for word in wrong)
+        start = "options are key=value here" if has_dashes else "that is called here"
+        parts.append(f"{start}: {' '.join(f'{key}={value}' for key, value in found.items())}")
+    for text, typed in others.items():
+        parts.append(text if len(typed) == len(wrong) else f"{text}: {' '.join(typed)}")
+    return f"{' '.join(word.typed for word in wrong)}: {'; '.join(parts)}"
+
+
+def _spelling(word: _Word, keys: Sequence[str]) -> str:
+    """Return `key=value`, or an empty string for a name that nothing is called like."""
+    name, value = word.name, word.value
+    if name in _OFF and value in _FALSE:
+        return _OFF[name]
+    usual = SEED_SPELLINGS.get(name, "")
+    if name in keys and not usual.startswith(f"{name}="):
+        usual = f"{name}=VALUE"
+    elif not usual:
+        full = [name] if name.partition(".")[0] in keys else _keys_ending_in(name)
+        usual = f"{full[0]}=VALUE" if len(full) == 1 else ""
+    key, _, example = usual.partition("=")
+    return f"{key}={_converted(name, value) or example}" if key else ""
+
+
+def _is_known(name: str) -> bool:
+    return name in {*SEED_SPELLINGS, *_LATER, *_NOT_NEEDED} or len(_keys_ending_in(name)) == 1
+
+
+def _keys_ending_in(name: str) -> list[str]:
+    return [key for key in {**RANGES, **CHOICES} if key.endswith(f".{name}")]
+
+
+def _converted(name: str, value: str) -> str:
+    """Turn a typed value into the one that is meant here; an empty string when it is none."""
+    if name in _OFF and value in _TRUE:
+        return ""
+    if name == "config":
+        mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
+        return mode if value and mode in SEED_SPELLINGS["config"] else ""
+    try:
+        if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
+            return f"{1 - float(value):g}"
+        return f"{float(value) * 1024:.0f}" if name == "gpu_memory" else value
+    except ValueError:
+        return ""
+
+
+def _nearest(word: _Word, keys: Sequence[str]) -> str:
+    names = [*SEED_SPELLINGS, *keys, *(key.rpartition(".")[2] for key in {**RANGES, **CHOICES})]
+    known = {name: _spelling(word._replace(name=name), keys) for name in names}
+    known |= {flag[2:].replace("-", "_"): flag for flag in _HYDRA + _HYDRA_WITH_VALUE}
+    close = difflib.get_close_matches(word.name, known, 3, 0.6)
+    spelled = list(dict.fromkeys(known[name] for name in close if known[name]))
+    return f" (nearest: {', '.join(spelled)})" if spelled else ""

@@ -1,7 +1,7 @@
 """Predict images with a trained run: find the weights, the device and the images."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +22,33 @@ from gpuopt.session.weights import ModelDescription
 from gpuopt.storage.checkpoint import newest_valid
 from gpuopt.tta import Predictions, TestTimeAugmentation
 
-__all__ = ["PredictionSetup", "find_checkpoint", "predict_images", "score", "source_of"]
+__all__ = [
+    "ImageSource",
+    "PredictionSetup",
+    "find_checkpoint",
+    "predict_images",
+    "score",
+    "source_of",
+]
 
 _LARGEST_BATCH = 256
+
+
+@dataclass(frozen=True)
+class ImageSource:
+    """Images without classes.
+
+    Attributes:
+        place: A folder, an image, or a CSV of file names.
+        image_dir: Folder of a CSV's images; None takes the CSV's own.
+        id_column: Column of a CSV that holds the names; None takes the first one.
+        options: How to read them, see `PredictionImages`.
+    """
+
+    place: str
+    image_dir: str | None = None
+    id_column: str | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,15 +133,14 @@ def find_checkpoint(place: Path) -> Path:
     return found[0]
 
 
-def source_of(node: Mapping[str, Any]) -> tuple[str, str | None, str | None] | None:
+def source_of(node: Mapping[str, Any]) -> ImageSource | None:
     """Read where a `data=` option keeps images without classes.
 
     Args:
         node: The settings of `data=image_folder` or `data=image_csv`.
 
     Returns:
-        Folder or CSV, the folder of a CSV's images, and the CSV's id column; None for a data
-        set that brings its own test images.
+        Where they are; None for a data set that brings its own test images.
 
     Raises:
         InputError: When the option names no images.
@@ -126,15 +149,17 @@ def source_of(node: Mapping[str, Any]) -> tuple[str, str | None, str | None] | N
     if name == "ImageFolder":
         if not node.get("root"):
             raise InputError("data=image_folder needs data.root=FOLDER, the images to predict")
-        return str(node["root"]), None, None
+        return ImageSource(str(node["root"]), options=_reading_options(node))
     if name == "ImageCsv":
         if not node.get("test_csv") and not node.get("test_dir"):
             raise InputError("data=image_csv needs data.test_csv=FILE and data.test_dir=FOLDER")
         root = Path(node["root"]) if node.get("root") else Path()
         folder = str(root / node["test_dir"]) if node.get("test_dir") else None
         if not node.get("test_csv"):
-            return str(folder), None, None
-        return str(root / node["test_csv"]), folder, node.get("id_column")
+            return ImageSource(str(folder), options=_reading_options(node))
+        return ImageSource(
+            str(root / node["test_csv"]), folder, node.get("id_column"), _reading_options(node)
+        )
     return None
 
 
@@ -143,9 +168,9 @@ def predict_images(
     description: ModelDescription,
     setup: PredictionSetup,
     policy: TestTimeAugmentation,
-    source: ImageDataModule | tuple[str, str | None, str | None],
+    source: ImageDataModule | ImageSource,
     *,
-    options: Mapping[str, Any],
+    cache_dir: str | None,
     show_progress: bool,
 ) -> tuple[Predictions, list[str], list[str]]:
     """Predict a data set's test images, or images without classes.
@@ -156,7 +181,7 @@ def predict_images(
         setup: Device, precision and batch.
         policy: The views.
         source: A data module, or what `source_of` returns.
-        options: Cache settings for images without classes.
+        cache_dir: Folder of decoded images; None means the user's cache folder.
         show_progress: Draw a bar.
 
     Returns:
@@ -165,7 +190,7 @@ def predict_images(
     Raises:
         InputError: When images cannot be read, or classes do not match.
     """
-    loader, ids, rejected = _open(source, description, setup, options)
+    loader, ids, rejected = _open(source, description, setup, cache_dir)
     predictions = predict_all(
         model.to(setup.device),
         loader,
@@ -188,10 +213,10 @@ def score(predictions: Predictions) -> Interval | None:
 
 
 def _open(
-    source: ImageDataModule | tuple[str, str | None, str | None],
+    source: ImageDataModule | ImageSource,
     description: ModelDescription,
     setup: PredictionSetup,
-    options: Mapping[str, Any],
+    cache_dir: str | None,
 ) -> tuple[WindowLoader, Sequence[str], list[str]]:
     if isinstance(source, ImageDataModule):
         source.prepare_data()
@@ -204,14 +229,20 @@ def _open(
         rejected = [f"{r.path}: {r.reason}" for r in source.rejected]
         return source.test_dataloader(), source.test_ids, rejected
     images = PredictionImages(
-        prediction_images(*source),
+        prediction_images(source.place, source.image_dir, source.id_column),
         description.image_size,
         setup.batch_size,
         num_workers=setup.num_workers,
         pin_memory=setup.device == "cuda",
-        **options,
+        cache_dir=cache_dir,
+        **source.options,
     )
     return images.loader(), images.ids, [f"{r.path}: {r.reason}" for r in images.rejected]
+
+
+def _reading_options(node: Mapping[str, Any]) -> dict[str, Any]:
+    names = ("cache", "cache_limit_gib", "max_rejected_ratio", "worker_timeout_s")
+    return {name: node[name] for name in names if name in node}
 
 
 def _first_difference(data: ImageDataModule, description: ModelDescription) -> str:

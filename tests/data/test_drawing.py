@@ -143,6 +143,12 @@ def likeness(first, second):
     return np.corrcoef(grey[0].ravel(), grey[1].ravel())[0, 1]
 
 
+def test_the_frame_is_the_same_for_every_class():
+    for index in range(8):
+        frames = {draw_document(target, Dice(6, index=index), 64)[0].size for target in range(17)}
+        assert len(frames) == 1
+
+
 def test_neither_the_frame_nor_the_size_of_the_file_gives_the_class_away(tmp_path):
     facts, targets = [], []
     for sample in list_samples(0, "train", 500):

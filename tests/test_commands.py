@@ -1,0 +1,278 @@
+"""The real commands in processes of their own: exit codes, last lines, signals, kill -9."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def command(name, *arguments, cwd, **options):
+    return subprocess.run(
+        [sys.executable, "-m", f"gpuopt.{name}", *arguments],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=ENVIRONMENT,
+        check=False,
+        **options,
+    )
+
+
+def start(*arguments, cwd):
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpuopt.train", *arguments],
+        cwd=cwd,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+def wait_for(path: Path, process, seconds=90):
+    deadline = time.monotonic() + seconds
+    while not path.exists():
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, f"{path.name} did not appear"
+        time.sleep(0.02)
+
+
+def last_line(text):
+    return text.strip().splitlines()[-1]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory, tiny):
+    """A folder with one finished run, made by the command itself."""
+    folder = tmp_path_factory.mktemp("home")
+    done = command("train", *tiny, "logger=tensorboard", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return folder, done
+
+
+def test_train_prints_plan_and_scores_and_writes_the_run_folder(home):
+    folder, done = home
+    assert "macro-F1" in done.stdout
+    assert "Plan" in done.stdout
+    (run,) = (folder / "outputs/train").iterdir()
+    assert {path.name for path in run.iterdir()} >= {
+        "config.yaml",
+        "results.json",
+        "predictions.csv",
+        "train.log",
+        "confusion_matrix.png",
+        "samples.png",
+        "checkpoints",
+        "tensorboard",
+    }
+    assert not (folder / ".hydra").exists()
+    assert sorted(path.name for path in folder.iterdir()) == ["outputs"]
+
+
+def test_secrets_of_the_environment_are_in_no_file(tmp_path, tiny):
+    canary = "canary-5d41402abc4b"
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuopt.train", *tiny, "logger=tensorboard", "trainer.max_steps=2"],
+        cwd=tmp_path,
+        env={**ENVIRONMENT, "AWS_SECRET_ACCESS_KEY": canary, "WANDB_API_KEY": canary},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert files
+    assert not [path for path in files if canary.encode() in path.read_bytes()]
+
+
+def test_predict_uses_the_latest_run_and_its_own_test_images(home):
+    folder, _ = home
+    done = command("predict", "tta=legacy", "gpu=cpu", "output=legacy.csv", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert "macro-F1 with tta=legacy" in done.stdout
+    with (folder / "legacy.csv").open() as stream:
+        assert len(list(csv.DictReader(stream))) == 450
+
+
+def test_predict_reads_a_folder_with_a_checkpoint_file_alone(home, tmp_path):
+    from PIL import Image
+
+    folder, _ = home
+    (run,) = (folder / "outputs/train").iterdir()
+    (tmp_path / "images/deep").mkdir(parents=True)
+    for name in ("a.png", "deep/b.jpg"):
+        Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "images" / name)
+    (tmp_path / "images/broken.png").write_bytes(b"no image")
+    arguments = (f"run={run / 'checkpoints/best.ckpt'}", "data=image_folder", "data.root=images")
+    refused = command("predict", *arguments, "gpu=cpu", cwd=tmp_path)
+    assert refused.returncode == 2
+    assert "broken.png" in last_line(refused.stderr)
+    done = command(
+        "predict",
+        *arguments,
+        "gpu=cpu",
+        "data.max_rejected_ratio=0.5",
+        "output=p.csv",
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "broken.png" in done.stdout
+    with (tmp_path / "p.csv").open() as stream:
+        assert [row["id"] for row in csv.DictReader(stream)] == ["a.png", "deep/b.jpg"]
+
+
+def test_predict_refuses_data_of_other_classes(home):
+    folder, _ = home
+    done = command(
+        "predict",
+        "data=documents",
+        "data.train_count=34",
+        "data.test_count=17",
+        "gpu=cpu",
+        f"cache_dir={folder / 'cache'}",
+        cwd=folder,
+    )
+    assert done.returncode == 2
+    assert "classes are not the checkpoint's 10" in last_line(done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)]
+)
+def test_a_stopped_run_resumes_to_the_same_result(tiny, tmp_path, number, code):
+    """Stopped in its second epoch by Ctrl-C, by the scheduler or by kill -9."""
+    options = (*tiny, "trainer.max_epochs=6", "callbacks.checkpoint.every_n_steps=2")
+    whole = command("train", *options, "run=whole", cwd=tmp_path)
+    assert whole.returncode == 0, whole.stderr
+    process = start(*options, "run=parts", cwd=tmp_path)
+    wait_for(tmp_path / "parts/checkpoints/best.ckpt", process)
+    process.send_signal(number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == code
+    if code == 75:
+        assert "resume=" in last_line(stderr)
+    resumed = command("train", *options, "run=parts", "resume=true", cwd=tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert "resuming from" in resumed.stderr
+    results = [
+        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts")
+    ]
+    assert results[0]["metrics"] == results[1]["metrics"]
+    files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_a_folder_in_use_is_refused_and_a_dead_owner_is_not(tiny, tmp_path):
+    options = (*tiny, "trainer.max_epochs=50", "run=mine")
+    process = start(*options, cwd=tmp_path)
+    wait_for(tmp_path / "mine/checkpoints/last.ckpt", process)
+    second = command("train", *options, "resume=true", cwd=tmp_path)
+    assert second.returncode == 2
+    assert f"in use by process {process.pid}" in last_line(second.stderr)
+    process.kill()
+    process.communicate()
+    third = command("train", *options, "resume=true", "trainer.max_epochs=1", cwd=tmp_path)
+    assert third.returncode == 0, third.stderr
+
+
+def test_debug_shows_the_trace_and_keeps_the_last_line(tmp_path, tiny):
+    plain = command("train", *tiny, "resume=nowhere", cwd=tmp_path)
+    debug = command("train", *tiny, "resume=nowhere", "debug=true", cwd=tmp_path)
+    assert "Traceback" not in plain.stderr
+    assert "Traceback" in debug.stderr
+    assert last_line(plain.stderr) == last_line(debug.stderr)
+
+
+def test_bad_input_is_refused_before_torch_and_writes_nothing(tmp_path):
+    """With torch made impossible to import, the message must still be the same."""
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    code = (
+        "import sys; sys.path.insert(0, '.'); sys.argv = ['train', 'micro_batch_size=-4'];"
+        "from gpuopt.train import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert last_line(done.stderr).startswith("gpuopt train: micro_batch_size=-4")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["torch.py"]
+
+
+def test_an_interrupted_disk_leaves_the_last_good_checkpoint(tiny, tmp_path):
+    """A small tmpfs fills up: the run goes on or ends in one line, and resumes elsewhere."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", disk], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("mounting a small file system is not permitted here")
+    try:
+        (disk / "filler").write_bytes(b"0" * (5 * 2**20))
+        done = command("train", *tiny, "trainer.max_epochs=3", f"run={disk / 'run'}", cwd=tmp_path)
+        assert done.returncode in (0, 3), done.stderr
+        assert "No space left" in done.stderr
+        (disk / "filler").unlink()
+        again = command(
+            "train", *tiny, "trainer.max_epochs=3", f"resume={disk / 'run'}", cwd=tmp_path
+        )
+        assert again.returncode == 0, again.stderr
+    finally:
+        subprocess.run(["umount", disk], check=True)
+
+
+def test_the_console_script_dispatches(home):
+    folder, _ = home
+    script = Path(sys.executable).parent / "gpuopt"
+
+    def run(*arguments):
+        return subprocess.run(
+            [script, *arguments],
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert run("--help").stdout.startswith("usage: gpuopt <command>")
+    assert run("--version").stdout.startswith("gpuopt 0.")
+    assert (run().returncode, run("trian").returncode) == (2, 2)
+    assert "nearest: train" in run("trian").stderr
+    shown = run("config", "show", "gpu=rtx3060", "tta=essential")
+    assert "memory_mib: 12288" in shown.stdout
+    assert run("train", "--help").returncode == 0
+
+
+def test_config_copies_validates_and_a_users_file_wins(tmp_path):
+    assert command("config", "validate", "gpu=rtx4090", cwd=tmp_path).stdout == "train: valid\n"
+    refused = command("config", "validate", "gpu=rtx4099", cwd=tmp_path)
+    assert (refused.returncode, "nearest: rtx4090" in refused.stderr) == (2, True)
+    assert command("config", "copy", cwd=tmp_path).returncode == 0
+    again = command("config", "copy", cwd=tmp_path)
+    assert (again.returncode, "conf exists" in again.stderr) == (2, True)
+    mine = tmp_path / "conf/trainer/default.yaml"
+    mine.write_text(mine.read_text().replace("max_epochs: 4", "max_epochs: 77"))
+    preset = tmp_path / "conf/gpu/mine.yaml"
+    preset.write_text((tmp_path / "conf/gpu/rtx3060.yaml").read_text().replace("12288", "12000"))
+    shown = command("config", "show", "gpu=mine", "mode=basic", cwd=tmp_path)
+    assert "memory_mib: 12000" in shown.stdout
+    (tmp_path / "conf/.gpuopt").unlink()
+    foreign = command("config", "show", "gpu=mine", cwd=tmp_path)
+    assert foreign.returncode == 2  # a folder named conf without the marker is somebody else's
