@@ -10,9 +10,9 @@ import re
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_type_hints
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -101,7 +101,7 @@ def checked(config: DictConfig) -> dict[str, Any]:
         InputError: For the first thing that cannot work.
     """
     content = plain(config)
-    _refuse_unknown(content)
+    _refuse_unknown(content, TrainConfig if "trainer" in content else PredictConfig)
     check_config(content)
     if "micro_batch_size" not in content:
         return content
@@ -142,13 +142,15 @@ def explain(error: BaseException) -> str:
     return ": ".join(part.rstrip(".") for part in parts)
 
 
-def _refuse_unknown(content: Mapping[str, Any]) -> None:
+def _refuse_unknown(content: Mapping[str, Any], kind: type, prefix: str = "") -> None:
     """Refuse what `+key=value` adds to a schema that does not have it."""
-    kind = TrainConfig if "trainer" in content else PredictConfig
+    hints = get_type_hints(kind)
     known = [field.name for field in fields(kind)]
-    for key in content:
+    for key, value in content.items():
         if key not in known:
-            raise InputError(f"{key} is no setting{nearest(key, known)}")
+            raise InputError(f"{prefix}{key} is no setting{nearest(key, known)}")
+        if isinstance(value, Mapping) and is_dataclass(hints[key]):
+            _refuse_unknown(value, hints[key], f"{prefix}{key}.")
 
 
 def _stop_early(config: DictConfig, error: BaseException) -> NoReturn:

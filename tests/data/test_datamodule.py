@@ -19,6 +19,9 @@ from gpuopt.data import (
 )
 from gpuopt.errors import FaultError, InputError
 
+# On a machine with a GPU, Lightning remarks on every Trainer that is told to use the CPU.
+pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
+
 QUIET = {
     "accelerator": "cpu", "logger": False, "enable_checkpointing": False,
     "enable_progress_bar": False, "enable_model_summary": False,

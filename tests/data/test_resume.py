@@ -9,6 +9,9 @@ import torch
 from gpuopt.data import Augmentation, Digits
 from gpuopt.errors import InputError
 
+# On a machine with a GPU, Lightning remarks on every Trainer that is told to use the CPU.
+pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
+
 EPOCHS = 3
 GLOBAL, MICRO = 96, 40  # 809 training digits: 8 windows of 3 micro-batches, one of 2
 STEPS_PER_EPOCH = 9

@@ -1,0 +1,141 @@
+"""The rules of the layout, checked on the source: floors, sizes, names, safety."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import gpuopt
+
+PACKAGE = Path(gpuopt.__file__).parent
+SOURCES = sorted(PACKAGE.rglob("*.py"))
+# A package may import what stands before it; on one floor only callbacks/ may import siblings.
+FLOORS = [
+    {"errors", "choice"},
+    {"hardware", "storage"},
+    {"memory", "model", "data", "measure"},
+    {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
+    {"configuration", "session"},
+]
+MOST_LINES = 400
+
+
+def room(path: Path) -> str:
+    """Return the sub-package of a file, or the module's name at the root."""
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0] if len(relative.parts) > 1 else relative.stem
+
+
+def floor(name: str) -> int:
+    return next((i for i, rooms in enumerate(FLOORS) if name in rooms), len(FLOORS))
+
+
+def imported_rooms(path: Path) -> set[str]:
+    rooms = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        rooms |= {n.split(".")[1] for n in names if n.startswith("gpuopt.") and "." in n}
+    return rooms - {"__version__"}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_imports_run_downward_only(path):
+    own = room(path)
+    for other in imported_rooms(path) - {own}:
+        if floor(own) == len(FLOORS):
+            continue  # root modules put the floors together
+        allowed = floor(other) < floor(own)
+        sibling = floor(other) == floor(own) and own == "callbacks"
+        assert allowed or sibling, f"{own} (floor {floor(own)}) imports {other}"
+
+
+def test_every_room_has_a_floor():
+    rooms = {path.parent.name for path in SOURCES if path.name == "__init__.py"}
+    rooms -= {"gpuopt", "drawing"}
+    assert all(floor(name) < len(FLOORS) for name in rooms), rooms
+
+
+def test_files_are_short_and_their_median_is():
+    lines = sorted(len(path.read_text("utf-8").splitlines()) for path in SOURCES)
+    assert lines[-1] <= MOST_LINES
+    assert lines[len(lines) // 2] <= 150
+
+
+def test_no_room_for_odds_and_ends():
+    banned = {"utils", "core", "helpers", "common", "misc"}
+    assert not [path for path in SOURCES if banned & {path.stem, path.parent.name}]
+
+
+def calls(tree: ast.AST) -> list[ast.Call]:
+    return [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_nothing_unsafe_is_called(path):
+    """Loading runs no code; only build.py instantiates what a configuration names."""
+    for call in calls(ast.parse(path.read_text("utf-8"))):
+        name = ast.unparse(call.func)
+        assert name not in {"eval", "exec", "pickle.load", "pickle.loads", "yaml.load", "os.system"}
+        if name == "torch.load":
+            keywords = {k.arg: ast.unparse(k.value) for k in call.keywords}
+            assert keywords.get("weights_only") == "True"
+        if name.endswith("instantiate"):
+            assert path.name == "build.py"
+        assert "shell" not in {keyword.arg for keyword in call.keywords}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_public_names_are_listed_and_exist(path):
+    names = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    module = importlib.import_module(".".join(names).removesuffix(".__init__"))
+    assert all(hasattr(module, name) for name in module.__all__)
+    assert len(set(module.__all__)) == len(module.__all__)
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "gpuopt",
+        "gpuopt.train",
+        "gpuopt.predict",
+        "gpuopt.config",
+        "gpuopt.__main__",
+        "gpuopt.schema",
+        "gpuopt.run",
+        "gpuopt.hardware",
+        "gpuopt.tta",
+        "gpuopt.configuration",
+    ],
+)
+def test_bad_input_never_waits_for_torch(module):
+    code = (
+        f"import {module}, sys; heavy = {{'torch', 'lightning', 'timm', 'matplotlib'}};"
+        "sys.exit(str(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "gpuopt.callbacks",
+        "gpuopt.data",
+        "gpuopt.model",
+        "gpuopt.storage.checkpoint",
+        "gpuopt.tta.predictor",
+    ],
+)
+def test_library_parts_work_without_hydra(module):
+    code = (
+        f"import sys; sys.modules['hydra'] = None; sys.modules['omegaconf'] = None; import {module}"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
