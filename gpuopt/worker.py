@@ -22,7 +22,7 @@ from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, GpuStats
-from gpuopt.data import ImageDataModule
+from gpuopt.data import ImageDataModule, loader_fault
 from gpuopt.errors import InputError, PreemptedError
 from gpuopt.hardware import apply_memory_limit, float32_matmul_precision, load_catalogue
 from gpuopt.model import Classifier
@@ -59,7 +59,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     config = to_train_config(raw)
     clock = _Clock()
     plan = _plan(config)
-    with _stopping_on_signals(run), _torch_settings(config, plan):
+    with _stopping_on_signals(run), _torch_settings(config, plan), _loader_faults():
         with clock.timing("data"):
             data = _build_data(config, plan)
         model = _build_model(config, plan, data)
@@ -162,6 +162,18 @@ def _plan(config: TrainConfig) -> Plan:
         devices=config.trainer.devices,
         num_workers=config.num_workers,
     )
+
+
+@contextlib.contextmanager
+def _loader_faults() -> Iterator[None]:
+    """Word the death of a loader process, which PyTorch raises wherever it notices, as a fault."""
+    try:
+        yield
+    except RuntimeError as error:
+        fault = loader_fault(error)
+        if fault is None:
+            raise
+        raise fault from error
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The loader: PyTorch's worker processes behind the stateful protocol of Lightning."""
 
 import re
+import time
 import warnings
 from collections.abc import Iterator
 from typing import Any
@@ -15,6 +16,10 @@ from gpuopt.data.window_sampler import EvaluationSampler, GlobalWindowSampler
 from gpuopt.errors import FaultError
 
 __all__ = ["WindowLoader", "loader_fault"]
+
+# PyTorch notices a killed worker by a signal, which may reach another thread than the one that
+# waits for the batch, or else when a wait ends: so none may be as long as the user's limit.
+_POLL_S = 2.0
 
 
 class WindowLoader:
@@ -45,6 +50,7 @@ class WindowLoader:
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
+        self._timeout_s = timeout_s
         self.batch_sampler = None  # Lightning asks whether evaluation is shuffled
         self._loader = DataLoader(
             dataset,
@@ -52,7 +58,7 @@ class WindowLoader:
             batch_size=None,
             num_workers=num_workers,
             pin_memory=pin_memory and torch.cuda.is_available(),
-            timeout=timeout_s if num_workers else 0,
+            timeout=min(_POLL_S, timeout_s or _POLL_S) if num_workers else 0,
             persistent_workers=num_workers > 0,
             # Without its own generator every iteration would take a number from the global one.
             generator=torch.Generator().manual_seed(0),
@@ -69,7 +75,8 @@ class WindowLoader:
             warnings.filterwarnings("ignore", ".*use of fork.*", DeprecationWarning)
             batches = iter(self._loader)
         try:
-            yield from batches
+            while (batch := self._next(batches)) is not None:
+                yield batch
         except Exception as error:
             # Left to the garbage collector, the workers of a failed iteration hang for 5 seconds.
             self.close()
@@ -77,6 +84,18 @@ class WindowLoader:
             if fault is None:
                 raise
             raise fault from error
+
+    def _next(self, batches: Iterator[Batch]) -> Batch | None:
+        """Wait for a batch in short turns, after each of which PyTorch looks for dead workers."""
+        asked_at = time.monotonic()
+        while True:
+            try:
+                return next(batches, None)
+            except RuntimeError as error:
+                if "DataLoader timed out" not in str(error):
+                    raise
+                if self._timeout_s and time.monotonic() - asked_at >= self._timeout_s:
+                    raise
 
     def close(self) -> None:
         """Stop the worker processes; the next iteration starts new ones."""

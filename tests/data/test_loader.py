@@ -17,6 +17,7 @@ from gpuopt.data import (
     ImageDataset,
     Split,
     WindowLoader,
+    loader,
     loader_fault,
 )
 from gpuopt.errors import FaultError
@@ -106,11 +107,11 @@ def test_workers_change_nothing(images):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_epochs_differ_and_repeat(images, workers):
-    loader = windows(ArrayImages(images), workers)
+    made = windows(ArrayImages(images), workers)
     epochs = []
     for epoch in (0, 1, 0):
-        loader.sampler.set_epoch(epoch)
-        epochs.append(list(loader))
+        made.sampler.set_epoch(epoch)
+        epochs.append(list(made))
     assert_same(epochs[0], epochs[2])
     assert not torch.equal(epochs[0][0].ids, epochs[1][0].ids)
     uniforms = [
@@ -124,12 +125,12 @@ def test_epochs_differ_and_repeat(images, workers):
 @pytest.mark.parametrize("workers", [0, 2])
 def test_starts_in_the_middle_once(images, workers):
     whole = list(windows(ArrayImages(images), workers))
-    loader = windows(ArrayImages(images), workers)
-    loader.sampler.start_at(4)
-    iter(loader)  # Lightning tries whether it can iterate
-    assert_same(list(loader), whole[4:])
-    assert_same(list(loader), whole)
-    assert len(loader) == len(whole)
+    made = windows(ArrayImages(images), workers)
+    made.sampler.start_at(4)
+    iter(made)  # Lightning tries whether it can iterate
+    assert_same(list(made), whole[4:])
+    assert_same(list(made), whole)
+    assert len(made) == len(whole)
 
 
 @pytest.mark.parametrize("workers", [0, 2])
@@ -142,9 +143,9 @@ def test_no_global_generator_is_used(images, workers):
 
 
 def test_lightning_takes_it_for_resumable(images):
-    loader = windows(ArrayImages(images))
-    assert isinstance(loader, _Stateful)
-    loader.load_state_dict(loader.state_dict())
+    made = windows(ArrayImages(images))
+    assert isinstance(made, _Stateful)
+    made.load_state_dict(made.state_dict())
 
 
 def test_evaluation_batches_are_neutral(images):
@@ -162,13 +163,13 @@ def test_evaluation_batches_are_neutral(images):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_closed_loader_can_be_used_again(images, workers):
-    loader = windows(ArrayImages(images), workers)
-    iterator = iter(loader)
+    made = windows(ArrayImages(images), workers)
+    iterator = iter(made)
     next(iterator)
-    processes = loader._iterator._workers if workers else []
-    loader.close()
+    processes = made._iterator._workers if workers else []
+    made.close()
     assert not any(process.is_alive() for process in processes)
-    assert_same(list(loader), list(windows(ArrayImages(images))))
+    assert_same(list(made), list(windows(ArrayImages(images))))
 
 
 def test_pinning_is_ignored_without_cuda(images, monkeypatch):
@@ -186,6 +187,26 @@ def test_killed_worker_ends_in_one_line(images):
 def test_hanging_worker_ends_in_one_line(images):
     with pytest.raises(FaultError, match=r"stopped answering.*worker_timeout_s"):
         list(windows(Faulty(images, hang), workers=1, timeout_s=1.0))
+
+
+def test_slow_worker_is_waited_for(images, monkeypatch):
+    monkeypatch.setattr(loader, "_POLL_S", 0.2)
+    slow = Faulty(images, lambda: time.sleep(0.7))
+    for timeout_s in (0.0, 60.0):
+        found = list(windows(slow, workers=1, timeout_s=timeout_s))
+        assert_same(found, list(windows(ArrayImages(images))))
+
+
+def test_killed_worker_is_noticed_without_the_signal(images, monkeypatch):
+    """The signal may reach another thread than the one that waits for the batch."""
+    monkeypatch.setattr(loader, "_POLL_S", 0.5)
+    list(windows(ArrayImages(images), workers=1))  # PyTorch sets its handler once
+    before = signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    try:
+        with pytest.raises(FaultError, match="worker was killed"):
+            list(windows(Faulty(images, kill), workers=1, timeout_s=100_000.0))
+    finally:
+        signal.signal(signal.SIGCHLD, before)
 
 
 @pytest.mark.parametrize("workers", [0, 1])
