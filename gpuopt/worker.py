@@ -107,7 +107,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
             choices=plan.choices,
         )
         run.write_results(results)
-    print_results(console, evaluation, config.data_name, config.tta.name, run.path)
+    print_results(console, evaluation, config.data_name, config.tta, run.path)
     return results
 
 

@@ -238,6 +238,37 @@ def test_steps_and_determinism_are_respected(train, tmp_path):
     assert not torch.are_deterministic_algorithms_enabled()  # given back
 
 
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16"])
+def test_precisions_train_with_clipping_and_a_fused_optimizer(train, tmp_path, precision):
+    results = train(tmp_path, f"precision={precision}", "trainer.max_steps=3")
+    # A CPU has no TF32 and says so.
+    assert results["plan"]["precision"] == ("fp32" if precision == "tf32" else precision)
+
+
+def test_fp16_on_a_cpu_is_refused(train, tmp_path):
+    with pytest.raises(InputError, match="precision=fp16"):
+        train(tmp_path, "precision=fp16")
+
+
+def test_a_compiled_backbone_gives_the_same_scores(train, tmp_path):
+    plain = train(tmp_path / "plain", "trainer.max_steps=3")
+    compiled = train(
+        tmp_path / "compiled",
+        "trainer.max_steps=3",
+        "compile.mode=default",
+        "compile.backend=eager",
+    )
+    assert plain["metrics"] == compiled["metrics"]
+
+
+def test_every_tta_preset_tests(train, tmp_path):
+    whole = train(tmp_path, "tta=doc15", "trainer.max_steps=2")
+    assert whole["metrics"]["tta"] == "doc15"
+    again = train(tmp_path, "trainer.max_steps=2", "tta=comprehensive")  # resumes, only tests
+    assert again["metrics"]["macro_f1"] == whole["metrics"]["macro_f1"]
+    assert again["metrics"]["tta"] == "comprehensive"
+
+
 def test_several_devices_are_refused_for_now(train, tmp_path):
     with pytest.raises(InputError, match=r"trainer\.devices=2"):
         train(tmp_path, "trainer.devices=2")

@@ -87,7 +87,7 @@ class Augmentation:
             float32 [n, 3, s, s] in 0..255. A sample's result does not depend on the others.
         """
         with torch.no_grad():
-            pixels = self._geometry(images.float(), uniforms)
+            pixels = self._geometry(images, uniforms)  # a tensor of its own, changed in place below
             pixels = self._blurred(pixels, uniforms[:, 10])
             pixels = self._exposed(pixels, uniforms[:, 6], uniforms[:, 7])
             pixels = self._noised(pixels, uniforms[:, 8], uniforms[:, 9])
@@ -110,21 +110,22 @@ class Augmentation:
             torch.stack([across_x * sign, -down_x, _normal(across) * self.shift_ratio], 1),
             torch.stack([down_x * sign, across_x, _normal(down) * self.shift_ratio], 1),
         )
-        # grid_sample fills with 0; sampling the negative makes that white.
-        return _WHITE - F.grid_sample(_WHITE - images, grid, align_corners=False)
+        # grid_sample fills with 0; sampling the difference to white makes that white.
+        difference = images - _WHITE  # float32, also from uint8
+        return F.grid_sample(difference, grid, align_corners=False).add_(_WHITE)
 
     def _blurred(self, pixels: Tensor, amounts: Tensor) -> Tensor:
         if self.blur == 0:
             return pixels
         mean = F.avg_pool2d(F.pad(pixels, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-        return pixels + _per_image(amounts * self.blur) * (mean - pixels)
+        return pixels.lerp_(mean, _per_image(amounts * self.blur))
 
     def _exposed(self, pixels: Tensor, exponents: Tensor, factors: Tensor) -> Tensor:
         if self.gamma > 0:
             exponent = (_normal(exponents) * self.gamma).exp()
-            pixels = (pixels / _WHITE).clamp(1e-3, 1.0).pow(_per_image(exponent)) * _WHITE
+            pixels.div_(_WHITE).clamp_(1e-3, 1.0).pow_(_per_image(exponent)).mul_(_WHITE)
         if self.brightness > 0:
-            pixels = pixels * _per_image(1.0 + self.brightness * (2.0 * factors - 1.5))
+            pixels.mul_(_per_image(1.0 + self.brightness * (2.0 * factors - 1.5)))
         return pixels
 
     def _noised(self, pixels: Tensor, amounts: Tensor, places: Tensor) -> Tensor:
@@ -133,7 +134,7 @@ class Augmentation:
         length = pixels.shape[1:].numel()
         offsets = (places * _NOISE_OFFSETS).long()
         noise = self._noise_bank(pixels.device, length).unfold(0, length, 1)[offsets]
-        return pixels + noise.view(pixels.shape) * _per_image(amounts * self.noise)
+        return pixels.addcmul_(noise.view(pixels.shape), _per_image(amounts * self.noise))
 
     def _noise_bank(self, device: torch.device, length: int) -> Tensor:
         """Return the fixed noise; made on the CPU, so that all devices have the same."""

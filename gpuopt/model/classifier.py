@@ -186,6 +186,21 @@ class Classifier(L.LightningModule):
             "lr_scheduler": {"scheduler": scheduler, "interval": "step"},
         }
 
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by norm; in bfloat16 without Lightning, which refuses every fused optimizer there.
+
+        Its reason, gradients still scaled, holds for float16 only, where `_may_fuse` says no.
+        """
+        if self.trainer.precision == "bf16-mixed" and gradient_clip_val is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
+        else:
+            self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def _may_fuse(self) -> bool:
         clips = self.trainer.gradient_clip_val is not None
         return not (self.trainer.precision == "16-mixed" and clips)

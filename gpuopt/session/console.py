@@ -53,8 +53,9 @@ def print_plan(
     sizes = f"{data.train_size} train, {data.validation_size} validation, {data.test_size} test"
     batch = (
         f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
-        f"= {plan.global_batch_size} per step"
+        f"accumulated = {plan.global_batch_size} per step"
     )
+    views = len(policy.views)
     evidence = {choice.key: choice.evidence for choice in plan.choices}
     rows = [
         PlanRow("model", model),
@@ -64,7 +65,7 @@ def print_plan(
         PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
         PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
         PlanRow("steps", f"{steps} x {epochs} epochs"),
-        PlanRow("TTA", f"{policy.name} ({len(policy.views)} views)"),
+        PlanRow("TTA", policy.name if _is_single(policy) else f"{policy.name}, {views} views"),
     ]
     if forecast_s is not None:
         rows.append(PlanRow("training", f"about {duration_text(forecast_s)}", "predicted"))
@@ -75,17 +76,25 @@ def print_plan(
 
 
 def print_results(
-    console: Console, evaluation: Evaluation, data_name: str, policy: str, folder: Path
+    console: Console,
+    evaluation: Evaluation,
+    data_name: str,
+    policy: TestTimeAugmentation,
+    folder: Path,
 ) -> None:
     """Print scores with their intervals, and where everything lies."""
+    scores = (
+        ("macro-F1", evaluation.macro_f1, evaluation.tta_macro_f1, evaluation.difference),
+        ("accuracy", evaluation.accuracy, evaluation.tta_accuracy, evaluation.accuracy_difference),
+    )
     rows = [
-        ResultRow("macro-F1", evaluation.macro_f1, evaluation.tta_macro_f1, evaluation.difference),
-        ResultRow(
-            "accuracy",
-            evaluation.accuracy,
-            evaluation.tta_accuracy,
-            evaluation.accuracy_difference,
-        ),
+        ResultRow(name, single) if _is_single(policy) else ResultRow(name, single, merged, gain)
+        for name, single, merged, gain in scores
     ]
-    console.print(results_table(rows, title=f"Test on {data_name}", policy=policy))
+    console.print(results_table(rows, title=f"Test on {data_name}", policy=policy.name))
     console.print(f"results in {folder}", soft_wrap=True)
+
+
+def _is_single(policy: TestTimeAugmentation) -> bool:
+    views = policy.parsed_views()
+    return len(views) == 1 and views[0].is_identity

@@ -5,6 +5,9 @@ from gpuopt.measure.roofline import cpu_rates, forward_flops, gpu_rates, predict
 from gpuopt.memory import predict_memory
 from gpuopt.session.plan import Plan
 
+# About a thousand kernels and the loop around them, which no micro-batch is too small to need.
+_LAUNCH_S = 0.01
+
 __all__ = ["forecast_training_s"]
 
 
@@ -27,4 +30,7 @@ def forecast_training_s(plan: Plan, model_name: str, samples: int) -> float | No
         flops = forward_flops(model_name, plan.image_size)
     except (InputError, RuntimeError):  # cannot be run without data, which training can
         return None
-    return samples * predict_sample_s(flops, estimate.bytes_per_sample, rates) / plan.devices
+    sample_s = predict_sample_s(flops, estimate.bytes_per_sample, rates)
+    steps = samples / plan.global_batch_size
+    batches = steps * plan.accumulate_grad_batches
+    return samples * sample_s / plan.devices + batches * _LAUNCH_S

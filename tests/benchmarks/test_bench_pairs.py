@@ -1,3 +1,4 @@
+import math
 import random
 import statistics
 
@@ -53,17 +54,26 @@ def test_every_round_has_everybody_and_is_followed_by_its_reverse():
     orders = abba_orders(("a", "b", "c"), 9, seed=3)
     assert len(orders) == 9
     assert all(sorted(order) == ["a", "b", "c"] for order in orders)
-    assert all(second == first[::-1] for first, second in zip(orders[:8:2], orders[1:8:2]))
+    assert all(orders[i + 1] == orders[i][::-1] for i in range(0, 8, 2))
     assert len(set(orders)) > 2
 
 
 def test_a_planted_difference_lies_inside_the_interval():
-    times = simulate(abba_orders("ab", 10), {"a": 1.1, "b": 1.0}, drift=0.002, noise=0.01)
+    times = simulate(abba_orders("ab", 10), {"a": 1.1, "b": 1.0}, 1, drift=0.002, noise=0.01)
     ratio = paired_ratio(times["a"], times["b"])
     assert 1.0 < ratio.low < 1.1 < ratio.high < 1.15
     assert ratio.ratio_of_medians == pytest.approx(1.1, rel=0.02)
     assert ratio.sign_flip_p == pytest.approx(2 / 2**10)
     assert ratio.pairs == 10
+
+
+def test_the_interval_is_students_on_the_logarithms():
+    logs = [0.01, 0.02, 0.03, 0.04, 0.05]  # mean 0.03, standard error 0.0158114 / sqrt(5)
+    ratio = paired_ratio([math.exp(value) for value in logs], [1.0] * 5)
+    half = 2.776445 * 0.00707107
+    assert math.log(ratio.ratio) == pytest.approx(0.03)
+    assert math.log(ratio.low) == pytest.approx(0.03 - half, rel=1e-5)
+    assert math.log(ratio.high) == pytest.approx(0.03 + half, rel=1e-5)
 
 
 def test_the_interval_covers_the_truth_as_often_as_it_says():

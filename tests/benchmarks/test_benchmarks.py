@@ -8,10 +8,11 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks import __main__ as entry
-from benchmarks import highperf_gpu, loader, quickstart, startup, step_time
+from benchmarks import highperf_gpu, loader, quickstart, startup, step_setting, step_time
 from benchmarks.highperf_gpu import Job, Outcome, run_jobs
 from benchmarks.jpeg_files import FILE_SETS, make_files
 from benchmarks.record import Row
+from benchmarks.step_setting import StepSetting
 from gpuopt.data import decode_image
 
 FIELDS = {
@@ -108,6 +109,17 @@ def test_a_measurement_that_fails_costs_only_itself(capsys):
     capsys.readouterr()
 
 
+def test_highperf_takes_the_micro_batch_that_gpuopt_picks(monkeypatch, capsys):
+    base, outcome = StepSetting("test_vit", 32, 96, 96, "fp32", "cpu"), Outcome([], {}, {}, [])
+    chosen = highperf_gpu._chosen_by_gpuopt(base, outcome)
+    assert (chosen.micro_batch_size, chosen.accumulate) == (32, 3)  # gpuopt's limit on a CPU
+    assert outcome.errors == {}
+    monkeypatch.setattr(highperf_gpu, "make_plan", lambda **settings: 1 / 0)
+    assert highperf_gpu._chosen_by_gpuopt(base, outcome).micro_batch_size == 128
+    assert "ZeroDivisionError" in outcome.errors["micro-batch by gpu=auto"]
+    capsys.readouterr()
+
+
 @pytest.mark.parametrize("name", FILE_SETS)
 def test_files_lie_in_class_folders(tmp_path, name):
     root = make_files(name, tmp_path, 20)
@@ -195,7 +207,7 @@ def test_the_quickstart_goal_is_for_two_cpus(wall_s, cpus, accelerator, verdict)
         "plan": {"image_size": 128, "accelerator": accelerator, "precision": "fp32"},
         "durations_s": {"data": 1.0, "training": 2.0, "test": 3.0},
         "metrics": {
-            **{key: score for key in ("macro_f1", "macro_f1_tta", "macro_f1_difference")},
+            **dict.fromkeys(("macro_f1", "macro_f1_tta", "macro_f1_difference"), score),
             "tta": "essential",
         },
         "data": {"name": "Documents"},
@@ -239,8 +251,6 @@ def test_a_run_elsewhere_leaves_the_page_alone(tmp_path, monkeypatch, capsys):
 
 
 def test_workers_fit_the_shared_memory(monkeypatch):
-    from benchmarks import step_setting
-
     class Usage:
         free = 64 * 2**20
 

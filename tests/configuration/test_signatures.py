@@ -82,7 +82,8 @@ def test_options_are_followed_through_keyword_arguments(package):
         {
             "base": "class Base:\n    def __init__(self, *, size: int, seed: int = 0): ...\n",
             "leaf": "from gpuopt.base import Base\n"
-            "class Leaf(Base):\n    def __init__(self, root: str, seed: float = 1.0, **options): ...\n",
+            "class Leaf(Base):\n"
+            "    def __init__(self, root: str, seed: float = 1.0, **options): ...\n",
         }
     )
     assert found_in("gpuopt.leaf.Leaf") == {
@@ -143,7 +144,8 @@ def test_a_named_type_is_replaced_by_what_it_stands_for(package):
         {
             "kinds": "from typing import Literal\nMode = Literal['off', 'on']\n",
             "user": "from gpuopt.kinds import Mode\n"
-            "class User:\n    def __init__(self, mode: Mode = 'on', other: Mode | None = None): ...\n",
+            "class User:\n"
+            "    def __init__(self, mode: Mode = 'on', other: Mode | None = None): ...\n",
         }
     )
     assert found_in("gpuopt.user.User") == {

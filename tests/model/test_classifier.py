@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from gpuopt.errors import InputError
-from gpuopt.model import Classifier, ConstantSchedule, Sgd
+from gpuopt.model import AdamW, Classifier, ConstantSchedule, Sgd
 
 
 class Labelled(NamedTuple):
@@ -151,3 +151,63 @@ def test_compiling_in_place_keeps_the_names_of_the_weights():
     names = list(model.state_dict())
     model.backbone.compile(backend="eager")
     assert list(model.state_dict()) == names
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_clipping_bounds_the_gradient(precision):
+    norms = []
+    model = classifier(optimizer=AdamW())
+    original = model.configure_gradient_clipping
+
+    def clipped(*args):
+        original(*args)
+        norms.append(
+            float(
+                torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in model.parameters()]))
+            )
+        )
+
+    model.configure_gradient_clipping = (
+        lambda optimizer, gradient_clip_val, gradient_clip_algorithm: clipped(
+            optimizer, gradient_clip_val, gradient_clip_algorithm
+        )
+    )
+    train(model, [labelled(8)], 1, precision=precision, gradient_clip_val=0.01)
+    assert norms == [pytest.approx(0.01, rel=1e-2)]
+
+
+def test_the_fused_optimizer_is_given_up_only_for_scaled_clipping():
+    """float16 with clipping, on a CPU with its own scaler, as a GPU has it."""
+    from lightning.pytorch.plugins.precision import MixedPrecision
+
+    fused = {}
+
+    class Look(L.Callback):
+        def on_train_start(self, trainer, pl_module):
+            fused[trainer.precision, trainer.gradient_clip_val] = bool(
+                trainer.optimizers[0].defaults["fused"]
+            )
+
+    for clip in (None, 1.0):
+        plugin = MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu"))
+        train(
+            classifier(optimizer=AdamW()),
+            [labelled(8)],
+            1,
+            plugins=[plugin],
+            gradient_clip_val=clip,
+            callbacks=[Look()],
+        )
+        train(
+            classifier(optimizer=AdamW()),
+            [labelled(8)],
+            1,
+            gradient_clip_val=clip,
+            callbacks=[Look()],
+        )
+    assert fused == {
+        ("16-mixed", None): True,
+        ("16-mixed", 1.0): False,
+        ("32-true", None): True,
+        ("32-true", 1.0): True,
+    }

@@ -1,0 +1,1 @@
+"""Programs that measure every claim of the README; see `benchmarks/README.md`."""

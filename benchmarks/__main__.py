@@ -1,0 +1,70 @@
+"""Run benchmark programs: `python -m benchmarks [name ...] [--argument ...]`."""
+
+import importlib
+import subprocess
+import sys
+from collections.abc import Sequence
+
+from benchmarks.record import RESULTS
+from benchmarks.table import write_table
+
+__all__ = ["PROGRAMS", "main"]
+
+PROGRAMS = {
+    "step_time": "optimizer step against a bare PyTorch loop and timm's",
+    "loader": "images per second against torchvision's ImageFolder",
+    "startup": "time until help is shown and bad options are refused",
+    "quickstart": "the README's command from nothing to scores",
+    "highperf_gpu": "training throughput and memory on a GPU",
+}
+_DEFAULT = ("step_time", "loader", "startup", "quickstart")
+
+
+def main(words: Sequence[str]) -> int:
+    """Run one program in this process, or several in processes of their own.
+
+    Args:
+        words: Programs, then their arguments; `table` only writes the table anew.
+
+    Returns:
+        The exit code: 1 when a program failed, 2 for an unknown one.
+    """
+    if words and words[0] in ("-h", "--help"):
+        print(_usage())
+        return 0
+    first_argument = next((i for i, word in enumerate(words) if word.startswith("-")), len(words))
+    names, arguments = list(words[:first_argument]), list(words[first_argument:])
+    unknown = [name for name in names if name not in (*PROGRAMS, "table")]
+    if unknown:
+        print(f"no program {unknown[0]!r}\n\n{_usage()}", file=sys.stderr)
+        return 2
+    if names == ["table"]:
+        write_table(RESULTS)
+        return 0
+    if len(names) == 1:
+        path = importlib.import_module(f"benchmarks.{names[0]}").main(arguments)
+        if path.parent.resolve() == RESULTS.resolve():
+            write_table(RESULTS)
+        return 0
+    failed = []
+    for name in names or _DEFAULT:
+        print(f"\n{name}: {PROGRAMS[name]}", flush=True)
+        done = subprocess.run([sys.executable, "-m", "benchmarks", name, *arguments], check=False)
+        failed += [name] if done.returncode else []
+    if failed:
+        print(f"failed: {', '.join(failed)}", file=sys.stderr)
+    return int(bool(failed))
+
+
+def _usage() -> str:
+    lines = "\n".join(f"  {name:<13} {text}" for name, text in PROGRAMS.items())
+    return (
+        f"usage: python -m benchmarks [name ...] [--argument ...]\n\n{lines}\n"
+        "  table         write the table of benchmarks/README.md anew\n\n"
+        f"Without a name: {', '.join(_DEFAULT)}. `python -m benchmarks NAME --help` lists the "
+        "arguments of one.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

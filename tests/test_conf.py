@@ -1,0 +1,364 @@
+"""Every shipped option composes and binds, every setting is read, and overrides win in order."""
+
+import ast
+import importlib
+import inspect
+import subprocess
+import sys
+import textwrap
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+import pytest
+import yaml
+
+import gpuopt.data
+from gpuopt.config import compose_settings
+from gpuopt.data import ImageDataModule
+from gpuopt.errors import InputError
+from gpuopt.hardware import Gpu
+from gpuopt.schema import (
+    CONF_DIR,
+    Compile,
+    Logging,
+    Precision,
+    PredictConfig,
+    TrainConfig,
+    TrainerValues,
+)
+from gpuopt.tta import TestTimeAugmentation
+
+PACKAGE = Path(gpuopt.data.__file__).parents[1]
+# `hydra` holds Hydra's own settings.
+GROUPS = sorted({path.name for path in CONF_DIR.iterdir() if path.is_dir()} - {"hydra"})
+OPTIONS = [(path.parent.name, path.stem) for path in sorted(CONF_DIR.glob("*/*.yaml"))]
+OPTIONS = [option for option in OPTIONS if option[0] in GROUPS]
+# Callbacks come together, in `default`; the other files are its parts.
+PARTS = [name for group, name in OPTIONS if group == "callbacks" and name != "default"]
+COMPOSABLE = [(group, name) for group, name in OPTIONS if name not in PARTS]
+ALL_GROUPS = {
+    "callbacks",
+    "data",
+    "experiment",
+    "gpu",
+    "logger",
+    "mode",
+    "model",
+    "optimizer",
+    "precision",
+    "scheduler",
+    "trainer",
+    "tta",
+}
+
+
+def read(group, name):
+    return yaml.safe_load((CONF_DIR / group / f"{name}.yaml").read_text("utf-8"))
+
+
+def objects_in(content):
+    """Every mapping with a `_target_`, however deep."""
+    if isinstance(content, dict):
+        if "_target_" in content:
+            yield content
+        for value in content.values():
+            yield from objects_in(value)
+
+
+def class_of(node):
+    module, _, name = node["_target_"].rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def snake(name):
+    return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
+
+
+def test_no_group_is_forgotten():
+    assert set(GROUPS) == ALL_GROUPS
+
+
+@pytest.mark.parametrize(("group", "name"), COMPOSABLE)
+def test_every_option_composes(group, name):
+    settings = compose_settings("train", [f"{group}={name}"])
+    if group in ("mode", "experiment"):
+        assert settings[group] == name
+    elif group in ("precision", "tta", "logger"):
+        assert settings[group]["name"] == name
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [o for o in COMPOSABLE if o[0] in ("data", "gpu", "precision", "tta")]
+)
+def test_every_option_that_predict_shares_composes(group, name):
+    if group == "gpu" and name not in ("auto", "cpu", "rtx3060"):
+        return  # the same files as for train
+    assert compose_settings("predict", [f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(("group", "name"), OPTIONS)
+def test_every_class_is_there_and_takes_its_keys(group, name):
+    for node in objects_in(read(group, name)):
+        keys = {key: value for key, value in node.items() if key not in ("_target_", "enabled")}
+        inspect.signature(class_of(node)).bind_partial(**keys)
+
+
+def test_the_callbacks_are_all_in_the_default():
+    assert sorted(read("callbacks", "default")["defaults"]) == PARTS
+    assert sorted(compose_settings("train", [])["callbacks"]) == PARTS
+    for name in PARTS:
+        assert list(read("callbacks", name)) == [name]
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "checkpoint"])
+def test_a_single_callback_is_no_choice(name):
+    with pytest.raises(InputError, match=r"callbacks\.checkpoint is missing"):
+        compose_settings("train", [f"callbacks={name}"])
+
+
+# The key that people type is shorter than the class, which is one of several checkpoints.
+NAMED_SHORTER = {"checkpoint": "durable_checkpoint"}
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_a_callback_is_named_like_its_module_and_class(name):
+    stem = NAMED_SHORTER.get(name, name)
+    assert (PACKAGE / "callbacks" / f"{stem}.py").is_file()
+    kind = class_of(read("callbacks", name)[name])
+    assert kind.__module__ == f"gpuopt.callbacks.{stem}"
+    assert snake(kind.__name__) == stem
+
+
+@pytest.mark.parametrize("name", [name for group, name in OPTIONS if group == "data"])
+def test_a_data_set_is_named_like_its_module_and_class(name):
+    kind = class_of(read("data", name))
+    assert issubclass(kind, ImageDataModule)
+    assert kind.__module__ == f"gpuopt.data.{name}"
+    assert snake(kind.__name__) == name
+
+
+def test_every_data_set_has_an_option():
+    public = [getattr(gpuopt.data, name) for name in gpuopt.data.__all__]
+    kinds = {
+        kind for kind in public if isinstance(kind, type) and issubclass(kind, ImageDataModule)
+    } - {ImageDataModule}
+    assert kinds == {class_of(read(group, name)) for group, name in OPTIONS if group == "data"}
+
+
+# --- every setting is read -------------------------------------------------------------------
+
+
+def chain(node):
+    """Word a read access as dots: `config["trainer"].devices` is `config.trainer.devices`."""
+    if isinstance(node, ast.Name):
+        return node.id
+    if isinstance(node, ast.Attribute):
+        return f"{chain(node.value)}.{node.attr}"
+    if isinstance(node, ast.Subscript) and isinstance(node.slice, ast.Constant):
+        return f"{chain(node.value)}.{node.slice.value}"
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+        key = node.args[0]
+        if node.func.attr == "get" and isinstance(key, ast.Constant):
+            return f"{chain(node.func.value)}.{key.value}"
+    return "?"
+
+
+def accesses(*folders):
+    found = set()
+    for folder in folders:
+        for path in (PACKAGE / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+                if not isinstance(getattr(node, "ctx", None), ast.Store):
+                    found.add(chain(node))
+    return found
+
+
+@pytest.fixture(scope="module")
+def reads():
+    return accesses("")
+
+
+# A label for people: what an experiment does is in the settings that its file overrides.
+LABELS = {"experiment"}
+
+
+@pytest.mark.parametrize("kind", [TrainConfig, PredictConfig])
+def test_every_setting_is_read(kind, reads):
+    # Composed settings are called `config` wherever they are read.
+    unread = {field.name for field in fields(kind) if f"config.{field.name}" not in reads}
+    assert unread - LABELS == set()
+
+
+@pytest.mark.parametrize(
+    ("group", "kind"),
+    [
+        ("trainer", TrainerValues),
+        ("precision", Precision),
+        ("compile", Compile),
+        ("logger", Logging),
+    ],
+)
+def test_every_value_of_a_group_is_read(group, kind, reads):
+    for field in fields(kind):
+        assert f"config.{group}.{field.name}" in reads, f"nothing reads {group}.{field.name}"
+
+
+# Facts about a card that are kept for reports; the guide's row is for reference only.
+FACTS = {"architecture", "bf16_native", "fp8", "seed", "sm_count", "tdp_w"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "folders", "facts"),
+    [
+        (Gpu, ("hardware", "measure", "session"), FACTS),
+        (TestTimeAugmentation, ("tta", "session"), set()),
+    ],
+)
+def test_every_field_of_a_value_is_read(kind, folders, facts):
+    last = {access.rpartition(".")[2] for access in accesses(*folders) if "." in access}
+    assert {field.name for field in fields(kind)} - last - facts == set()
+
+
+@pytest.mark.parametrize(
+    "kind",
+    sorted(
+        {class_of(node) for group, name in OPTIONS for node in objects_in(read(group, name))},
+        key=lambda kind: kind.__name__,
+    ),
+)
+def test_every_argument_of_a_built_class_is_read(kind):
+    """By its own constructor, or for a dataclass by its own methods or the model."""
+    if is_dataclass(kind):
+        source = inspect.getsource(kind) + (PACKAGE / "model/classifier.py").read_text("utf-8")
+        for field in fields(kind):
+            assert f".{field.name}" in source, field.name
+        return
+    for owner in kind.__mro__:
+        if not owner.__module__.startswith("gpuopt.") or "__init__" not in vars(owner):
+            continue
+        init = ast.parse(textwrap.dedent(inspect.getsource(owner.__init__))).body[0]
+        used = {node.id for node in ast.walk(init) if isinstance(node, ast.Name)}
+        named = [argument.arg for argument in (*init.args.args, *init.args.kwonlyargs)]
+        assert set(named) - used <= {"self"}, f"{owner.__name__} ignores its arguments"
+
+
+# --- the command line beats the experiment beats the mode beats the card ----------------------
+
+
+@pytest.fixture
+def own(tmp_path):
+    """A user's configuration folder, and how Hydra is told of it."""
+    files = {
+        "gpu/mine": "# @package _global_\ndefaults:\n  - override /precision: fp16\n"
+        "num_workers: 3\nimage_size: 96\ntrainer:\n  max_epochs: 2\n"
+        "gpu:\n  name: mine\n  memory_mib: 8192\n",
+        "mode/own": "# @package _global_\ndefaults:\n  - override /precision: bf16\n"
+        "mode: own\nimage_size: 160\nglobal_batch_size: 64\nnum_workers: 1\n",
+        "experiment/card": "# @package _global_\ndefaults:\n  - override /gpu: rtx3060\n"
+        "  - override /mode: basic\n  - override /precision: fp32\nexperiment: card\n",
+        "experiment/values": "# @package _global_\nexperiment: values\nimage_size: 200\n"
+        "global_batch_size: 48\ngpu:\n  headroom_ratio: 0.5\nmodel:\n  learning_rate: 0.5\n"
+        "callbacks:\n  moving_average:\n    enabled: false\n",
+    }
+    for name, text in files.items():
+        path = tmp_path / f"{name}.yaml"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(text, "utf-8")
+    return tmp_path
+
+
+def at(settings, key):
+    for part in key.split("."):
+        settings = settings[part]
+    return settings
+
+
+ORDER = {
+    "a mode beats the defaults": (["mode=basic"], "trainer.max_epochs", 10),
+    "a mode chooses the model": (["mode=basic"], "model.name", "efficientnet_b3"),
+    "a value beats the mode": (["trainer.max_epochs=5", "mode=basic"], "trainer.max_epochs", 5),
+    "an option beats the mode": (["model=resnet50", "mode=highperf"], "model.name", "resnet50"),
+    "the typed model keeps a mode's value": (
+        ["mode=lowend_highperf", "model=resnet50"],
+        "model.checkpointing",
+        "full",
+    ),
+    "a card beats the defaults": (["gpu=mine"], "precision.name", "fp16"),
+    "a card's value beats the defaults": (["gpu=mine"], "num_workers", 3),
+    "a mode's value beats the card": (["gpu=mine", "mode=own"], "num_workers", 1),
+    "a mode's size beats the card": (["gpu=mine", "mode=own"], "image_size", 160),
+    "a mode's option beats the card": (["gpu=mine", "mode=own"], "precision.name", "bf16"),
+    "an option beats card and mode": (
+        ["precision=tf32", "gpu=mine", "mode=own"],
+        "precision.name",
+        "tf32",
+    ),
+    "an experiment overrides the card": (["experiment=card"], "gpu.name", "RTX 3060 12GB"),
+    "an experiment overrides the mode": (["experiment=card"], "mode", "basic"),
+    "an experiment overrides precision": (["experiment=card"], "precision.name", "fp32"),
+    "an experiment's card brings its values": (["experiment=card"], "gpu.memory_mib", 12288),
+    "an experiment's precision beats the mode": (
+        ["experiment=card", "mode=own"],
+        "precision.name",
+        "fp32",
+    ),
+    "a typed card beats the experiment": (["experiment=card", "gpu=t4"], "gpu.memory_mib", 15360),
+    "a typed mode beats the experiment": (["experiment=card", "mode=highperf"], "mode", "highperf"),
+    "typed precision beats the experiment": (
+        ["experiment=card", "precision=bf16"],
+        "precision.name",
+        "bf16",
+    ),
+    "an experiment's value beats the mode": (
+        ["experiment=values", "mode=highperf"],
+        "global_batch_size",
+        48,
+    ),
+    "an experiment switches a mode's callback": (
+        ["experiment=values", "mode=highperf"],
+        "callbacks.moving_average.enabled",
+        False,
+    ),
+    "an experiment's value beats the card": (
+        ["experiment=values", "gpu=rtx3060"],
+        "gpu.headroom_ratio",
+        0.5,
+    ),
+    "a value beats the experiment": (["experiment=values", "image_size=64"], "image_size", 64),
+    "a value beats everything": (
+        ["image_size=72", "experiment=values", "mode=own", "gpu=mine"],
+        "image_size",
+        72,
+    ),
+    "the last value wins": (["seed=1", "seed=2"], "seed", 2),
+}
+
+
+@pytest.mark.parametrize("case", ORDER)
+def test_overrides_win_in_order(case, own):
+    words, key, expected = ORDER[case]
+    assert at(compose_settings("train", [*words, f"hydra.searchpath=[file://{own}]"]), key) == (
+        expected
+    )
+
+
+@pytest.mark.parametrize(
+    "case", [case for case, (words, *_) in ORDER.items() if len(words) > 1 and "last" not in case]
+)
+def test_where_a_word_stands_does_not_matter(case, own):
+    words, key, expected = ORDER[case]
+    words = [f"hydra.searchpath=[file://{own}]", *reversed(words)]
+    assert at(compose_settings("train", words), key) == expected
+
+
+@pytest.mark.slow
+def test_a_configuration_folder_is_given_on_the_command_line(own):
+    words = ["experiment=card", "precision=tf32", "--config-dir", str(own), "--cfg", "job"]
+    done = subprocess.run(
+        [sys.executable, "-m", "gpuopt.train", *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    shown = yaml.safe_load(done.stdout)
+    assert shown["mode"] == "basic"
+    assert shown["gpu"]["name"] == "RTX 3060 12GB"
+    assert shown["precision"]["name"] == "tf32"
