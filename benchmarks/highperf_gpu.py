@@ -142,7 +142,7 @@ def run_jobs(
             except Exception as error:  # out of memory, a compiler that fails, and so on
                 _note(outcome, job.name, error)
             _clean_up()
-        keep(Outcome([],{},{},[]))
+        keep(outcome)
 
 
 def _note(outcome: Outcome, name: str, error: Exception) -> None:

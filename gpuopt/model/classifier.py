@@ -133,7 +133,7 @@ class Classifier(L.LightningModule):
         logits = self(batch.images).float()
         losses = self._cross_entropy(logits, batch)
         weighted = (losses * batch.weights).sum()
-        share = batch.weights.sum()
+        share = batch.weights.sum().clamp_min(1e-12)  # a rank's last batch may be all padding
         self.log(
             "train/loss",
             weighted.detach() / share,

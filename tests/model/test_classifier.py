@@ -159,19 +159,15 @@ def test_clipping_bounds_the_gradient(precision):
     model = classifier(optimizer=AdamW())
     original = model.configure_gradient_clipping
 
-    def clipped(*args):
-        original(*args)
+    def clipped(optimizer, gradient_clip_val=None, gradient_clip_algorithm=None):
+        original(optimizer, gradient_clip_val, gradient_clip_algorithm)
         norms.append(
             float(
                 torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in model.parameters()]))
             )
         )
 
-    model.configure_gradient_clipping = (
-        lambda optimizer, gradient_clip_val, gradient_clip_algorithm: clipped(
-            optimizer, gradient_clip_val, gradient_clip_algorithm
-        )
-    )
+    model.configure_gradient_clipping = clipped
     train(model, [labelled(8)], 1, precision=precision, gradient_clip_val=0.01)
     assert norms == [pytest.approx(0.01, rel=1e-2)]
 
