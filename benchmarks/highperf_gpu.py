@@ -156,7 +156,7 @@ def _jobs(arguments: argparse.Namespace, outcome: Outcome) -> list[Job]:
     name, size = ("test_convnext", 32) if quick else ("convnext_base.fb_in22k_ft_in1k_384", 384)
     b3, r50 = ("test_efficientnet", "test_resnet") if quick else ("efficientnet_b3", "resnet50")
     batch = 8 if quick else _GLOBAL_BATCH
-    base = StepSetting(name, size, batch, batch, "bf16" if device == "cuda" else "fp32", device)
+    base = StepSetting(name, size, batch, batch, "bf16", device)
     chosen = base if quick else _chosen_by_gpuopt(base, outcome)
     others = (4,) if quick else _MICRO_BATCHES
     smaller = [
@@ -211,7 +211,6 @@ def _plan(setting: StepSetting) -> Plan:
         micro_batch_size="auto",
         global_batch_size=setting.global_batch_size,
         devices=1,
-        num_workers="auto",
     )
 
 

@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 from gpuopt.configuration import translate_arguments
-from gpuopt.entry import checked, ending_clearly
+from gpuopt.entry import checked, ending_clearly, refuse_values_for_groups
 from gpuopt.errors import InputError, nearest
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, register
 
@@ -60,12 +60,29 @@ def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
         InputError: For settings that cannot work; also Hydra's own errors.
     """
     register()
+    overrides, folder = _take_config_dir(overrides)
     words = translate_arguments(primary, overrides)
+    refuse_values_for_groups(words)
+    if folder is not None:
+        words = [f"hydra.searchpath=[file://{folder}]", *words]
     GlobalHydra.instance().clear()
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR.resolve())):
         config = compose(config_name=primary, overrides=words, return_hydra_config=True)
         OmegaConf.set_readonly(config.hydra, False)
         return checked(config)
+
+
+def _take_config_dir(arguments: list[str]) -> tuple[list[str], Path | None]:
+    """Take `--config-dir FOLDER` out of the arguments, as the commands have it."""
+    if "--config-dir" not in arguments:
+        return arguments, None
+    place = arguments.index("--config-dir")
+    if place + 1 == len(arguments):
+        raise InputError("--config-dir needs a folder")
+    folder = Path(arguments[place + 1])
+    if not folder.is_dir():
+        raise InputError(f"--config-dir {folder}: no such folder")
+    return arguments[:place] + arguments[place + 2 :], folder.absolute()
 
 
 def copy_conf(target: Path) -> None:

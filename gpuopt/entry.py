@@ -26,7 +26,15 @@ from gpuopt.errors import GpuoptError, InputError, nearest
 from gpuopt.run import choose_folder
 from gpuopt.schema import CONF_DIR, PredictConfig, TrainConfig, register
 
-__all__ = ["CheckBeforeRun", "checked", "ending_clearly", "explain", "plain", "run_command"]
+__all__ = [
+    "CheckBeforeRun",
+    "checked",
+    "ending_clearly",
+    "explain",
+    "plain",
+    "refuse_values_for_groups",
+    "run_command",
+]
 
 
 def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
@@ -38,6 +46,7 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
     """
     with ending_clearly(name, debug="debug=true" in sys.argv[1:]):
         sys.argv[1:] = translate_arguments(name, sys.argv[1:])
+        refuse_values_for_groups(sys.argv[1:])
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the last line is ours
         hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
@@ -86,6 +95,28 @@ class CheckBeforeRun(Callback):
             checked(config)
         except (OmegaConfBaseException, GpuoptError) as error:
             _stop_early(config, error)
+
+
+def refuse_values_for_groups(words: Sequence[str]) -> None:
+    """Refuse `data=null` or `model=5`, which Hydra answers with an error of its own insides.
+
+    Raises:
+        InputError: Names the group and its options.
+    """
+    groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
+    for word in words:
+        group, _, value = word.partition("=")
+        if group.lstrip("~") not in groups:
+            continue
+        options = [path.stem for path in (CONF_DIR / group.lstrip("~")).glob("*.yaml")]
+        if word.startswith("~"):
+            raise InputError(f"{word}: a setting cannot be taken away; choose {group[1:]}=...")
+        if not re.fullmatch(r"[A-Za-z]\w*|\[.*\]|.*,.*", value) or value in (
+            "null",
+            "true",
+            "false",
+        ):
+            raise InputError(f"{word}: choose an option of {group}{nearest(value, options)}")
 
 
 def checked(config: DictConfig) -> dict[str, Any]:

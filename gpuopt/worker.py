@@ -62,6 +62,8 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     with _stopping_on_signals(run), _torch_settings(config, plan), _loader_faults():
         with clock.timing("data"):
             data = _build_data(config, plan)
+        plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
+        data.num_workers = plan.num_workers
         model = _build_model(config, plan, data)
         forecast_s = forecast_training_s(
             plan, model.name, data.train_size * config.trainer.max_epochs
@@ -160,7 +162,6 @@ def _plan(config: TrainConfig) -> Plan:
         micro_batch_size=config.micro_batch_size,
         global_batch_size=config.global_batch_size,
         devices=config.trainer.devices,
-        num_workers=config.num_workers,
     )
 
 
@@ -201,7 +202,6 @@ def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:
         image_size=plan.image_size,
         micro_batch_size=plan.micro_batch_size,
         global_batch_size=plan.global_batch_size,
-        num_workers=plan.num_workers,
         pin_memory=config.pin_memory and plan.accelerator == "cuda",
         seed=config.seed,
         cache_dir=config.cache_dir,

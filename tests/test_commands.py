@@ -275,6 +275,8 @@ def test_config_copies_validates_and_a_users_file_wins(tmp_path):
     preset.write_text((tmp_path / "conf/gpu/rtx3060.yaml").read_text().replace("12288", "12000"))
     shown = command("config", "show", "gpu=mine", "mode=basic", cwd=tmp_path)
     assert "memory_mib: 12000" in shown.stdout
+    elsewhere = command("config", "show", "gpu=mine", "--config-dir", "conf", cwd=tmp_path)
+    assert "memory_mib: 12000" in elsewhere.stdout
     (tmp_path / "conf/.gpuopt").unlink()
     foreign = command("config", "show", "gpu=mine", cwd=tmp_path)
     assert foreign.returncode == 2  # a folder named conf without the marker is somebody else's

@@ -14,7 +14,7 @@ from gpuopt.data.augmentation import Augmentation
 from gpuopt.data.batch import Batch
 from gpuopt.data.cache import CacheMode, open_images
 from gpuopt.data.dataset import ImageDataset, Split
-from gpuopt.data.image_store import RejectedImage
+from gpuopt.data.image_store import FileImages, RejectedImage
 from gpuopt.data.limits import check_options
 from gpuopt.data.loader import WindowLoader
 from gpuopt.data.mixing import mix_batch
@@ -194,6 +194,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def train_ids(self) -> list[str]:
         """Name of each training sample."""
         return list(self._splits.train.ids)
+
+    @property
+    def is_decoded(self) -> bool:
+        """Whether training images lie decoded in memory or in a memory map."""
+        return not isinstance(self._splits.train.images, FileImages)
 
     @property
     def rejected(self) -> list[RejectedImage]:

@@ -14,6 +14,7 @@ __all__ = ["available_cpus", "recommended_workers"]
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _KEY = "num_workers"
+_WORKERS_FOR_DECODED = 2
 
 
 def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> int:
@@ -46,8 +47,8 @@ def recommended_workers(
             devices on one host pass the share of each.
 
     Returns:
-        A choice for the key `num_workers`. On a CPU with cached data it is 0, because
-        the loaders would take the cores that train.
+        A choice for the key `num_workers`. Decoded samples on a CPU get 0, because loaders
+        would take the cores that train; on a GPU a few, since starting more takes seconds.
 
     Raises:
         InputError: The number is negative or no number.
@@ -59,6 +60,9 @@ def recommended_workers(
     if gpu.is_cpu and cached:
         return Choice(_KEY, 0, "table", "decoded samples on a CPU need no processes of their own")
     cpus = available_cpus() if cpus is None else cpus
+    if cached:
+        workers = min(_WORKERS_FOR_DECODED, gpu.num_workers or _WORKERS_FOR_DECODED, cpus)
+        return Choice(_KEY, workers, "table", "decoded samples are only copied")
     if gpu.num_workers is None:
         return Choice(_KEY, cpus, "measured", f"{cpus} CPUs, and gpu={gpu.name} names no number")
     workers = min(gpu.num_workers, cpus)

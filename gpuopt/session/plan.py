@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -35,8 +35,9 @@ class Plan:
         global_batch_size: Samples per optimizer step.
         micro_batch_size: Samples per device per forward.
         devices: Processes that train together.
-        num_workers: Loader processes of each.
         choices: Every automatic choice with its evidence.
+        num_workers: Loader processes of each device; settled once it is known whether the data
+            is decoded, by `with_workers`.
     """
 
     accelerator: str
@@ -46,13 +47,24 @@ class Plan:
     global_batch_size: int
     micro_batch_size: int
     devices: int
-    num_workers: int
     choices: tuple[Choice, ...]
+    num_workers: int = 0
 
     @property
     def accumulate_grad_batches(self) -> int:
         """Micro-batches per optimizer step and device."""
         return math.ceil(math.ceil(self.global_batch_size / self.devices) / self.micro_batch_size)
+
+    def with_workers(self, requested: int | str, *, decoded: bool) -> "Plan":
+        """Settle the loader processes.
+
+        Args:
+            requested: `auto` or a number.
+            decoded: Whether samples come decoded from memory.
+        """
+        asked: Any = requested if requested == "auto" else int(requested)
+        workers = recommended_workers(asked, self.gpu, cached=decoded)
+        return replace(self, num_workers=int(workers.value), choices=(*self.choices, workers))
 
 
 def make_plan(
@@ -65,7 +77,6 @@ def make_plan(
     micro_batch_size: int | str,
     global_batch_size: int,
     devices: int,
-    num_workers: int | str,
 ) -> Plan:
     """Resolve what was left to gpuopt.
 
@@ -78,7 +89,6 @@ def make_plan(
         micro_batch_size: `auto` or samples.
         global_batch_size: Samples per optimizer step.
         devices: Devices that are asked for.
-        num_workers: `auto` or loader processes.
 
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
@@ -98,8 +108,7 @@ def make_plan(
             checkpointing=model.get("checkpointing") == "full",
         )
     micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(global_batch_size / devices))
-    workers = recommended_workers(_auto_or_int(num_workers), gpu, cached=True)
-    choices += [chosen_precision, size, micro, workers]
+    choices += [chosen_precision, size, micro]
     return Plan(
         accelerator="cuda" if is_cuda else "cpu",
         gpu=gpu,
@@ -108,7 +117,6 @@ def make_plan(
         global_batch_size=global_batch_size,
         micro_batch_size=int(micro.value),
         devices=devices,
-        num_workers=int(workers.value),
         choices=tuple(choices),
     )
 
@@ -147,7 +155,3 @@ def _choose_micro(
         fit = estimate.largest_batch(gpu.budget_bytes())
         reason = f"asked for; predicted to need more memory than there is (about {fit} fit)"
     return Choice("micro_batch_size", value, "given", reason)
-
-
-def _auto_or_int(value: int | str) -> Any:
-    return "auto" if value == "auto" else int(value)

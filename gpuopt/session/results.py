@@ -13,6 +13,7 @@ import yaml
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from matplotlib.figure import Figure
 
+from gpuopt import __version__
 from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule
 from gpuopt.report import save_png, write_predictions_csv
@@ -22,7 +23,7 @@ from gpuopt.session.plan import Plan
 __all__ = ["SCHEMA", "assemble_results", "describe_machine", "log_results", "write_artifacts"]
 
 SCHEMA = 1
-_PACKAGES = ("gpuopt", "torch", "torchvision", "lightning", "timm", "hydra-core", "numpy", "pillow")
+_PACKAGES = ("torch", "torchvision", "lightning", "timm", "hydra-core", "numpy", "pillow")
 _MOST_REJECTED_NAMED = 100
 
 
@@ -88,7 +89,7 @@ def describe_machine() -> dict[str, Any]:
         "cpu_threads": torch.get_num_threads(),
         "gpus": [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())],
         "cuda": torch.version.cuda if torch.cuda.is_available() else None,
-        "versions": {package: _version(package) for package in _PACKAGES},
+        "versions": {"gpuopt": __version__, **{name: version(name) for name in _PACKAGES}},
     }
 
 
@@ -165,7 +166,3 @@ def _hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
         "seed": config["seed"],
         "tta": config["tta"]["name"],
     }
-
-
-def _version(package: str) -> str:
-    return version(package)
