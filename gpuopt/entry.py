@@ -36,6 +36,8 @@ __all__ = [
     "run_command",
 ]
 
+_OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|\[.*\]|.*,.*")
+
 
 def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
     """Run one command and end the process.
@@ -105,17 +107,11 @@ def refuse_values_for_groups(words: Sequence[str]) -> None:
     """
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
     for word in words:
-        group, _, value = word.partition("=")
-        if group.lstrip("~") not in groups:
-            continue
-        options = [path.stem for path in (CONF_DIR / group.lstrip("~")).glob("*.yaml")]
-        if word.startswith("~"):
+        group, equals, value = word.partition("=")
+        if group.startswith("~") and group[1:] in groups:
             raise InputError(f"{word}: a setting cannot be taken away; choose {group[1:]}=...")
-        if not re.fullmatch(r"[A-Za-z]\w*|\[.*\]|.*,.*", value) or value in (
-            "null",
-            "true",
-            "false",
-        ):
+        if group in groups and equals and not _OPTION.fullmatch(value):
+            options = [path.stem for path in (CONF_DIR / group).glob("*.yaml")]
             raise InputError(f"{word}: choose an option of {group}{nearest(value, options)}")
 
 
