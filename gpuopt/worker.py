@@ -23,7 +23,7 @@ from rich.console import Console
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, GpuStats
 from gpuopt.data import ImageDataModule, loader_fault
-from gpuopt.errors import InputError, PreemptedError
+from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.hardware import apply_memory_limit, float32_matmul_precision, load_catalogue
 from gpuopt.model import Classifier
 from gpuopt.run import RunFolder
@@ -59,7 +59,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     config = to_train_config(raw)
     clock = _Clock()
     plan = _plan(config)
-    with _stopping_on_signals(run), _torch_settings(config, plan), _loader_faults():
+    with _stopping_on_signals(run), _torch_settings(config, plan), _faults_in_words(run, plan):
         with clock.timing("data"):
             data = _build_data(config, plan)
         plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
@@ -166,10 +166,16 @@ def _plan(config: TrainConfig) -> Plan:
 
 
 @contextlib.contextmanager
-def _loader_faults() -> Iterator[None]:
-    """Word the death of a loader process, which PyTorch raises wherever it notices, as a fault."""
+def _faults_in_words(run: RunFolder, plan: Plan) -> Iterator[None]:
+    """Word what PyTorch raises when memory runs out or a loader process dies as one line."""
     try:
         yield
+    except torch.OutOfMemoryError as error:
+        smaller = max(1, plan.micro_batch_size // 2)
+        raise FaultError(
+            f"{plan.gpu.name} ran out of memory at micro_batch_size={plan.micro_batch_size}: go on "
+            f"with resume={run.path} micro_batch_size={smaller}, which changes only the speed"
+        ) from error
     except RuntimeError as error:
         fault = loader_fault(error)
         if fault is None:

@@ -212,6 +212,30 @@ def test_nan_loss_names_the_samples(train, tmp_path, monkeypatch):
     assert report["samples"][0].startswith("digit_")
 
 
+def test_running_out_of_memory_says_how_to_go_on(train, tmp_path, disturb):
+    def fail():
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    undo = disturb(2, fail)
+    with pytest.raises(FaultError, match=r"resume=.* micro_batch_size=32"):
+        train(tmp_path)
+    undo()
+    resumed = train(tmp_path, "micro_batch_size=32")
+    assert resumed["plan"]["accumulate_grad_batches"] == 4
+
+
+def test_a_killed_loader_process_is_one_line(train, tmp_path, disturb):
+    import multiprocessing
+
+    def kill():
+        for child in multiprocessing.active_children():
+            os.kill(child.pid, signal.SIGKILL)
+
+    disturb(2, kill)
+    with pytest.raises(FaultError, match="worker"):
+        train(tmp_path, "num_workers=2", "micro_batch_size=8")
+
+
 def test_every_callback_can_be_switched_on_together(train, tmp_path):
     results = train(
         tmp_path,

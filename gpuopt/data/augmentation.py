@@ -1,7 +1,7 @@
 """Augmentation on the device, as a pure function of numbers that the loader sends along.
 
 Nothing here draws random numbers: the same uniforms give the same pixels in any batch. All
-geometry is one `grid_sample`; noise comes from a fixed bank read at an offset per sample.
+geometry is one `grid_sample`, or exact moves of whole pixels where no more is asked for; noise comes from a fixed bank read at an offset per sample.
 """
 
 import math
@@ -94,6 +94,8 @@ class Augmentation:
             return pixels.clamp_(0.0, _WHITE)
 
     def _geometry(self, images: Tensor, uniforms: Tensor) -> Tensor:
+        if self.rotation_degrees == self.scale_ratio == self.shift_ratio == 0:
+            return self._moved_exactly(images, uniforms[:, 0], uniforms[:, 1])
         turn, mirror, tilt, zoom, across, down = uniforms[:, :6].unbind(1)
         quarters = (turn * 4).floor() if self.rotation90 else torch.zeros_like(turn)
         # sin and cos of a quarter turn are exact in this form, so that turns lose no pixel.
@@ -113,6 +115,16 @@ class Augmentation:
         # grid_sample fills with 0; sampling the difference to white makes that white.
         difference = images - _WHITE  # float32, also from uint8
         return F.grid_sample(difference, grid, align_corners=False).add_(_WHITE)
+
+    def _moved_exactly(self, images: Tensor, turn: Tensor, mirror: Tensor) -> Tensor:
+        pixels = images
+        if self.rotation90:
+            quarters = _per_image((turn * 4).floor())
+            half = torch.where(quarters >= 2, pixels.rot90(2, (2, 3)), pixels)
+            pixels = torch.where(quarters % 2 == 1, half.rot90(1, (2, 3)), half)
+        if self.flip:
+            pixels = torch.where(_per_image(mirror < 0.5), pixels.flip(3), pixels)
+        return pixels.to(torch.float32, copy=True)
 
     def _blurred(self, pixels: Tensor, amounts: Tensor) -> Tensor:
         if self.blur == 0:

@@ -1,0 +1,116 @@
+"""Every command block of the README runs; long ones with small settings added behind."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text("utf-8")
+BLOCKS = re.findall(r"```(\w+)\n(.*?)```", README, flags=re.DOTALL)
+COMMANDS = [
+    line for language, block in BLOCKS if language == "bash" for line in block.strip().splitlines()
+]
+# Later settings win, so these make any train command small. `data=` is left to the command.
+SMALL = [
+    "model=timm",
+    "model.name=test_vit",
+    "model.pretrained=false",
+    "image_size=32",
+    "trainer.max_epochs=1",
+    "trainer.max_steps=2",
+    "compile.mode=off",
+    "gpu=cpu",
+]
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the images that the README's examples name, and a finished run."""
+    folder = tmp_path_factory.mktemp("readme")
+    generator = np.random.default_rng(0)
+    rows = []
+    for name in ("cat", "dog"):
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(12):
+            pixels = generator.integers(0, 255, (24, 30, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.jpg")
+            rows.append(f"{name}/{i}.jpg,{name}")
+    (folder / "contest").mkdir()
+    shutil.copytree(folder / "photos", folder / "contest/train")
+    (folder / "contest/train.csv").write_text("\n".join(["id,target", *rows]))
+    _run(["train", "data=digits", *SMALL, "tta=none"], folder)
+    return folder
+
+
+def _run(words, folder):
+    command, *settings = words
+    done = subprocess.run(
+        [sys.executable, "-m", f"gpuopt.{command}", *settings],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_it_is_short_and_complete():
+    assert len(README.splitlines()) <= 200
+    assert "@@" not in README
+    assert {language for language, _ in BLOCKS} == {"bash", "python", "text"}
+
+
+def test_its_pictures_and_links_exist():
+    targets = re.findall(r"\]\(([^)#]+)\)", README)
+    assert targets
+    assert all((ROOT / target).exists() for target in targets)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", COMMANDS)
+def test_commands_run(line, home):
+    words = shlex.split(line)
+    if words[0] == "make":
+        shown = subprocess.run(
+            ["make", "--dry-run", *words[1:]], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        called = shown.stdout.strip().splitlines()[-1]
+        assert re.search(r"gpuopt\.train|scripts/(test|tensorboard)", called), called
+        if "gpuopt.train" not in called:
+            return
+        words = ["gpuopt", "train", *shlex.split(called.split("gpuopt.train")[1])]
+    if words[:2] == ["python", "-m"]:
+        words = ["gpuopt", words[2].removeprefix("gpuopt."), *words[3:]]
+    assert words[0] == "gpuopt", line
+    command, settings = words[1], words[2:]
+    if command == "config":
+        _run([command, *settings], home)
+    elif command == "predict":
+        _run([command, *settings, "gpu=cpu"], home)
+    elif "resume=true" in settings:
+        options = ["data=digits", *SMALL, "seed=5", "tta=none"]
+        _run(["train", *options], home)
+        done = _run(["train", *options, *settings], home)
+        assert "resuming from" in done.stderr
+    else:
+        data = [] if any(word.startswith("data=") for word in settings) else ["data=digits"]
+        batches = [] if "-m" in settings else ["micro_batch_size=8"]
+        _run([command, *settings, *data, *SMALL, *batches], home)
+
+
+def test_the_library_example_runs(tmp_path, monkeypatch):
+    (example,) = [block for language, block in BLOCKS if language == "python"]
+    monkeypatch.chdir(tmp_path)
+    quiet = example.replace("max_epochs=1,", "max_epochs=1, logger=False, accelerator='cpu',")
+    assert quiet != example
+    exec(compile(quiet, "README.md", "exec"), {})
+    assert (tmp_path / "checkpoints/best.ckpt").is_file()
