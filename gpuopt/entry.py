@@ -67,6 +67,9 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
         yield
     except KeyboardInterrupt:
         _end(name, "stopped by Ctrl-C; the same command starts again", 75)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except (HydraException, OmegaConfBaseException, GpuoptError) as error:
         if debug:
             traceback.print_exc()

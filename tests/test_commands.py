@@ -239,6 +239,15 @@ def test_an_interrupted_disk_leaves_the_last_good_checkpoint(tiny, tmp_path):
         subprocess.run(["umount", disk], check=True)
 
 
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    piped = f"{sys.executable} -m gpuopt.train --help | head -n 1"
+    done = subprocess.run(
+        ["bash", "-c", piped], cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.stdout.startswith("gpuopt train: settings are written key=value")
+    assert "Error" not in done.stderr
+
+
 def test_the_console_script_dispatches(home):
     folder, _ = home
     script = Path(sys.executable).parent / "gpuopt"

@@ -1,7 +1,8 @@
 """Augmentation on the device, as a pure function of numbers that the loader sends along.
 
 Nothing here draws random numbers: the same uniforms give the same pixels in any batch. All
-geometry is one `grid_sample`, or exact moves of whole pixels where no more is asked for; noise comes from a fixed bank read at an offset per sample.
+geometry is one `grid_sample`, or moves of whole pixels where no more is asked for; noise comes
+from a fixed bank read at an offset per sample.
 """
 
 import math

@@ -83,6 +83,25 @@ def test_all_quarter_turns_are_different_and_flip_mirrors(images):
     torch.testing.assert_close(kept, images.float(), rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("options", [{}, {"rotation90": True}, {"flip": True},
+                                     {"rotation90": True, "flip": True}])  # fmt: skip
+def test_whole_pixel_moves_are_what_the_sampling_grid_gives(images, options):
+    numbers = uniforms(u2=0.5, u4=0.5, u5=0.5)  # no tilt, no shift: the grid meets the pixels
+    numbers[:, 0] = torch.arange(16) % 4 / 4
+    numbers[:, 1] = torch.arange(16) // 4 % 2 / 2
+    moved = only(**options)(images, numbers)
+    sampled = only(**options, rotation_degrees=1e-6)(images, numbers)
+    assert torch.equal(moved, moved.round())
+    torch.testing.assert_close(moved, sampled, rtol=0, atol=1e-2)
+    assert torch.equal(only(**options)(images[5:7], numbers[5:7]), moved[5:7])
+
+
+def test_whole_pixel_moves_leave_float_input_alone(images):
+    pixels = images.float()
+    only(gamma=0.5)(pixels, uniforms())
+    assert torch.equal(pixels, images.float())
+
+
 def test_fresh_borders_are_white():
     black = torch.zeros(4, 3, 32, 32, dtype=torch.uint8)
     shrunk = only(scale_ratio=1.0)(black, uniforms(4, u3=0.999))
