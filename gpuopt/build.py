@@ -1,5 +1,6 @@
 """Build the objects that a configuration names. The only caller of `hydra.utils.instantiate`."""
 
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,9 +32,10 @@ def build(node: Mapping[str, Any], where: str, **given: Any) -> Any:
     # A partial, because Hydra would turn given dataclasses into dictionaries.
     factory = instantiate({**plain, "_partial_": True}, _convert_="all")
     try:
-        return factory(**given)
+        inspect.signature(factory).bind(**given)
     except TypeError as error:
         raise InputError(f"{where}: {error}") from error
+    return factory(**given)
 
 
 def build_callbacks(nodes: Mapping[str, Any], skip: tuple[str, ...] = ()) -> list[Any]:

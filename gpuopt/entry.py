@@ -34,6 +34,7 @@ __all__ = [
     "plain",
     "refuse_values_for_groups",
     "run_command",
+    "typed_keys",
 ]
 
 _OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|\[.*\]|.*,.*")
@@ -74,6 +75,11 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
         if debug:
             traceback.print_exc()
         _end(name, explain(error), error.exit_code if isinstance(error, GpuoptError) else 2)
+    except OSError as error:
+        if debug:
+            traceback.print_exc()
+        place = f"{error.filename}: " if error.filename else ""
+        _end(name, f"{place}{error.strerror or error}; nothing that was saved before is lost", 3)
     except Exception as error:
         traceback.print_exc()
         _end(name, f"internal error: {type(error).__name__}: {_first_line(error)}", 1)
@@ -88,7 +94,9 @@ class CheckBeforeRun(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check, and choose the folder of the run."""
         try:
-            folder = choose_folder(checked(config), Path(config.hydra.run.dir))
+            folder = choose_folder(
+                checked(config), Path(config.hydra.run.dir), typed_keys(config.hydra)
+            )
         except (OmegaConfBaseException, GpuoptError) as error:
             _stop_early(config, error)
         with read_write(config), open_dict(config):
@@ -97,7 +105,9 @@ class CheckBeforeRun(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what all jobs of a sweep share."""
         try:
-            checked(config)
+            settings = checked(config)
+            if settings.get("run") not in (None, "latest") or settings.get("resume"):
+                raise InputError("run= and resume= name one folder, a sweep makes one per job")
         except (OmegaConfBaseException, GpuoptError) as error:
             _stop_early(config, error)
 
@@ -136,8 +146,12 @@ def checked(config: DictConfig) -> dict[str, Any]:
     if "micro_batch_size" not in content:
         return content
     hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
-    typed = {str(word).lstrip("+~").partition("=")[0] for word in hydra_node.overrides.task}
-    return settle_batch_sizes(content, typed)
+    return settle_batch_sizes(content, typed_keys(hydra_node))
+
+
+def typed_keys(hydra_node: Any) -> list[str]:
+    """List the keys that the user gave on the command line, without Hydra's own."""
+    return [str(word).lstrip("+~").partition("=")[0] for word in hydra_node.overrides.task]
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

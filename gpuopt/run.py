@@ -1,11 +1,11 @@
 """A run is a folder: its resolved configuration, checkpoints, log and results. Imports no torch."""
 
 import contextlib
+import copy
 import hashlib
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,19 @@ import yaml
 from gpuopt.errors import InputError
 from gpuopt.storage import FolderLock, write_json, write_text
 
-__all__ = ["RESUMABLE_KEYS", "RunFolder", "choose_folder", "differences", "latest_run"]
+__all__ = [
+    "RESUMABLE_KEYS",
+    "RunFolder",
+    "choose_folder",
+    "config_digest",
+    "latest_run",
+    "resumed_settings",
+]
 
 _CONFIG = "config.yaml"
 _RESULTS = "results.json"
 _ROOT = Path("outputs/train")
-# What may differ between a run and its resumption; the result stays that of the stored run.
+# What may differ between a run and its resumption.
 RESUMABLE_KEYS = (
     "cache_dir",
     "debug",
@@ -87,13 +94,13 @@ class RunFolder:
             raise
 
     def _discard(self) -> None:
-        """Remove our own files; whatever else lies in a folder that the user named stays."""
+        """Remove what this attempt made; it began with an empty folder."""
         self.lock.release()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         for name in (_CONFIG, "train.log", ".lock"):
             self.file(name).unlink(missing_ok=True)
         self.checkpoints.rmdir()
-        with contextlib.suppress(OSError):  # not empty
+        with contextlib.suppress(OSError):  # something else was put there meanwhile
             self.path.rmdir()
 
     def read_config(self) -> dict[str, Any]:
@@ -108,38 +115,70 @@ class RunFolder:
         """Store the results."""
         write_json(self.path / _RESULTS, dict(results))
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether the run wrote its results as finished."""
-        return _state(self.path) == "finished"
 
-
-def choose_folder(config: Mapping[str, Any], fresh: Path) -> Path:
-    """Decide which folder a command works in, before any is made.
+def choose_folder(config: Mapping[str, Any], fresh: Path, typed: Collection[str] = ()) -> Path:
+    """Decide which folder a command works in, and make it when it is new.
 
     Args:
         config: The composed, resolved configuration.
         fresh: The folder that a new run would get.
+        typed: Keys that the user gave on the command line.
 
     Returns:
-        The folder to resume, the one that the user named, or a new one that does not exist yet.
+        The folder to resume, the one that the user named, or a new one.
 
     Raises:
-        InputError: When there is nothing to resume, or the stored configuration differs.
+        InputError: When there is nothing to resume, what the user typed contradicts the stored
+            run, or the folder cannot be made.
     """
     if config.get("output"):
-        return _folder_of_output(Path(str(config["output"])))
-    resume = config.get("resume")
+        return _folder_of_output(Path(str(config["output"])).expanduser())
+    resume, named = config.get("resume"), config.get("run") if "resume" in config else None
     if resume in (None, False):
-        named = config.get("run") if "resume" in config else None
-        return _require_unused(Path(named)) if named else _unused(fresh)
-    if resume is True:
-        named = config.get("run")
-        folder = _find_named(str(named)) if named else _latest_of(config)
-    else:
-        folder = _find_named(str(resume))
-    _require_same(config, _read_config(folder), folder)
+        if named == "latest":
+            raise InputError("run=latest names a run to go on with: add resume=true")
+        return _require_unused(Path(named).expanduser()) if named else _unused(fresh)
+    if resume is not True and named is not None and named != resume:
+        raise InputError(f"resume={resume} and run={named} name two folders: give one of them")
+    place = named if resume is True else str(resume)
+    folder = _find_named(str(place)) if place else _latest_of(config)
+    resumed_settings(config, folder, typed)
     return folder
+
+
+def resumed_settings(
+    config: Mapping[str, Any], folder: Path, typed: Collection[str]
+) -> dict[str, Any]:
+    """Take a stored run's settings, with what the user typed anew and may change.
+
+    Args:
+        config: The composed configuration of this call, defaults and all.
+        folder: The run to go on with.
+        typed: Keys that the user gave on the command line; only these count.
+
+    Raises:
+        InputError: When a typed setting that may not change differs; shows the difference.
+    """
+    stored = _read_config(folder)
+    fixed = [key for key in typed if not _is_under(key, RESUMABLE_KEYS)]
+    if "accumulate_grad_batches" in fixed:  # with a micro-batch it determines the global batch
+        fixed.append("global_batch_size")
+    reaches_everywhere = any(key in ("mode", "experiment") for key in fixed)
+    changed = [
+        text
+        for key, text in _differences(config, stored)
+        if not _is_under(key, RESUMABLE_KEYS) and (reaches_everywhere or _is_under(key, fixed))
+    ]
+    if changed:
+        raise InputError(
+            f"{folder} was started with another configuration ({'; '.join(changed[:5])}): "
+            "leave these settings out, or start a new run"
+        )
+    settings = copy.deepcopy(stored)
+    for key in RESUMABLE_KEYS:
+        if any(_is_under(word, (key,)) for word in typed):
+            _copy_key(key, config, settings)
+    return settings
 
 
 def latest_run(root: Path = _ROOT, *, trained: bool = False) -> Path:
@@ -160,32 +199,14 @@ def latest_run(root: Path = _ROOT, *, trained: bool = False) -> Path:
     return runs[0]
 
 
-def differences(
-    new: Mapping[str, Any], stored: Mapping[str, Any], ignore: Iterable[str] = RESUMABLE_KEYS
-) -> list[str]:
-    """List what differs between two configurations, as `key: stored -> new`."""
-    ignored = tuple(ignore)
-    old_leaves, new_leaves = dict(_flatten(stored)), dict(_flatten(new))
-    return [
-        f"{key}: {old_leaves.get(key)} -> {new_leaves.get(key)}"
-        for key in sorted(old_leaves.keys() | new_leaves.keys())
-        if old_leaves.get(key) != new_leaves.get(key)
-        and not any(key == name or key.startswith(f"{name}.") for name in ignored)
-    ]
-
-
 def config_digest(config: Mapping[str, Any]) -> str:
     """Digest what identifies a run: its configuration without the keys that may change."""
-    kept = {
-        key: value
-        for key, value in _flatten(config)
-        if not any(key == name or key.startswith(f"{name}.") for name in RESUMABLE_KEYS)
-    }
+    kept = {key: value for key, value in _flatten(config) if not _is_under(key, RESUMABLE_KEYS)}
     return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
 def _find_named(name: str) -> Path:
-    folder = latest_run() if name == "latest" else Path(name)
+    folder = latest_run() if name == "latest" else Path(name).expanduser()
     if not (folder / _CONFIG).is_file():
         raise InputError(f"{name} is not a run folder: it holds no {_CONFIG}")
     return folder
@@ -204,13 +225,25 @@ def _latest_of(config: Mapping[str, Any]) -> Path:
     )
 
 
-def _require_same(config: Mapping[str, Any], stored: Mapping[str, Any], folder: Path) -> None:
-    changed = differences(config, stored)
-    if changed:
-        raise InputError(
-            f"{folder} was started with another configuration ({'; '.join(changed[:5])}): "
-            "repeat its settings, or start a new run"
-        )
+def _differences(new: Mapping[str, Any], stored: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """List the keys that differ, each with `key: stored -> new`."""
+    old_leaves, new_leaves = dict(_flatten(stored)), dict(_flatten(new))
+    return [
+        (key, f"{key}: {old_leaves.get(key)} -> {new_leaves.get(key)}")
+        for key in sorted(old_leaves.keys() | new_leaves.keys())
+        if old_leaves.get(key) != new_leaves.get(key)
+    ]
+
+
+def _is_under(key: str, names: Iterable[str]) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in names)
+
+
+def _copy_key(key: str, source: Mapping[str, Any], target: dict[str, Any]) -> None:
+    *groups, name = key.split(".")
+    for group in groups:
+        source, target = source[group], target[group]
+    target[name] = copy.deepcopy(source[name])
 
 
 def _folder_of_output(output: Path) -> Path:
@@ -224,18 +257,32 @@ def _folder_of_output(output: Path) -> Path:
 def _require_unused(folder: Path) -> Path:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"run={folder} is a file: name a folder")
-    if _state(folder) is not None or (folder / _CONFIG).exists():
+    if (folder / _CONFIG).exists():
         raise InputError(f"run={folder} holds a run already: add resume=true, or name another")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(path.name != ".lock" for path in folder.iterdir()):
+            raise InputError(f"run={folder} holds other files: name an empty or a new folder")
+    except OSError as error:
+        raise InputError(f"run={folder} cannot be made ({error.strerror})") from error
     return folder
 
 
 def _unused(folder: Path) -> Path:
-    """Add a number when two runs start within one second."""
+    """Make the folder; a number is added when two runs start within one second."""
     candidate, number = folder, 2
-    while candidate.exists():
-        candidate = folder.with_name(f"{folder.name}_{number}")
-        number += 1
-    return candidate
+    while True:
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            candidate = folder.with_name(f"{folder.name}_{number}")
+            number += 1
+        except OSError as error:
+            raise InputError(
+                f"{candidate} cannot be made ({error.strerror}): choose another folder with run=..."
+            ) from error
+        else:
+            return candidate
 
 
 def _newest_first(root: Path) -> list[Path]:
@@ -254,13 +301,6 @@ def _read_config(folder: Path) -> dict[str, Any]:
     return content
 
 
-def _state(folder: Path) -> str | None:
-    try:
-        return str(json.loads((folder / _RESULTS).read_text("utf-8"))["state"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-
-
 def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     items: list[tuple[str, Any]] = []
     for key, value in config.items():
@@ -269,8 +309,3 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any
         else:
             items.append((f"{prefix}{key}", value))
     return items
-
-
-def timestamp() -> str:
-    """Return the time in UTC, as results store it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -5,8 +5,8 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gpuopt.entry import checked, run_command
-from gpuopt.run import RunFolder
+from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.run import RunFolder, resumed_settings
 
 __all__ = ["main"]
 
@@ -20,6 +20,8 @@ def _train(config: DictConfig) -> None:
     settings = checked(config)
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     with run.lock, run.discarded_on_bad_input():
+        if settings["resume"]:
+            settings = resumed_settings(settings, run.path, typed_keys(HydraConfig.get()))
         run.write_config(settings)
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
         from gpuopt.logs import logging_to

@@ -35,6 +35,7 @@ from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.weights import export_weights, load_weights
+from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
 
 __all__ = ["work"]
@@ -65,16 +66,15 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
         plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
         data.num_workers = plan.num_workers
         model = _build_model(config, plan, data)
-        forecast_s = forecast_training_s(
-            plan, model.name, data.train_size * config.trainer.max_epochs
-        )
+        steps = _total_steps(config, plan, data)
+        forecast_s = forecast_training_s(plan, model.name, steps * plan.global_batch_size)
         print_plan(
             console,
             plan,
             model=f"{model.name}, {model.weights_source} weights",
             data_name=config.data_name,
             data=data,
-            epochs=config.trainer.max_epochs,
+            steps=steps,
             policy=config.tta,
             forecast_s=forecast_s,
         )
@@ -137,7 +137,7 @@ def _stopping_on_signals(run: RunFolder) -> Iterator[None]:
             f"stopped by {signal.Signals(number).name}; go on with resume={run.path}"
         )
 
-    numbers = (signal.SIGTERM, signal.SIGINT)
+    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
     previous = {number: signal.signal(number, stop) for number in numbers}
     try:
         yield
@@ -162,7 +162,15 @@ def _plan(config: TrainConfig) -> Plan:
         micro_batch_size=config.micro_batch_size,
         global_batch_size=config.global_batch_size,
         devices=config.trainer.devices,
+        state_bytes_per_parameter=_state_bytes(config),
     )
+
+
+def _state_bytes(config: TrainConfig) -> int:
+    """Count what a parameter carries along: moments of the optimizer, the averaged weight."""
+    moments = 2 if str(config.optimizer["_target_"]).endswith("AdamW") else 1
+    averages = int(bool(config.callbacks.get("moving_average", {}).get("enabled")))
+    return 4 * (moments + averages)
 
 
 @contextlib.contextmanager
@@ -219,10 +227,12 @@ def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:
     return data
 
 
-def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Classifier:
+def _total_steps(config: TrainConfig, plan: Plan, data: ImageDataModule) -> int:
     steps = math.ceil(data.train_size / plan.global_batch_size) * config.trainer.max_epochs
-    if config.trainer.max_steps > 0:
-        steps = min(steps, config.trainer.max_steps)
+    return min(steps, config.trainer.max_steps) if config.trainer.max_steps > 0 else steps
+
+
+def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Classifier:
     model = build(
         config.model,
         "model",
@@ -230,7 +240,7 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
         optimizer=build(config.optimizer, "optimizer"),
         scheduler=build(config.scheduler, "scheduler"),
         global_batch_size=plan.global_batch_size,
-        total_steps=steps,
+        total_steps=_total_steps(config, plan, data),
     )
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
@@ -251,6 +261,8 @@ def _fit(
     logger: Any,
 ) -> Fitted:
     found = newest_valid(run.checkpoints)
+    if found is None and any(run.checkpoints.glob("*.ckpt")):
+        raise InputError(f"no checkpoint in {run.checkpoints} is intact: start a new run")
     if found is not None:
         _log.info("resuming from %s (step %d)", found[0].name, found[1].step)
     checkpoint = build(
@@ -277,9 +289,11 @@ def _fit(
 
 
 def _load_best(model: Classifier, checkpoint: DurableCheckpoint) -> Path | None:
-    """Load the best epoch's weights; without one the trained weights stay."""
+    """Load the best epoch's weights; without an intact file the trained weights stay."""
     path = checkpoint.best_path
-    if not path.exists():
+    if Sidecar(path).match() is None:
+        if path.exists():
+            _log.warning("%s is damaged: the last epoch's weights are tested instead", path.name)
         return None
     load_weights(model, read_checkpoint(path), str(path))
     return path

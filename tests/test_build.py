@@ -67,3 +67,12 @@ def test_only_enabled_callbacks_are_built():
     }
     built = build_callbacks(nodes, skip=("checkpoint",))
     assert [type(callback) for callback in built] == [GpuStats]
+
+
+def test_an_error_inside_a_constructor_is_not_called_bad_input(monkeypatch):
+    def broken(self, **kwargs):
+        raise TypeError("a bug of ours")
+
+    monkeypatch.setattr(AdamW, "__init__", broken)
+    with pytest.raises(TypeError, match="a bug of ours"):
+        build({"_target_": "gpuopt.model.AdamW"}, "optimizer")

@@ -5,7 +5,13 @@ from pathlib import Path
 import pytest
 
 from gpuopt.errors import InputError
-from gpuopt.run import RunFolder, choose_folder, config_digest, differences, latest_run
+from gpuopt.run import (
+    RunFolder,
+    choose_folder,
+    config_digest,
+    latest_run,
+    resumed_settings,
+)
 
 CONFIG = {
     "model": {"name": "a", "learning_rate": 0.1},
@@ -30,14 +36,13 @@ def stored(name, config=CONFIG, age_s=0):
     return run
 
 
-def test_a_new_run_gets_a_folder_that_does_not_exist(tmp_path):
+def test_a_new_run_gets_a_folder_of_its_own_even_in_the_same_second(tmp_path):
     fresh = tmp_path / "outputs/train/now"
-    assert choose_folder(CONFIG, fresh) == fresh
-    fresh.mkdir(parents=True)
-    assert choose_folder(CONFIG, fresh).name == "now_2"
+    names = [choose_folder(CONFIG, fresh).name for _ in range(3)]
+    assert names == ["now", "now_2", "now_3"]
 
 
-def test_a_named_folder_must_not_hold_a_run(tmp_path):
+def test_a_named_folder_must_be_empty(tmp_path):
     assert choose_folder({**CONFIG, "run": "mine"}, tmp_path / "x").name == "mine"
     stored("mine")
     with pytest.raises(InputError, match="add resume=true"):
@@ -45,6 +50,28 @@ def test_a_named_folder_must_not_hold_a_run(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="is a file"):
         choose_folder({**CONFIG, "run": "file"}, tmp_path / "x")
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes/train.log").write_text("the user's own")
+    with pytest.raises(InputError, match="holds other files"):
+        choose_folder({**CONFIG, "run": "notes"}, tmp_path / "x")
+    assert (tmp_path / "notes/train.log").read_text() == "the user's own"
+
+
+def test_a_folder_that_cannot_be_made_is_said_before_anything_else(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match="cannot be made"):
+        choose_folder({**CONFIG, "run": "file/run"}, tmp_path / "x")
+    with pytest.raises(InputError, match="cannot be made"):
+        choose_folder(CONFIG, tmp_path / "file/now")
+
+
+def test_contradictions_between_run_and_resume_are_refused(tmp_path):
+    stored("a")
+    with pytest.raises(InputError, match="add resume=true"):
+        choose_folder({**CONFIG, "run": "latest"}, tmp_path / "x")
+    with pytest.raises(InputError, match="two folders"):
+        choose_folder({**CONFIG, "run": "b", "resume": "a"}, tmp_path / "x")
+    assert choose_folder({**CONFIG, "run": "a", "resume": True}, tmp_path / "x").name == "a"
 
 
 def test_resume_true_finds_the_latest_run_of_the_same_configuration(tmp_path):
@@ -62,23 +89,41 @@ def test_resume_of_nothing_is_said(tmp_path):
         choose_folder({**CONFIG, "resume": "nowhere"}, tmp_path / "x")
 
 
-def test_resume_refuses_another_configuration_with_the_difference(tmp_path):
+def test_resume_needs_no_setting_repeated(tmp_path):
+    """Defaults of this call that differ from the stored run do not count."""
+    run = stored("a", {**CONFIG, "model": {"name": "mine", "learning_rate": 0.5}})
+    assert choose_folder({**CONFIG, "resume": "a"}, tmp_path / "x", ["resume"]).name == "a"
+    settings = resumed_settings({**CONFIG, "resume": "a"}, run.path, ["resume"])
+    assert settings["model"] == {"name": "mine", "learning_rate": 0.5}
+
+
+def test_resume_refuses_what_was_typed_and_differs(tmp_path):
     stored("a")
     changed = {**CONFIG, "resume": "a", "model": {"name": "a", "learning_rate": 0.2}}
-    with pytest.raises(InputError, match=r"model.learning_rate: 0.1 -> 0.2"):
-        choose_folder(changed, tmp_path / "x")
+    for typed in ("model.learning_rate", "model", "mode"):
+        with pytest.raises(InputError, match=r"model.learning_rate: 0.1 -> 0.2"):
+            choose_folder(changed, tmp_path / "x", [typed, "resume"])
 
 
-def test_what_belongs_to_the_machine_may_change(tmp_path):
-    stored("a")
-    changed = {**CONFIG, "resume": "a", "micro_batch_size": 4, "trainer": {"max_epochs": 9}}
-    assert choose_folder(changed, tmp_path / "x").name == "a"
+def test_another_accumulation_would_change_the_global_batch(tmp_path):
+    run = stored("a")
+    changed = {**CONFIG, "global_batch_size": 64}
+    with pytest.raises(InputError, match="global_batch_size: 32 -> 64"):
+        resumed_settings(changed, run.path, ["micro_batch_size", "accumulate_grad_batches"])
+
+
+def test_what_belongs_to_the_machine_may_change_when_it_is_typed(tmp_path):
+    run = stored("a")
+    changed = {**CONFIG, "micro_batch_size": 4, "trainer": {"max_epochs": 9}}
+    typed = resumed_settings(changed, run.path, ["micro_batch_size", "trainer.max_epochs"])
+    assert (typed["micro_batch_size"], typed["trainer"]["max_epochs"]) == (4, 9)
+    kept = resumed_settings(changed, run.path, [])
+    assert (kept["micro_batch_size"], kept["trainer"]["max_epochs"]) == (8, 2)
 
 
 def test_digest_ignores_only_what_may_change():
     assert config_digest(CONFIG) == config_digest({**CONFIG, "micro_batch_size": 1})
     assert config_digest(CONFIG) != config_digest({**CONFIG, "global_batch_size": 1})
-    assert differences(CONFIG, CONFIG) == []
 
 
 def test_latest_run_is_the_newest(tmp_path):
@@ -91,7 +136,7 @@ def test_latest_run_is_the_newest(tmp_path):
     assert latest_run(trained=True).name == "a"
 
 
-def test_bad_input_leaves_nothing_behind_but_foreign_files(tmp_path):
+def test_bad_input_leaves_nothing_behind(tmp_path):
     def fail(run):
         with run.lock, run.discarded_on_bad_input():
             run.write_config(CONFIG)
@@ -100,11 +145,6 @@ def test_bad_input_leaves_nothing_behind_but_foreign_files(tmp_path):
     with pytest.raises(InputError):
         fail(RunFolder(tmp_path / "new"))
     assert not (tmp_path / "new").exists()
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine/notes.txt").write_text("keep")
-    with pytest.raises(InputError):
-        fail(RunFolder(tmp_path / "mine"))
-    assert [f.name for f in (tmp_path / "mine").iterdir()] == ["notes.txt"]
 
 
 def test_a_run_with_a_checkpoint_is_never_removed(tmp_path):

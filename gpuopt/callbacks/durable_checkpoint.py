@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
 from gpuopt.errors import FaultError, InputError
+from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import link_copy
 
 __all__ = ["DurableCheckpoint"]
@@ -98,12 +99,25 @@ class DurableCheckpoint(Checkpoint):
         Runs after validation, when averaged weights are no longer swapped in.
         """
         score = trainer.callback_metrics.get(self.monitor)
+        before = self.best_score, self.best_epoch
         is_best = score is not None and self._improves(float(score))
-        if is_best and score is not None:
+        if is_best and score is not None:  # known before the save, which stores it
             self.best_score, self.best_epoch = float(score), trainer.current_epoch
-        saved = self.save_or_warn(trainer)
-        if saved and (is_best or not self.best_path.exists()) and trainer.is_global_zero:
-            link_copy(self.last_path, self.best_path)
+        if not self.save_or_warn(trainer):
+            self.best_score, self.best_epoch = before
+        elif (is_best or not self.best_path.exists()) and trainer.is_global_zero:
+            self._keep_as_best()
+
+    def _keep_as_best(self) -> None:
+        record = Sidecar(self.last_path).match()
+        if record is None:
+            return
+        try:
+            link_copy(self.last_path, record, self.best_path)
+        except OSError as error:
+            raise FaultError(
+                f"cannot write {self.best_path} ({error.strerror}): free space and resume"
+            ) from error
 
     def save(self, trainer: L.Trainer) -> Path:
         """Write `last.ckpt` now; every rank must call it.

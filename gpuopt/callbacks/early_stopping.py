@@ -1,5 +1,6 @@
 """Stop when validation no longer improves."""
 
+import lightning.pytorch as L
 from lightning.pytorch.callbacks import EarlyStopping as LightningEarlyStopping
 
 __all__ = ["EarlyStopping"]
@@ -22,4 +23,12 @@ class EarlyStopping(LightningEarlyStopping):
         patience: int = 3,
         min_delta: float = 0.001,
     ) -> None:
-        super().__init__(monitor=monitor, mode=mode, patience=patience, min_delta=min_delta)
+        # Not strict: an epoch that max_steps cuts short is not validated.
+        super().__init__(
+            monitor=monitor, mode=mode, patience=patience, min_delta=min_delta, strict=False
+        )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop at once when the run had stopped before it was resumed; Lightning forgets it."""
+        if self.wait_count >= self.patience:
+            trainer.should_stop = True

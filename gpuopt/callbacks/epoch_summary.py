@@ -21,7 +21,7 @@ class EpochSummary(L.Callback):
     """Logs what an epoch brought, for people and for logs without a progress bar.
 
     Attributes:
-        forecast_s: Measured forecast of the whole training in seconds, once there is one.
+        forecast_s: Measured forecast of the training that was left after the first steps, seconds.
     """
 
     def __init__(self) -> None:
@@ -49,10 +49,9 @@ class EpochSummary(L.Callback):
         if self._steps != _WARMUP_STEPS + _MEASURED_STEPS:
             return
         batch_s = (time.monotonic() - self._marked_at) / _MEASURED_STEPS
-        epochs = max(1, trainer.max_epochs or 1)
-        self.forecast_s = batch_s * float(trainer.num_training_batches) * epochs
+        self.forecast_s = batch_s * _batches_left(trainer)
         _log.info(
-            "training takes about %s (measured: %.0f ms per micro-batch)",
+            "training takes about %s more (measured: %.0f ms per micro-batch)",
             duration_text(self.forecast_s),
             1000 * batch_s,
         )
@@ -71,3 +70,13 @@ class EpochSummary(L.Callback):
         _log.info(
             "epoch %d/%s  %s  (%s)", trainer.current_epoch + 1, trainer.max_epochs, shown, duration
         )
+
+
+def _batches_left(trainer: L.Trainer) -> float:
+    per_epoch = float(trainer.num_training_batches)
+    done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+    left = (max(1, trainer.max_epochs or 1) - trainer.current_epoch) * per_epoch - done
+    if trainer.max_steps > 0:
+        steps = trainer.max_steps - trainer.global_step
+        left = min(left, steps * trainer.accumulate_grad_batches)
+    return max(0.0, left)

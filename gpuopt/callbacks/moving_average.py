@@ -30,6 +30,7 @@ class MovingAverage(WeightAveraging):
             for old, new in zip(averaged, current, strict=True):
                 old.copy_(new)
             return
-        updates = int(count)
+        # Not `count`, which lies on the device: reading it would wait for the queued work.
+        updates = self._latest_update_step
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(averaged, current, 1.0 - decay)

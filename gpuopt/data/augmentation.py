@@ -121,10 +121,10 @@ class Augmentation:
         pixels = images
         if self.rotation90:
             quarters = _per_image((turn * 4).floor())
-            half = torch.where(quarters >= 2, pixels.rot90(2, (2, 3)), pixels)
-            pixels = torch.where(quarters % 2 == 1, half.rot90(1, (2, 3)), half)
+            half = _chosen(quarters >= 2, pixels.rot90(2, (2, 3)), pixels)
+            pixels = _chosen(quarters % 2 == 1, half.rot90(1, (2, 3)), half)
         if self.flip:
-            pixels = torch.where(_per_image(mirror < 0.5), pixels.flip(3), pixels)
+            pixels = _chosen(_per_image(mirror < 0.5), pixels.flip(3), pixels)
         return pixels.to(torch.float32, copy=True)
 
     def _blurred(self, pixels: Tensor, amounts: Tensor) -> Tensor:
@@ -186,3 +186,11 @@ def _normal(uniforms: Tensor) -> Tensor:
 
 def _per_image(values: Tensor) -> Tensor:
     return values.view(-1, 1, 1, 1)
+
+
+def _chosen(condition: Tensor, changed: Tensor, kept: Tensor) -> Tensor:
+    if kept.dtype != torch.uint8:
+        return torch.where(condition, changed, kept)
+    # On the CPU a third of the time of `where`, which is not vectorised for bytes.
+    mask = condition.to(torch.uint8).neg()
+    return ((changed ^ kept) & mask) ^ kept

@@ -25,7 +25,7 @@ __all__ = ["CacheMode", "default_cache_dir", "open_images"]
 CacheMode = Literal["off", "on", "auto"]
 """Keep decoded images: never, always, or below a total size."""
 
-_VERSION = 1  # raise it whenever decode_image makes other pixels
+_VERSION = 2  # raise it whenever decode_image makes other pixels
 _logger = logging.getLogger(__name__)
 
 

@@ -33,7 +33,7 @@ def print_plan(
     model: str,
     data_name: str,
     data: ImageDataModule,
-    epochs: int,
+    steps: int,
     policy: TestTimeAugmentation,
     forecast_s: float | None,
 ) -> None:
@@ -45,11 +45,11 @@ def print_plan(
         model: Its name and where its weights come from.
         data_name: For people.
         data: Its sizes are shown.
-        epochs: Passes over the training data.
+        steps: Optimizer steps of the whole training.
         policy: The test-time augmentation.
         forecast_s: Predicted duration of training, if there is one.
     """
-    steps = math.ceil(data.train_size / plan.global_batch_size)
+    per_epoch = math.ceil(data.train_size / plan.global_batch_size)
     sizes = f"{data.train_size} train, {data.validation_size} validation, {data.test_size} test"
     batch = (
         f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
@@ -64,7 +64,7 @@ def print_plan(
         PlanRow("precision", plan.precision, evidence.get("precision", "")),
         PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
         PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
-        PlanRow("steps", f"{steps} x {epochs} epochs"),
+        PlanRow("steps", f"{steps}, {per_epoch} per epoch"),
         PlanRow("TTA", policy.name if _is_single(policy) else f"{policy.name}, {views} views"),
     ]
     if forecast_s is not None:

@@ -17,7 +17,7 @@ def forecast_training_s(plan: Plan, model_name: str, samples: int) -> float | No
     Args:
         plan: Device, precision and image size.
         model_name: timm model name.
-        samples: Training samples times epochs.
+        samples: Samples that training will see.
 
     Returns:
         Seconds, or None for a model or device about which too little is known.

@@ -77,6 +77,7 @@ def make_plan(
     micro_batch_size: int | str,
     global_batch_size: int,
     devices: int,
+    state_bytes_per_parameter: int = 8,
 ) -> Plan:
     """Resolve what was left to gpuopt.
 
@@ -89,6 +90,7 @@ def make_plan(
         micro_batch_size: `auto` or samples.
         global_batch_size: Samples per optimizer step.
         devices: Devices that are asked for.
+        state_bytes_per_parameter: Optimizer state and averaged weights; 8 is AdamW alone.
 
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
@@ -106,6 +108,7 @@ def make_plan(
             int(size.value),
             str(chosen_precision.value),
             checkpointing=model.get("checkpointing") == "full",
+            optimizer_bytes_per_parameter=state_bytes_per_parameter,
         )
     micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(global_batch_size / devices))
     choices += [chosen_precision, size, micro]

@@ -90,21 +90,30 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
         step=int(checkpoint.get("global_step", 0)),
         epoch=int(checkpoint.get("epoch", 0)),
     )
-    old = Sidecar(path).records() if path.exists() else []
-    if old:
-        link_copy(path, path.with_name("previous.ckpt"))
-    Sidecar(path).vouch(record, *old[:1])
+    old = Sidecar(path).match()
+    if old is not None:  # a damaged file must not take the place of the good one before it
+        link_copy(path, old, path.with_name("previous.ckpt"))
+    Sidecar(path).vouch(record, *([old] if old else []))
     staged.replace(path)
     sync_folder(path.parent)
 
 
-def link_copy(source: Path, target: Path) -> None:
+def link_copy(source: Path, record: FileRecord, target: Path) -> None:
     """Make `target` a second name of a checkpoint's content, replacing it in one step.
 
     The target's sidecar vouches for the new and the old content before the name changes.
+
+    Args:
+        source: The checkpoint.
+        record: What it holds.
+        target: Another name in the same folder.
+
+    Raises:
+        OSError: When the folder cannot be written; the old target is untouched.
     """
     sidecar = Sidecar(target)
-    sidecar.vouch(*Sidecar(source).records(), *sidecar.records()[:1])
+    present = sidecar.match()
+    sidecar.vouch(record, *([present] if present else []))
     temporary = target.with_name(f".{target.name}.link")
     temporary.unlink(missing_ok=True)
     try:

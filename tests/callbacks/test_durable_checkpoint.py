@@ -107,6 +107,23 @@ def test_a_full_disk_costs_a_checkpoint_not_the_training(fit, tmp_path, monkeypa
     assert read_checkpoint(tmp_path / "c/previous.ckpt")["epoch"] == 0
 
 
+def test_a_best_epoch_that_could_not_be_saved_is_not_remembered(fit, module, monkeypatch, tmp_path):
+    scores = iter([0.5, 0.9, 0.7])
+    module.validation_step = lambda batch, batch_idx: None
+    module.on_validation_epoch_end = lambda: module.log("val/f1", next(scores))
+    original, calls = storage.atomic_write, iter(range(100))
+
+    def full_once(path, mode="wb"):
+        if path.name == ".last.ckpt.new" and next(calls) == 1:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return original(path, mode)
+
+    monkeypatch.setattr(storage, "atomic_write", full_once)
+    checkpoint = fit()
+    assert (checkpoint.best_epoch, checkpoint.best_score) == (2, pytest.approx(0.7))
+    assert read_checkpoint(checkpoint.best_path)["epoch"] == 2
+
+
 def test_spoilt_weights_stop_the_run_and_are_not_saved(fit, module, tmp_path):
     class Spoil(L.Callback):
         def on_train_epoch_end(self, trainer, pl_module):

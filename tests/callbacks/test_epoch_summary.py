@@ -1,5 +1,8 @@
 import logging
 
+import lightning.pytorch as L
+import pytest
+
 from gpuopt.callbacks import EpochSummary
 
 
@@ -11,14 +14,20 @@ def test_each_epoch_is_one_line_with_its_metrics(make_trainer, module, loader, c
     assert all("val/f1" in line for line in lines)
 
 
-def test_the_forecast_is_measured_after_the_first_steps(make_trainer, module, loader, monkeypatch):
-    ticks = iter(range(10_000))
+@pytest.mark.parametrize(("options", "left"), [({}, 24 - 13), ({"max_steps": 16}, 3)])
+def test_the_forecast_covers_what_is_left(make_trainer, module, loader, monkeypatch, options, left):
+    """Each batch takes two seconds of a clock that only batches move."""
+    now = [0.0]
+
+    class Work(L.Callback):
+        def on_train_batch_start(self, *_):
+            now[0] += 2.0
+
     summary = EpochSummary()
-    monkeypatch.setattr("gpuopt.callbacks.epoch_summary.time.monotonic", lambda: float(next(ticks)))
-    make_trainer(summary, enable_checkpointing=False).fit(module, loader, loader)
-    # One tick at the mark, one at each epoch's edges, one at the end: known to the step.
-    assert summary.forecast_s is not None
-    assert summary.forecast_s > 0
+    monkeypatch.setattr("gpuopt.callbacks.epoch_summary.time.monotonic", lambda: now[0])
+    trainer = make_trainer(Work(), summary, enable_checkpointing=False, max_epochs=4, **options)
+    trainer.fit(module, loader, loader)
+    assert summary.forecast_s == pytest.approx(2.0 * left)
 
 
 def test_a_run_too_short_for_a_forecast_has_none(make_trainer, module, loader):

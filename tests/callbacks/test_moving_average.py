@@ -7,6 +7,7 @@ from gpuopt.callbacks import MovingAverage
 
 def test_the_average_warms_up_and_ignores_counters():
     callback = MovingAverage(decay=0.999)
+    callback.load_state_dict({"latest_update_step": 1})
     averaged, current = [torch.zeros(2)], [torch.ones(2)]
     callback._average(averaged, current, torch.tensor(1))
     torch.testing.assert_close(averaged[0], torch.full((2,), 1 - 2 / 11))
@@ -17,6 +18,7 @@ def test_the_average_warms_up_and_ignores_counters():
 
 def test_the_decay_is_its_upper_limit():
     callback = MovingAverage(decay=0.9)
+    callback.load_state_dict({"latest_update_step": 10**6})
     averaged = [torch.zeros(1)]
     callback._average(averaged, [torch.ones(1)], torch.tensor(10**6))
     assert float(averaged[0]) == pytest.approx(0.1)

@@ -1,3 +1,5 @@
+import io
+import multiprocessing
 import zlib
 from pathlib import Path
 
@@ -5,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gpuopt.data import UnreadableImageError, decode_image
+from gpuopt.data import UnreadableImageError, decode, decode_image
 from gpuopt.data.decode import MAX_PIXELS
 
 RED, GREEN, BLUE, WHITE = (250, 10, 10), (10, 250, 10), (10, 10, 250), (255, 255, 255)
@@ -235,3 +237,67 @@ def test_permission_error_is_worded(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(UnreadableImageError, match=r"^permission denied$"):
         decode_image(Path("a.png"), 8)
+
+
+@pytest.mark.parametrize("size", [(96, 128), (131, 97), (201, 303), (333, 257), (63, 64)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_every_way_to_decode_gives_the_same_picture(tmp_path, monkeypatch, size, mode):
+    noise = np.random.default_rng(1).integers(0, 256, (9, 7, 3), dtype=np.uint8)
+    picture = Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).convert(mode)
+    picture.save(tmp_path / "a.jpg", quality=95)
+    with Image.open(tmp_path / "a.jpg") as image:
+        image.save(tmp_path / "a.png")
+    for image_size in (40, 64, 100):
+        first = decode_image(tmp_path / "a.jpg", image_size).astype(int)
+        with monkeypatch.context() as patch:
+            patch.setattr(decode, "_torchvision_decoder", lambda: None)
+            second = decode_image(tmp_path / "a.jpg", image_size).astype(int)
+        whole = decode_image(tmp_path / "a.png", image_size).astype(int)
+        assert np.abs(first - second).max() <= 4
+        assert np.abs(first - whole).mean() < 2
+
+
+def test_torchvision_decodes_small_reductions_only(tmp_path, monkeypatch):
+    calls = []
+    real = decode._decoded_by_torchvision
+    monkeypatch.setattr(
+        decode, "_decoded_by_torchvision", lambda path: calls.append(path) or real(path)
+    )
+    corners((384, 288)).save(tmp_path / "a.jpg")
+    for image_size, wanted in ((128, 0), (192, 0), (224, 1), (500, 2)):
+        decode_image(tmp_path / "a.jpg", image_size)
+        assert len(calls) == wanted
+
+
+def damaged():
+    noise = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return bytearray(buffer.getvalue())
+
+
+def test_a_jpeg_cut_anywhere_is_judged_as_pillow_does(tmp_path, monkeypatch):
+    whole, path = damaged(), tmp_path / "a.jpg"
+    for length in [*range(2, len(whole), len(whole) // 25), *range(len(whole) - 4, len(whole))]:
+        path.write_bytes(whole[:length])
+        outcomes = []
+        for decoder in (decode._torchvision_decoder, lambda: None):
+            with monkeypatch.context() as patch:
+                patch.setattr(decode, "_torchvision_decoder", decoder)
+                try:
+                    decode_image(path, 224)
+                    outcomes.append("read")
+                except UnreadableImageError as error:
+                    outcomes.append(str(error))
+        assert outcomes[0] == outcomes[1]
+
+
+def test_damaged_data_is_not_complained_of_in_workers(tmp_path, monkeypatch, capfd):
+    data, path = damaged(), tmp_path / "a.jpg"
+    middle = len(data) // 2
+    path.write_bytes(data[:middle] + data[middle + 200 :])
+    monkeypatch.setattr(multiprocessing, "parent_process", lambda: object())
+    assert decode_image(path, 224).shape == (3, 224, 224)
+    assert capfd.readouterr().err == ""
+    decode.os.write(2, b"still open")
+    assert capfd.readouterr().err == "still open"

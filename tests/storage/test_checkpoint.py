@@ -98,6 +98,27 @@ def test_a_crash_at_any_rename_leaves_a_valid_checkpoint(folder, monkeypatch, ca
     assert newest_valid(folder)[1].step == 40
 
 
+def test_a_damaged_last_never_replaces_the_good_one_before_it(folder, monkeypatch):
+    """Fallen back to `previous`, the next save dies before it ends: `previous` must be there."""
+    last = folder / "last.ckpt"
+    last.write_bytes(last.read_bytes()[:-7])
+    assert newest_valid(folder)[1].step == 10
+
+    def die(self, target):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.Path, "replace", die)
+        with pytest.raises(KeyboardInterrupt):
+            write_checkpoint(state(11), last)
+    assert newest_valid(folder)[1].step == 10
+    write_checkpoint(state(11), last)
+    assert {newest_valid(folder)[1].step, Sidecar(folder / "previous.ckpt").match().step} == {
+        11,
+        10,
+    }
+
+
 def test_a_full_disk_keeps_the_old_checkpoint(folder, monkeypatch):
     def full(descriptor):
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -119,7 +140,7 @@ def test_weights_that_are_not_finite_are_never_written(folder):
 
 
 def test_best_is_a_second_name_and_survives_its_source(folder):
-    link_copy(folder / "last.ckpt", folder / "best.ckpt")
+    link_copy(folder / "last.ckpt", Sidecar(folder / "last.ckpt").match(), folder / "best.ckpt")
     assert Sidecar(folder / "best.ckpt").match().step == 20
     write_checkpoint(state(30), folder / "last.ckpt")
     assert read_checkpoint(folder / "best.ckpt")["global_step"] == 20
@@ -130,7 +151,7 @@ def test_without_hard_links_it_copies(folder, monkeypatch):
         raise OSError(errno.EPERM, "no links here")
 
     monkeypatch.setattr(os, "link", refuse)
-    link_copy(folder / "last.ckpt", folder / "best.ckpt")
+    link_copy(folder / "last.ckpt", Sidecar(folder / "last.ckpt").match(), folder / "best.ckpt")
     assert read_checkpoint(folder / "best.ckpt")["global_step"] == 20
 
 
