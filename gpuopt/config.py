@@ -7,7 +7,7 @@ from typing import Any
 
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 from gpuopt.configuration import translate_arguments
 from gpuopt.entry import checked, ending_clearly, refuse_values_for_groups
@@ -42,8 +42,9 @@ def _run(verb: str, arguments: list[str]) -> None:
         copy_conf(Path(arguments[0]) if arguments else Path("conf"))
         return
     primary = arguments.pop(0) if arguments and arguments[0] in _PRIMARY else "train"
-    settings = compose_settings(primary, arguments)
+    settings, origins = _compose(primary, arguments)
     if verb == "show":
+        sys.stdout.write("".join(f"# {line}\n" for line in origins))
         sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(settings)))
     else:
         sys.stdout.write(f"{primary}: valid\n")
@@ -59,6 +60,11 @@ def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
     Raises:
         InputError: For settings that cannot work; also Hydra's own errors.
     """
+    return _compose(primary, overrides)[0]
+
+
+def _compose(primary: str, overrides: list[str]) -> tuple[dict[str, Any], list[str]]:
+    """Compose, and list which file each group's settings come from."""
     register()
     overrides, folder = _take_config_dir(overrides)
     words = translate_arguments(primary, overrides)
@@ -69,7 +75,20 @@ def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
     with initialize_config_dir(version_base="1.3", config_dir=str(CONF_DIR.resolve())):
         config = compose(config_name=primary, overrides=words, return_hydra_config=True)
         OmegaConf.set_readonly(config.hydra, False)
-        return checked(config)
+        return checked(config), _origins(config.hydra)
+
+
+def _origins(hydra_node: DictConfig) -> list[str]:
+    sources = [Path(s.path) for s in hydra_node.runtime.config_sources if s.schema == "file"]
+    lines = []
+    for group, option in hydra_node.runtime.choices.items():
+        if option is None or group.startswith("hydra"):
+            continue
+        file = Path(group) / f"{option}.yaml"
+        found = next((source for source in sources if (source / file).is_file()), CONF_DIR)
+        lines.append(f"{group}={option} from {'gpuopt' if found == CONF_DIR else found}")
+    typed = ", ".join(hydra_node.overrides.task)
+    return [*lines, f"typed: {typed}"] if typed else lines
 
 
 def _take_config_dir(arguments: list[str]) -> tuple[list[str], Path | None]:

@@ -1,5 +1,7 @@
 """Predict the classes of images with a trained run, with any test-time augmentation."""
 
+import contextlib
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -7,11 +9,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gpuopt.entry import checked, run_command
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
 from gpuopt.run import RunFolder, latest_run
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 
-__all__ = ["main"]
+__all__ = ["main", "predict"]
 
 
 def main() -> None:
@@ -20,16 +22,42 @@ def main() -> None:
 
 
 def _predict(composed: DictConfig) -> None:
-    config = to_predict_config(checked(composed))
     folder = Path(HydraConfig.get().runtime.output_dir)
-    output = Path(config.output) if config.output else folder / "predictions.csv"
-    place = latest_run(trained=True) if config.run == "latest" else Path(config.run)
+    config = to_predict_config(checked(composed))
+    try:
+        predict(config, folder)
+    except BaseException:
+        if not config.output:  # Hydra made the folder for this command alone
+            with contextlib.suppress(OSError):  # not empty
+                folder.rmdir()
+        raise
+
+
+def predict(config: PredictConfig, folder: Path) -> Path:
+    """Predict images and write `predictions.csv`, and `submission.csv` for a contest.
+
+    Args:
+        config: The checked settings.
+        folder: Where the predictions go unless `output` names a file.
+
+    Returns:
+        The file of predictions.
+
+    Raises:
+        GpuoptError: See the exit codes in `gpuopt.errors`.
+    """
+    output = Path(config.output).expanduser() if config.output else folder / "predictions.csv"
+    place = _find_run(config.run)
+    node, seed = _find_data(config, place)
+    _require_writable(output)
+    submission = _place_of_submission(node, output)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
     import sys
 
     from gpuopt.hardware import load_catalogue
     from gpuopt.report import write_predictions_csv
     from gpuopt.session.console import make_console
+    from gpuopt.session.contest import values_of, write_submission
     from gpuopt.session.prediction import PredictionSetup, find_checkpoint, predict_images, score
     from gpuopt.session.weights import load_described
     from gpuopt.storage.checkpoint import read_checkpoint
@@ -37,6 +65,7 @@ def _predict(composed: DictConfig) -> None:
     console = make_console()
     checkpoint = find_checkpoint(place)
     model, description = load_described(read_checkpoint(checkpoint), str(checkpoint))
+    values = values_of(node, description.class_names)
     setup = PredictionSetup.choose(
         description,
         preset=config.gpu,
@@ -46,54 +75,113 @@ def _predict(composed: DictConfig) -> None:
         num_workers=config.num_workers,
     )
     for choice in setup.choices:
-        console.print(str(choice), soft_wrap=True)
+        console.print(str(choice), soft_wrap=True, markup=False)
     predictions, ids, rejected = predict_images(
         model,
         description,
         setup,
         config.tta,
-        _source(config, place, description.image_size, setup.batch_size, setup.num_workers),
+        _source(config, node, seed, description.image_size, setup),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
     )
-    write_predictions_csv(
-        output,
-        ids,
-        predictions.probabilities,
-        description.class_names,
-        predictions.targets.tolist(),
-    )
+    interval = score(predictions)
+    written = [output]
+    try:
+        write_predictions_csv(
+            output,
+            ids,
+            predictions.probabilities,
+            description.class_names,
+            predictions.targets.tolist(),
+        )
+        if submission is not None and values is not None and interval is None:
+            write_submission(submission, ids, predictions.classes, values)
+            written.append(submission)
+    except OSError as error:
+        raise FaultError(
+            f"cannot write into {output.parent} ({error.strerror}): free space, or name another "
+            "file with output=..."
+        ) from error
     for line in rejected:
         console.print(f"left out: {line}", soft_wrap=True, markup=False)
-    interval = score(predictions)
     if interval is not None:
         console.print(f"macro-F1 with tta={config.tta.name}: {interval}")
-    console.print(f"{len(ids)} predictions in {output}", soft_wrap=True)
+    for path in written:
+        console.print(f"{len(ids)} predictions in {path}", soft_wrap=True, markup=False)
+    return output
 
 
-def _source(
-    config: PredictConfig, place: Path, image_size: int, batch_size: int, num_workers: int
-) -> Any:
+def _find_run(name: str) -> Path:
+    """Find the run folder or checkpoint file, and that there are weights at all."""
+    place = latest_run(trained=True) if name == "latest" else Path(name).expanduser()
+    if not place.exists():
+        raise InputError(f"run={name} does not exist: name a run folder or a checkpoint file")
+    if place.is_dir() and not any((place / "checkpoints").glob("*.ckpt")):
+        raise InputError(f"run={name} has no checkpoint: name the folder of a trained run")
+    return place
+
+
+def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], int]:
+    """Read what `data=` names, else the data of the run itself, with the seed of its split."""
+    if config.data is not None:
+        return dict(config.data), 0
+    if not place.is_dir():
+        raise InputError("say what to predict: data=image_folder data.root=FOLDER")
+    path = place / "config.yaml"
+    if not path.is_file():
+        raise InputError(f"run={place} holds no config.yaml: say what to predict with data=...")
+    stored = RunFolder(place).read_config()
+    node, seed = stored.get("data"), stored.get("seed")
+    if not isinstance(node, dict) or "_target_" not in node or not isinstance(seed, int):
+        raise InputError(f"{path} is damaged: it holds no data and seed; give data=...")
+    return node, seed
+
+
+def _require_writable(output: Path) -> None:
+    """Try a file of nearly the same name: only that finds all reasons, before the work is done."""
+    try:
+        with tempfile.NamedTemporaryFile(
+            prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
+        ):
+            pass
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(
+            f"output={output} cannot be written ({reason}): name another file"
+        ) from error
+
+
+def _place_of_submission(node: dict[str, Any], output: Path) -> Path | None:
+    """Say where a contest's file would go; nothing of the user's is overwritten."""
+    is_csv = str(node["_target_"]).endswith(".ImageCsv")
+    if not is_csv or not (node.get("test_csv") or node.get("test_dir")):
+        return None
+    submission = output.with_name("submission.csv")
+    if submission.exists():
+        raise InputError(f"{submission} exists: move it away, or name an output elsewhere")
+    if submission == output:
+        raise InputError(
+            f"output={output} is the name of the contest's file, which is written beside the "
+            "predictions: name it predictions.csv"
+        )
+    return submission
+
+
+def _source(config: PredictConfig, node: dict[str, Any], seed: int, size: int, setup: Any) -> Any:
     """Open the images that `data=` names, or the test images of the run's own data."""
     from gpuopt.build import build
     from gpuopt.session.prediction import source_of
 
-    node: Any = config.data
-    seed = 0
-    if node is None:
-        if not place.is_dir():
-            raise InputError("say what to predict: data=image_folder data.root=FOLDER")
-        stored = RunFolder(place).read_config()
-        node, seed = stored["data"], stored["seed"]
-    elif (found := source_of(node)) is not None:
+    if config.data is not None and (found := source_of(node)) is not None:
         return found
     return build(
         node,
         "data",
-        image_size=image_size,
-        micro_batch_size=batch_size,
-        global_batch_size=batch_size,
-        num_workers=num_workers,
+        image_size=size,
+        micro_batch_size=setup.batch_size,
+        global_batch_size=setup.batch_size,
+        num_workers=setup.num_workers,
         seed=seed,
         cache_dir=config.cache_dir,
     )

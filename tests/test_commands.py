@@ -284,6 +284,8 @@ def test_config_copies_validates_and_a_users_file_wins(tmp_path):
     preset.write_text((tmp_path / "conf/gpu/rtx3060.yaml").read_text().replace("12288", "12000"))
     shown = command("config", "show", "gpu=mine", "mode=basic", cwd=tmp_path)
     assert "memory_mib: 12000" in shown.stdout
+    assert f"# gpu=mine from {tmp_path / 'conf'}" in shown.stdout
+    assert "# typed: gpu=mine, mode=basic" in shown.stdout
     elsewhere = command("config", "show", "gpu=mine", "--config-dir", "conf", cwd=tmp_path)
     assert "memory_mib: 12000" in elsewhere.stdout
     (tmp_path / "conf/.gpuopt").unlink()

@@ -1,11 +1,11 @@
 """Decode every image once: into a memory map, or at least to know that each can be read."""
 
 import contextlib
-import fcntl
+import errno
 import hashlib
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,8 @@ from gpuopt.data.decode import UnreadableImageError, decode_image
 from gpuopt.data.image_store import FileImages, ImageStore, MappedImages
 from gpuopt.data.parallel_rows import work_through
 from gpuopt.data.row_ledger import RowLedger
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, GpuoptError, InputError
+from gpuopt.storage import wait_for_folder
 
 __all__ = ["CacheMode", "default_cache_dir", "open_images"]
 
@@ -58,8 +59,9 @@ def open_images(
         The images, and for each row that cannot be read the reason.
 
     Raises:
-        InputError: When `cache=on` and the folder cannot be written or is too small.
-        FaultError: When the disk fills up, or a worker process is killed.
+        InputError: When `cache=on` and the folder cannot be written.
+        FaultError: When `cache=on` and the disk is full, or a process is killed or stuck. With
+            `auto` a full disk is one warning, and the images are read from their files.
     """
     size_bytes = len(paths) * 3 * image_size**2
     keeps = cache == "on" or (cache == "auto" and size_bytes <= cache_limit_gib * 2**30)
@@ -69,12 +71,22 @@ def open_images(
             return _cached(paths, image_size, base / f"{_key(paths, image_size)}_{image_size}px")
         except OSError as error:
             if cache == "on":
-                raise InputError(
-                    f"decoded images cannot be kept in {base} ({error.strerror or error}): "
-                    "set cache_dir to another folder or data.cache=off"
-                ) from None
+                raise _refusal(base, error) from None
             _logger.warning("decoded images are not kept: %s (%s)", error.strerror or error, base)
     return FileImages(paths, image_size), _verified(paths, base / f"{_key(paths, 0)}_verified")
+
+
+def _refusal(base: Path, error: OSError) -> GpuoptError:
+    reason = f"{base} ({error.strerror or error})"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return FaultError(
+            f"decoded images do not fit in {reason}: free some room and run the command again, "
+            "or set cache_dir to another folder or data.cache=off"
+        )
+    return InputError(
+        f"decoded images cannot be kept in {reason}: "
+        "set cache_dir to another folder or data.cache=off"
+    )
 
 
 @dataclass(frozen=True)
@@ -110,7 +122,7 @@ def _cached(
 ) -> tuple[MappedImages, dict[int, str]]:
     folder.mkdir(parents=True, exist_ok=True)
     file, shape = folder / "images.npy", (len(paths), 3, image_size, image_size)
-    with _exclusive(folder):
+    with wait_for_folder(folder):
         ledger = RowLedger(folder / "ledger.json", len(paths))
         if not _holds(file, shape):
             ledger.clear()
@@ -129,17 +141,15 @@ def _cached(
 
 def _verified(paths: Sequence[Path], folder: Path) -> dict[int, str]:
     ledger = RowLedger(folder / "ledger.json", len(paths))
-    with contextlib.ExitStack() as stack:
-        save = ledger.save
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(_exclusive(folder))
+
+    def save() -> None:
+        with contextlib.suppress(OSError):  # what is not remembered is checked at the next start
             ledger.save()
-        except OSError:
 
-            def save() -> None:
-                """Nothing can be remembered here; the check is then made at every start."""
-
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            folder.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(wait_for_folder(folder))
         if not ledger.complete:
             work_through(_verify, paths, ledger, title="checking images", save=save)
     return ledger.rejected
@@ -147,17 +157,17 @@ def _verified(paths: Sequence[Path], folder: Path) -> dict[int, str]:
 
 def _create(file: Path, shape: tuple[int, ...]) -> None:
     file.unlink(missing_ok=True)
-    images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
-    offset, size_bytes = images.offset, images.nbytes
-    del images
-    # Writing to a hole of a memory map on a full disk kills the process: claim the room first.
-    with file.open("r+b") as stream:
-        try:
+    try:
+        images = np.lib.format.open_memmap(file, mode="w+", dtype=np.uint8, shape=shape)
+        offset, size_bytes = images.offset, images.nbytes
+        del images
+        # Writing to a hole of a memory map on a full disk kills the process: claim the room first.
+        with file.open("r+b") as stream:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(stream.fileno(), 0, offset + size_bytes)
-        except OSError:
-            file.unlink()
-            raise
+    except OSError:
+        file.unlink(missing_ok=True)
+        raise
 
 
 def _holds(file: Path, shape: tuple[int, ...]) -> bool:
@@ -176,15 +186,3 @@ def _key(paths: Sequence[Path], image_size: int) -> str:
             status = path.stat()
             digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
     return digest.hexdigest()[:20]
-
-
-@contextlib.contextmanager
-def _exclusive(folder: Path) -> Iterator[None]:
-    """Hold a folder; wait for another process that is filling it."""
-    with (folder / ".lock").open("a") as stream:
-        try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _logger.info("waiting for another process that fills %s", folder)
-            fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

@@ -84,7 +84,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         cache_dir: str | Path | None = None,
         cache_limit_gib: float = 4.0,
         max_rejected_ratio: float = 0.01,
-        worker_timeout_s: float = 120.0,
+        worker_timeout_s: float = 30.0,
         quickstart_image_size: int | None = None,
     ) -> None:
         super().__init__()

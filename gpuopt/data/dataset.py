@@ -88,7 +88,6 @@ class ImageDataset(Dataset[Batch]):
         Raises:
             FaultError: When an image file has become unreadable.
         """
-        """Read images by their places in the split, uint8 [n, 3, s, s]."""
         return torch.from_numpy(self._images.read(self._rows[indices]))
 
     def _uniforms(self, chunk: Chunk) -> torch.Tensor:

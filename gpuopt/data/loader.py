@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from gpuopt.data.batch import Batch
+from gpuopt.data.child_process import ObeyParent, signals_held_back
 from gpuopt.data.dataset import ImageDataset
 from gpuopt.data.window_sampler import EvaluationSampler, GlobalWindowSampler
 from gpuopt.errors import FaultError
@@ -46,7 +47,7 @@ class WindowLoader:
         *,
         num_workers: int = 0,
         pin_memory: bool = False,
-        timeout_s: float = 120.0,
+        timeout_s: float = 30.0,
     ) -> None:
         self.dataset = dataset
         self.sampler = sampler
@@ -70,7 +71,8 @@ class WindowLoader:
     def __iter__(self) -> Iterator[Batch]:
         # A generator: nothing starts, and the sampler's start is not used up, before the first
         # batch is asked for. Lightning begins one iteration only to see whether it can.
-        with warnings.catch_warnings():
+        self._loader.worker_init_fn = ObeyParent()
+        with warnings.catch_warnings(), signals_held_back():
             # Python 3.12 warns of any fork beside threads; the workers only read and copy arrays.
             warnings.filterwarnings("ignore", ".*use of fork.*", DeprecationWarning)
             batches = iter(self._loader)

@@ -86,7 +86,7 @@ class PredictionImages:
         cache_dir: str | Path | None = None,
         cache_limit_gib: float = 4.0,
         max_rejected_ratio: float = 0.01,
-        worker_timeout_s: float = 120.0,
+        worker_timeout_s: float = 30.0,
     ) -> None:
         self._batch_size = batch_size
         self._num_workers = num_workers

@@ -82,7 +82,7 @@ def print_results(
     policy: TestTimeAugmentation,
     folder: Path,
 ) -> None:
-    """Print scores with their intervals, and where everything lies."""
+    """Print scores with their intervals, on which images, and where everything lies."""
     scores = (
         ("macro-F1", evaluation.macro_f1, evaluation.tta_macro_f1, evaluation.difference),
         ("accuracy", evaluation.accuracy, evaluation.tta_accuracy, evaluation.accuracy_difference),
@@ -91,8 +91,14 @@ def print_results(
         ResultRow(name, single) if _is_single(policy) else ResultRow(name, single, merged, gain)
         for name, single, merged, gain in scores
     ]
-    console.print(results_table(rows, title=f"Test on {data_name}", policy=policy.name))
-    console.print(f"results in {folder}", soft_wrap=True)
+    title = f"Test on {data_name}"
+    if evaluation.tested_on == "validation":
+        title = f"Test on the validation images of {data_name}"
+    console.print(results_table(rows, title=title, policy=policy.name))
+    if evaluation.unlabelled is not None:
+        count = len(evaluation.unlabelled.ids)
+        console.print(f"no class of the {count} test images is known: they are only predicted")
+    console.print(f"results in {folder}", soft_wrap=True, markup=False)
 
 
 def _is_single(policy: TestTimeAugmentation) -> bool:

@@ -3,7 +3,7 @@
 import contextlib
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from gpuopt.data import ImageDataModule, ImageDataset
+from gpuopt.data import ImageDataModule, WindowLoader
 from gpuopt.measure import (
     Interval,
     accuracy,
@@ -33,10 +33,10 @@ _SAMPLES_SHOWN = 24
 
 @dataclass(frozen=True)
 class Evaluation:
-    """Scores on the test set.
+    """Scores on the test images, or on the validation images where no test class is known.
 
     Attributes:
-        predictions: Probabilities with and without views.
+        predictions: Probabilities with and without views, of the split that was scored.
         macro_f1: Without test-time augmentation.
         accuracy: Without test-time augmentation.
         tta_macro_f1: With it.
@@ -44,6 +44,8 @@ class Evaluation:
         difference: Macro-F1 with minus without, on the same resampled images.
         accuracy_difference: The same for the accuracy.
         groups: Macro-F1 by condition of the images, without and with.
+        tested_on: The split that was scored, `test` or `validation`.
+        unlabelled: Predictions of the test images, when none of their classes is known.
     """
 
     predictions: Predictions
@@ -54,6 +56,19 @@ class Evaluation:
     difference: Interval
     accuracy_difference: Interval
     groups: dict[str, tuple[Interval, Interval]]
+    tested_on: str = "test"
+    unlabelled: Predictions | None = None
+
+    @property
+    def test_predictions(self) -> Predictions:
+        """Predictions of the test images, scored or not."""
+        return self.predictions if self.unlabelled is None else self.unlabelled
+
+    @property
+    def known(self) -> NDArray[np.bool_]:
+        """Mask [n] of the predictions whose true class is known: the ones scored."""
+        mask: NDArray[np.bool_] = self.predictions.targets >= 0
+        return mask
 
 
 def predict_all(
@@ -106,38 +121,31 @@ def evaluate(
     precision: str,
     show_progress: bool,
 ) -> Evaluation:
-    """Score a model on the test set, or on the validation set where there is none.
+    """Predict the test images, and score those whose class is known.
 
-    Views and the unchanged image come from one pass when the policy's first view is the identity.
+    Where none is known, or there are no test images, the validation images are scored.
+
+    Args:
+        model: Is put into evaluation mode.
+        data: Provides the images.
+        policy: The views. They and the unchanged image share one pass when the first view is
+            the identity.
+        precision: Arithmetic of the forward pass.
+        show_progress: Draw bars.
     """
-    options: dict[str, Any] = {
-        "precision": precision,
-        "total": data.test_size,
-        "show_progress": show_progress,
-    }
     model.eval()
-    shares_pass = policy.parsed_views()[0].is_identity
-    predictions = predict_all(
-        model,
-        data.test_dataloader(),
-        policy,
-        label=f"test, {policy.name}",
-        with_single_view=shares_pass,
-        **options,
-    )
-    if not shares_pass:
-        single = predict_all(
-            model,
-            data.test_dataloader(),
-            TestTimeAugmentation(),
-            label="test, no TTA",
-            with_single_view=False,
-            **options,
+
+    def predict(split: str) -> Predictions:
+        return _predict_split(
+            model, data, policy, split, precision=precision, show_progress=show_progress
         )
-        predictions = Predictions(
-            predictions.ids, predictions.targets, predictions.probabilities, single.probabilities
-        )
-    return _score(predictions, _groups(data, predictions))
+
+    if not data.has_test_set:
+        return _score(predict("validation"), data, "validation")
+    tests = predict("test")
+    if (tests.targets >= 0).any():
+        return _score(tests, data, "test")
+    return replace(_score(predict("validation"), data, "validation"), unlabelled=tests)
 
 
 def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> dict[str, Figure]:
@@ -148,9 +156,10 @@ def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> d
         data: Provides the images that are shown.
         title: Names run and data set.
     """
-    predictions, names = evaluation.predictions, data.class_names
+    predictions, names = _only(evaluation.predictions, evaluation.known), data.class_names
     matrix = confusion_matrix(predictions.targets, predictions.classes, len(names))
-    subtitle = f"macro-F1 {evaluation.tta_macro_f1} on {len(predictions.ids)} images"
+    images = "images" if evaluation.tested_on == "test" else "validation images"
+    subtitle = f"macro-F1 {evaluation.tta_macro_f1} on {len(predictions.ids)} {images}"
     figures = {
         "confusion_matrix": confusion_figure(matrix, names, subtitle=f"{title} · {subtitle}")
     }
@@ -164,7 +173,7 @@ def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> d
         )
         if len(rows):
             figures[key] = samples_figure(
-                _images(data, predictions.ids[rows]),
+                _images(data, evaluation.tested_on, predictions.ids[rows]),
                 predictions.targets[rows],
                 predictions.classes[rows],
                 predictions.confidences[rows],
@@ -175,15 +184,59 @@ def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> d
     return figures
 
 
-def _score(predictions: Predictions, groups: Mapping[str, Any]) -> Evaluation:
-    known = predictions.targets >= 0
-    targets = predictions.targets[known]
-    merged = predictions.classes[known]
-    assert predictions.single_view is not None  # evaluate() always asks for it
-    single = predictions.single_view.argmax(axis=1)[known]
-    masks = {name: np.asarray(mask)[known] for name, mask in groups.items()}
-    without = interval_by_group(targets, single, masks)
-    with_views = interval_by_group(targets, merged, masks)
+def _predict_split(
+    model: Classifier,
+    data: ImageDataModule,
+    policy: TestTimeAugmentation,
+    split: str,
+    *,
+    precision: str,
+    show_progress: bool,
+) -> Predictions:
+    """Predict one split with the policy's views and with the unchanged images alone."""
+    shares_pass = policy.parsed_views()[0].is_identity
+
+    def predict(views: TestTimeAugmentation, name: str, with_single_view: bool) -> Predictions:
+        return predict_all(
+            model,
+            _loader(data, split),
+            views,
+            precision=precision,
+            total=data.test_size if split == "test" else data.validation_size,
+            label=f"{split}, {name}",
+            with_single_view=with_single_view,
+            show_progress=show_progress,
+        )
+
+    merged = predict(policy, policy.name, shares_pass)
+    if shares_pass:
+        return merged
+    single = predict(TestTimeAugmentation(), "no TTA", False)
+    return replace(merged, single_view=single.probabilities)
+
+
+def _loader(data: ImageDataModule, split: str) -> WindowLoader:
+    return data.test_dataloader() if split == "test" else data.val_dataloader()
+
+
+def _only(predictions: Predictions, rows: NDArray[np.bool_]) -> Predictions:
+    single = predictions.single_view
+    return Predictions(
+        predictions.ids[rows],
+        predictions.targets[rows],
+        predictions.probabilities[rows],
+        None if single is None else single[rows],
+    )
+
+
+def _score(predictions: Predictions, data: ImageDataModule, split: str) -> Evaluation:
+    known = _only(predictions, predictions.targets >= 0)
+    targets, merged = known.targets, known.classes
+    assert known.single_view is not None  # evaluate() always asks for it
+    single = known.single_view.argmax(axis=1)
+    groups = _groups(data, known) if split == "test" else {}
+    without = interval_by_group(targets, single, groups)
+    with_views = interval_by_group(targets, merged, groups)
     return Evaluation(
         predictions=predictions,
         macro_f1=bootstrap_interval(targets, single, macro_f1),
@@ -193,22 +246,21 @@ def _score(predictions: Predictions, groups: Mapping[str, Any]) -> Evaluation:
         difference=paired_bootstrap_difference(targets, single, merged, macro_f1),
         accuracy_difference=paired_bootstrap_difference(targets, single, merged, accuracy),
         groups={name: (without[name], with_views[name]) for name in without},
+        tested_on=split,
     )
 
 
 def _groups(data: ImageDataModule, predictions: Predictions) -> dict[str, Any]:
-    """Ask a data set that knows its images' conditions for them, in the predictions' order."""
+    """Ask a data set that knows its test images' conditions, in the predictions' order."""
     conditions: Callable[[], Mapping[str, Any]] | None = getattr(data, "condition_groups", None)
     if conditions is None:
         return {}
     return {name: np.asarray(mask)[predictions.ids] for name, mask in conditions().items()}
 
 
-def _images(data: ImageDataModule, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Read single test images, uint8 [n, 3, s, s]."""
-    dataset = data.test_dataloader().dataset
-    assert isinstance(dataset, ImageDataset)  # the base class makes no other
-    images: NDArray[np.uint8] = dataset.read(rows).numpy()
+def _images(data: ImageDataModule, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+    """Read single images of a split, uint8 [n, 3, s, s]."""
+    images: NDArray[np.uint8] = _loader(data, split).dataset.read(rows).numpy()
     return images
 
 

@@ -1,12 +1,13 @@
 """Predict images with a trained run: find the weights, the device and the images."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from gpuopt.choice import Choice
@@ -17,8 +18,10 @@ from gpuopt.hardware import Gpu, recommended_workers, resolve_precision, select_
 from gpuopt.measure import Interval, bootstrap_interval, macro_f1
 from gpuopt.memory import choose_micro_batch, predict_memory
 from gpuopt.model import Classifier
+from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
 from gpuopt.session.evaluation import predict_all
 from gpuopt.session.weights import ModelDescription
+from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid
 from gpuopt.tta import Predictions, TestTimeAugmentation
 
@@ -30,6 +33,8 @@ __all__ = [
     "score",
     "source_of",
 ]
+
+_log = logging.getLogger(__name__)
 
 _LARGEST_BATCH = 256
 
@@ -57,6 +62,7 @@ class PredictionSetup:
 
     Attributes:
         device: `cuda` or `cpu`.
+        gpu: The card that is used, with its memory limit.
         precision: Arithmetic of the forward pass.
         batch_size: Images per forward.
         num_workers: Loader processes.
@@ -64,6 +70,7 @@ class PredictionSetup:
     """
 
     device: str
+    gpu: Gpu
     precision: str
     batch_size: int
     num_workers: int
@@ -87,8 +94,8 @@ class PredictionSetup:
         Raises:
             InputError: When the device cannot run the model.
         """
-        is_cuda = torch.cuda.is_available() and not preset.is_cpu
-        properties = torch.cuda.get_device_properties(0) if is_cuda else None
+        properties = cuda_properties(preset, 1)
+        is_cuda = properties is not None
         gpu, gpu_choice = select_gpu(preset, properties, catalogue)
         arithmetic = resolve_precision(precision, gpu, is_cuda)
         if batch_size == "auto":
@@ -104,18 +111,42 @@ class PredictionSetup:
         workers = recommended_workers(asked, gpu, cached=True)
         return cls(
             "cuda" if is_cuda else "cpu",
+            gpu,
             str(arithmetic.value),
             int(batch.value),
             int(workers.value),
             (gpu_choice, arithmetic, batch, workers),
         )
 
+    @contextlib.contextmanager
+    def applied(self) -> Iterator[None]:
+        """Set up the device as training does, and word its faults; undone afterwards.
+
+        Raises:
+            FaultError: When memory runs out or a loader process dies.
+            InputError: When the memory limit is above the device's memory.
+        """
+        settings = torch_settings(
+            precision=self.precision,
+            memory_limit_mib=self.gpu.memory_limit_mib,
+            deterministic=False,
+            accelerator=self.device,
+        )
+        smaller = max(1, self.batch_size // 2)
+        in_words = faults_in_words(
+            card=self.gpu.name,
+            setting=f"batch_size={self.batch_size}",
+            remedy=f"give batch_size={smaller}, which changes only the speed",
+        )
+        with settings, in_words:
+            yield
+
 
 def find_checkpoint(place: Path) -> Path:
     """Find the weights of a run: its best epoch, else its newest valid checkpoint.
 
     Args:
-        place: A run folder, or a checkpoint file.
+        place: A run folder, or a checkpoint file, which needs no sidecar.
 
     Raises:
         InputError: When there is none.
@@ -125,11 +156,16 @@ def find_checkpoint(place: Path) -> Path:
     if not place.is_dir():
         raise InputError(f"run={place} is neither a run folder nor a checkpoint file")
     best = place / "checkpoints" / "best.ckpt"
-    if best.is_file():
+    if Sidecar(best).match() is not None:
         return best
     found = newest_valid(place / "checkpoints")
+    if found is not None and best.exists():
+        _log.warning("%s is damaged: %s is used instead", best, found[0].name)
     if found is None:
-        raise InputError(f"{place} has no intact checkpoint: resume its training first")
+        raise InputError(
+            f"{place} has no intact checkpoint: resume its training first, or name a file with "
+            "run=FILE"
+        )
     return found[0]
 
 
@@ -153,7 +189,7 @@ def source_of(node: Mapping[str, Any]) -> ImageSource | None:
     if name == "ImageCsv":
         if not node.get("test_csv") and not node.get("test_dir"):
             raise InputError("data=image_csv needs data.test_csv=FILE and data.test_dir=FOLDER")
-        root = Path(node["root"]) if node.get("root") else Path()
+        root = Path(node["root"]).expanduser() if node.get("root") else Path()
         folder = str(root / node["test_dir"]) if node.get("test_dir") else None
         if not node.get("test_csv"):
             return ImageSource(str(folder), options=_reading_options(node))
@@ -189,18 +225,20 @@ def predict_images(
 
     Raises:
         InputError: When images cannot be read, or classes do not match.
+        FaultError: When memory runs out or a loader process dies.
     """
-    loader, ids, rejected = _open(source, description, setup, cache_dir)
-    predictions = predict_all(
-        model.to(setup.device),
-        loader,
-        policy,
-        precision=setup.precision,
-        total=len(ids),
-        label=f"predict, {policy.name}",
-        with_single_view=False,
-        show_progress=show_progress,
-    )
+    with setup.applied():
+        loader, ids, rejected = _open(source, description, setup, cache_dir)
+        predictions = predict_all(
+            model.to(setup.device),
+            loader,
+            policy,
+            precision=setup.precision,
+            total=len(ids),
+            label=f"predict, {policy.name}",
+            with_single_view=False,
+            show_progress=show_progress,
+        )
     return predictions, [ids[row] for row in predictions.ids], rejected
 
 

@@ -15,8 +15,9 @@ from matplotlib.figure import Figure
 
 from gpuopt import __version__
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule
+from gpuopt.data import ImageCsv, ImageDataModule
 from gpuopt.report import save_png, write_predictions_csv
+from gpuopt.session.contest import SUBMISSION, contest_values, is_contest, write_submission
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
 
@@ -53,7 +54,8 @@ def assemble_results(
             "train_images": data.train_size,
             "validation_images": data.validation_size,
             "test_images": data.test_size,
-            "tested_on": "test" if data.has_test_set else "validation",
+            "tested_on": evaluation.tested_on,
+            "scored_images": int(evaluation.known.sum()),
             "fingerprint": data.fingerprint,
             "rejected_images": len(rejected),
             "rejected": [
@@ -96,16 +98,29 @@ def describe_machine() -> dict[str, Any]:
 def write_artifacts(
     folder: Path, evaluation: Evaluation, data: ImageDataModule, figures: Mapping[str, Figure]
 ) -> None:
-    """Write predictions and pictures into the run folder."""
-    predictions = evaluation.predictions
+    """Write predictions of the test images and pictures into the run folder.
+
+    A contest's test images, whose classes are unknown, also give a `submission.csv`.
+
+    Args:
+        folder: The run folder.
+        evaluation: The scores.
+        data: Names the images.
+        figures: By file name without ending.
+    """
+    predictions = evaluation.test_predictions
     names = data.test_ids
+    ids = [names[row] for row in predictions.ids]
     write_predictions_csv(
         folder / "predictions.csv",
-        [names[row] for row in predictions.ids],
+        ids,
         predictions.probabilities,
         data.class_names,
         predictions.targets.tolist(),
     )
+    if isinstance(data, ImageCsv) and is_contest(data):
+        values = contest_values(data.class_names, data.classes_csv)
+        write_submission(folder / SUBMISSION, ids, predictions.classes, values)
     for name, figure in figures.items():
         save_png(figure, folder / f"{name}.png")
 

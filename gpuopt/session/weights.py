@@ -1,12 +1,14 @@
 """What a checkpoint says about its model, so that the file alone is enough to predict with."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
 from gpuopt.errors import InputError
 from gpuopt.model import Classifier
@@ -21,6 +23,10 @@ __all__ = [
 ]
 
 _SCHEMA = 1
+_CHANNELS = 3
+_IMAGE_SIDES = range(8, 4097)
+# ImageNet-21k has 21,841; a head of millions would fill the memory before its weights are read.
+_CLASS_COUNTS = range(2, 100_001)
 
 
 @dataclass(frozen=True)
@@ -31,11 +37,15 @@ class ModelDescription:
         model: timm model name.
         class_names: In the order of the logits.
         image_size: Side in pixels.
+        mean: Per channel, for pixels in 0..255.
+        std: Per channel, for pixels in 0..255.
     """
 
     model: str
     class_names: tuple[str, ...]
     image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
 
 
 def describe_model(
@@ -60,13 +70,27 @@ def read_description(checkpoint: Mapping[str, Any], where: str) -> ModelDescript
         where: Its path, for messages.
 
     Raises:
-        InputError: When gpuopt did not write it.
+        InputError: When gpuopt did not write it, or what it says makes no sense.
     """
     found = checkpoint.get("gpuopt")
     if not isinstance(found, dict) or found.get("schema") != _SCHEMA:
         raise InputError(f"{where} was not written by gpuopt: it does not describe its model")
-    names = found["class_names"]
-    return ModelDescription(str(found["model"]), tuple(map(str, names)), int(found["image_size"]))
+    model, names, size = (found.get(key) for key in ("model", "class_names", "image_size"))
+    mean, std = _channels(found.get("mean")), _channels(found.get("std"))
+    for key, is_good in (
+        ("model", isinstance(model, str) and model),
+        ("class_names", _are_class_names(names)),
+        ("image_size", type(size) is int and size in _IMAGE_SIDES),
+        ("mean", mean is not None),
+        ("std", std is not None and min(std) > 0),
+    ):
+        if not is_good:
+            raise InputError(
+                f"{where} describes its model wrongly: {key} is missing or makes no sense; "
+                "use another checkpoint"
+            )
+    assert isinstance(names, list) and isinstance(size, int) and mean and std  # checked above
+    return ModelDescription(str(model), tuple(names), size, mean, std)
 
 
 def load_described(
@@ -78,12 +102,17 @@ def load_described(
         InputError: When the weights do not belong to the model that the checkpoint names.
     """
     description = read_description(checkpoint, where)
-    model = Classifier(description.model, len(description.class_names))
+    try:
+        model = Classifier(description.model, len(description.class_names))
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(
+            f"{where}: its model {description.model!r} cannot be built ({type(error).__name__}): "
+            "install the version of timm that it was trained with"
+        ) from error
     load_weights(model, checkpoint, where)
-    found = checkpoint["gpuopt"]
-    for name in ("mean", "std"):
+    for name, values in (("mean", description.mean), ("std", description.std)):
         buffer = model.get_buffer(name)
-        buffer.copy_(buffer.new_tensor(found[name]).view_as(buffer))
+        buffer.copy_(buffer.new_tensor(values).view_as(buffer))
     return model.eval(), description
 
 
@@ -94,19 +123,40 @@ def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -
         InputError: When they belong to another model or another number of classes.
     """
     state = checkpoint.get("state_dict")
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{where} holds no weights (state_dict)")
     own = model.state_dict()
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
     reshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or extra or reshaped:
-        example = sorted([*missing, *extra, *reshaped])[0]
+        example = sorted(map(str, [*missing, *extra, *reshaped]))[0]
         raise InputError(
             f"{where} holds the weights of another model than {model.name} with "
             f"{model.num_classes} classes: {len(missing) + len(extra) + len(reshaped)} tensors "
             f"differ, for example {example}"
         )
-    model.load_state_dict(state)
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, NotImplementedError) as error:  # such as a tensor without data
+        raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
+
+
+def _are_class_names(names: Any) -> bool:
+    return (
+        isinstance(names, list)
+        and len(names) in _CLASS_COUNTS
+        and all(isinstance(name, str) for name in names)
+        and len(set(names)) == len(names)
+    )
+
+
+def _channels(values: Any) -> tuple[float, ...] | None:
+    """Return three finite numbers, or None when they are something else."""
+    if not isinstance(values, list) or len(values) != _CHANNELS:
+        return None
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in values):
+        return None
+    return tuple(map(float, values))
 
 
 def export_weights(model: Classifier, class_names: Sequence[str], path: Path) -> None:

@@ -1,7 +1,7 @@
 """Files that survive: atomic writes, validated checkpoints, folder locks. Imports no torch."""
 
 from gpuopt.storage.atomic import atomic_write, write_json, write_text
-from gpuopt.storage.lock import FolderLock
+from gpuopt.storage.lock import FolderLock, wait_for_folder
 from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
 
 __all__ = [
@@ -10,6 +10,7 @@ __all__ = [
     "Sidecar",
     "atomic_write",
     "sha256_of",
+    "wait_for_folder",
     "write_json",
     "write_text",
 ]

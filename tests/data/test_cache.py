@@ -32,7 +32,7 @@ def decoded(monkeypatch):
 
     monkeypatch.setattr(cache, "decode_image", counting)
     monkeypatch.setattr(parallel_rows, "_CHUNK_ROWS", 3)
-    monkeypatch.setattr(parallel_rows, "_processors", lambda: 1)
+    monkeypatch.setattr(parallel_rows, "available_cpus", lambda: 1)
     return names
 
 
@@ -47,7 +47,7 @@ def assert_holds(store, files):
 
 @pytest.mark.parametrize("processes", [1, 3])
 def test_decodes_once(tmp_path, files, decoded, monkeypatch, processes):
-    monkeypatch.setattr(parallel_rows, "_processors", lambda: processes)
+    monkeypatch.setattr(parallel_rows, "available_cpus", lambda: processes)
     store, rejected = opened(tmp_path, files)
     assert isinstance(store, MappedImages)
     assert rejected == {}
@@ -131,7 +131,7 @@ def test_killed_worker_ends_in_one_line_and_can_be_repeated(tmp_path, files, mon
         return decode_image(path, size)
 
     monkeypatch.setattr(parallel_rows, "_CHUNK_ROWS", 3)
-    monkeypatch.setattr(parallel_rows, "_processors", lambda: 2)
+    monkeypatch.setattr(parallel_rows, "available_cpus", lambda: 2)
     monkeypatch.setattr(cache, "decode_image", dying)
     with pytest.raises(FaultError, match=r"was killed.*run the command again"):
         opened(tmp_path, files)
@@ -189,13 +189,16 @@ def test_off_keeps_no_pixels_and_checks_once(tmp_path, files, decoded):
     assert len(decoded) == 20
 
 
-@pytest.mark.parametrize("fault", ["file in the way", "disk full"])
-def test_without_room_auto_goes_on_and_on_is_refused(tmp_path, files, monkeypatch, caplog, fault):
-    def full(*args):
-        raise OSError(errno.ENOSPC, "No space left on device")
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
 
-    if fault == "disk full":
+
+@pytest.mark.parametrize("fault", ["file in the way", "no room", "no room for the ledger"])
+def test_without_room_auto_goes_on_and_on_is_refused(tmp_path, files, monkeypatch, caplog, fault):
+    if fault == "no room":
         monkeypatch.setattr(os, "posix_fallocate", full)
+    elif fault == "no room for the ledger":
+        monkeypatch.setattr(cache.RowLedger, "save", full)
     else:
         (tmp_path / "cache").touch()
     files[5].write_bytes(b"")
@@ -203,9 +206,29 @@ def test_without_room_auto_goes_on_and_on_is_refused(tmp_path, files, monkeypatc
         store, rejected = opened(tmp_path, files)
     assert isinstance(store, FileImages)
     assert rejected == {5: "not an image"}
-    assert "decoded images are not kept" in caplog.text
-    with pytest.raises(InputError, match=r"data\.cache=off"):
+    (warning,) = caplog.messages
+    assert "decoded images are not kept" in warning
+    refusal = InputError if fault == "file in the way" else FaultError
+    with pytest.raises(refusal, match=r"data\.cache=off") as caught:
         opened(tmp_path, files, cache="on")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_disk_that_fills_up_later_stops_no_check(tmp_path, files, decoded, monkeypatch):
+    monkeypatch.setattr(parallel_rows, "_SAVE_INTERVAL_S", 0.0)
+    honest, saved = cache.RowLedger.save, []
+
+    def filling(ledger):
+        saved.append(len(ledger.pending()))
+        if len(saved) > 1:
+            full()
+        honest(ledger)
+
+    monkeypatch.setattr(cache.RowLedger, "save", filling)
+    assert opened(tmp_path, files, cache="off")[1] == {}
+    assert len(saved) > 2
+    monkeypatch.undo()
+    assert opened(tmp_path, files, cache="off")[1] == {}
 
 
 def test_a_file_that_vanishes_later_is_named(tmp_path, files):

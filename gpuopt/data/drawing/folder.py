@@ -1,12 +1,10 @@
 """The whole set as a folder of JPEG files and CSV tables, drawn once, in parallel processes."""
 
-import contextlib
 import errno
-import fcntl
 import functools
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +23,7 @@ from gpuopt.data.drawing.samples import (
 from gpuopt.data.parallel_rows import work_through
 from gpuopt.data.row_ledger import RowLedger
 from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import atomic_write, write_text
+from gpuopt.storage import atomic_write, wait_for_folder, write_text
 
 __all__ = ["DocumentSet"]
 
@@ -83,7 +81,7 @@ class DocumentSet:
         try:
             for split in SPLITS:
                 (folder / split).mkdir(parents=True, exist_ok=True)
-            with _alone(folder):
+            with wait_for_folder(folder):
                 self._draw_pending(folder)
         except OSError as error:
             reason = f"{folder}: {error.strerror or error}"
@@ -153,11 +151,3 @@ def _all_there(folder: Path, files: Sequence[Path]) -> bool:
     return found.issuperset(files) and all(
         (folder / name).exists() for name in ("train.csv", "test.csv", "classes.csv")
     )
-
-
-@contextlib.contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process draws into the folder."""
-    with (folder / ".lock").open("a") as stream:
-        fcntl.flock(stream, fcntl.LOCK_EX)
-        yield

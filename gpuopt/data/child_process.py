@@ -1,0 +1,73 @@
+"""What a child process is told first: its parent alone decides, and it never outlives it."""
+
+import contextlib
+import ctypes
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+__all__ = ["ObeyParent", "signals_held_back"]
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_POLL_S = 1.0
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+
+
+class ObeyParent:
+    """The first call in a child process; made in the thread that starts the child.
+
+    Ctrl-C and a scheduler's SIGUSR1 reach the whole process group; the parent answers them and
+    the child ignores them. SIGTERM ends the child at once, because that is how a parent ends it;
+    a handler inherited from the parent would speak for the parent. When the parent dies by
+    kill -9, so does the child, which otherwise would wait for work for ever.
+    """
+
+    def __init__(self) -> None:
+        self._parent = os.getpid()
+        # The kernel takes the death of the thread that forked for the death of the parent.
+        self._by_main_thread = threading.current_thread() is threading.main_thread()
+
+    def __call__(self, *_: Any) -> None:
+        """Set up this process; arguments such as the number of a loader worker are not used."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        if not (self._by_main_thread and _die_with_parent()):
+            threading.Thread(target=_watch, args=(self._parent,), daemon=True).start()
+        if os.getppid() != self._parent:  # it died before it could be watched
+            os._exit(1)
+
+
+@contextlib.contextmanager
+def signals_held_back() -> Iterator[None]:
+    """Keep signals from children that are started in this block until they obey their parent.
+
+    A child begins with the parent's handlers, which may raise the parent's exceptions. Signals to
+    this process wait until the end of the block.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _die_with_parent() -> bool:
+    """Ask the kernel for SIGKILL at the parent's death; only Linux can do that."""
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) == 0)
+    except (OSError, AttributeError):
+        return False
+
+
+def _watch(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(_POLL_S)
+    os._exit(1)

@@ -1,0 +1,94 @@
+"""What training and prediction share about the device: its checks, settings and faults."""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+
+from gpuopt.data import loader_fault
+from gpuopt.errors import FaultError, InputError
+from gpuopt.hardware import (
+    Gpu,
+    apply_memory_limit,
+    float32_matmul_precision,
+    refuse_unsupported,
+)
+
+__all__ = ["cuda_properties", "faults_in_words", "torch_settings"]
+
+
+def cuda_properties(preset: Gpu, devices: int) -> Any | None:
+    """Return what torch reports about the first CUDA device, or None to run on the processors.
+
+    Args:
+        preset: The `gpu=` option; `cpu` leaves a card alone.
+        devices: CUDA devices that are asked for.
+
+    Raises:
+        InputError: When there are fewer devices, or this PyTorch cannot drive the card.
+    """
+    if preset.is_cpu or not torch.cuda.is_available():
+        return None
+    count = torch.cuda.device_count()
+    if devices > count:
+        raise InputError(f"trainer.devices={devices}: this machine has {count} CUDA device(s)")
+    properties = torch.cuda.get_device_properties(0)
+    refuse_unsupported(
+        properties.name, f"{properties.major}.{properties.minor}", torch.cuda.get_arch_list()
+    )
+    return properties
+
+
+@contextlib.contextmanager
+def torch_settings(
+    *, precision: str, memory_limit_mib: int | None, deterministic: bool, accelerator: str
+) -> Iterator[None]:
+    """Set what PyTorch only has once per process; given back afterwards.
+
+    Args:
+        precision: `fp32`, `tf32`, `bf16` or `fp16`; all but fp32 let matrix products use TF32.
+        memory_limit_mib: Behave as a card of this size; None uses all of it.
+        deterministic: Use deterministic algorithms only.
+        accelerator: `cuda` or `cpu`; the memory limit is for `cuda` only.
+
+    Raises:
+        InputError: When the limit is above the device's memory.
+    """
+    matmul = float32_matmul_precision(precision)
+    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    limited = accelerator == "cuda" and memory_limit_mib is not None
+    if limited and memory_limit_mib is not None:
+        apply_memory_limit(memory_limit_mib, 0)
+    torch.set_float32_matmul_precision(matmul)
+    torch.use_deterministic_algorithms(deterministic)
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before[0])
+        torch.use_deterministic_algorithms(before[1])
+        if limited:
+            torch.cuda.memory.set_per_process_memory_fraction(1.0, 0)
+
+
+@contextlib.contextmanager
+def faults_in_words(*, card: str, setting: str, remedy: str) -> Iterator[None]:
+    """Word what PyTorch raises when memory runs out or a loader process dies as one line.
+
+    Args:
+        card: Name of the device.
+        setting: What filled its memory, such as `micro_batch_size=64`.
+        remedy: What to do about it.
+
+    Raises:
+        FaultError: In place of those errors; all others pass.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise FaultError(f"{card} ran out of memory at {setting}: {remedy}") from error
+    except RuntimeError as error:
+        fault = loader_fault(error)
+        if fault is None:
+            raise
+        raise fault from error

@@ -1,0 +1,217 @@
+"""Kill -9 and signals to the whole process group, on real processes."""
+
+import fcntl
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from gpuopt.data import parallel_rows
+from gpuopt.data.drawing import DocumentSet
+from gpuopt.data.row_ledger import RowLedger
+from gpuopt.errors import FaultError
+
+pytestmark = pytest.mark.slow
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+DOCUMENTS = DocumentSet(seed=0, train_count=200, test_count=100, size_px=200)
+# Drawing is slowed down, so that it can be hit in the middle; every signal's answer is recorded.
+DRAW = """
+import signal, sys, time
+from pathlib import Path
+from gpuopt.data import parallel_rows
+from gpuopt.data.drawing import DocumentSet, folder
+parallel_rows.available_cpus = lambda: 2
+honest = folder.draw_sample
+folder.draw_sample = lambda *a: (time.sleep(0.02), honest(*a))[1]
+
+def stop(number, frame):
+    print("stopped by", number, file=sys.stderr, flush=True)
+    sys.exit(75)
+
+for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, stop)
+DocumentSet(seed=0, train_count=200, test_count=100, size_px=200).draw(Path(sys.argv[1]))
+"""
+# The loader's workers wait for work; a thread starts them, or the main thread.
+LOAD = """
+import sys, threading, time
+import numpy as np
+from gpuopt.data import ArrayImages, EvaluationSampler, ImageDataset, Split, WindowLoader
+split = Split(["x"] * 40, np.zeros(40, np.int64), ArrayImages(np.zeros((40, 3, 8, 8), np.uint8)),
+              np.arange(40))
+loader = WindowLoader(ImageDataset(split, 0), EvaluationSampler(40, 4, rank=0, world_size=1),
+                      num_workers=2)
+
+def work():
+    batches = iter(loader)
+    next(batches)
+    print("ready", flush=True)
+    time.sleep(100)
+
+if sys.argv[1] == "thread":
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+else:
+    work()
+"""
+
+
+def start(*arguments, cwd=None):
+    return subprocess.Popen(
+        [sys.executable, *map(str, arguments)],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+        start_new_session=True,  # so that its id names the process group
+    )
+
+
+def members(group):
+    """The living processes of a group, from /proc or, elsewhere, from ps."""
+    table = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True)
+    rows = [line.split() for line in table.stdout.splitlines()]
+    return [
+        int(pid) for pid, its_group, state in rows if int(its_group) == group and state[0] != "Z"
+    ]
+
+
+def wait_until(condition, process=None, seconds=60):
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process is None or process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.02)
+
+
+def contents(where):
+    return {
+        str(path.relative_to(where)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted(where.rglob("*.*"))
+        if path.suffix in (".jpg", ".csv")
+    }
+
+
+def is_free(folder):
+    with (folder / ".lock").open() as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+
+def drawing(where):
+    """A process that draws, with two workers that have begun."""
+    process = start("-c", DRAW, where)
+    wait_until(lambda: len(list(where.glob("train/*.jpg"))) >= 10, process)
+    assert len(members(process.pid)) == 3
+    return process
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    where = tmp_path_factory.mktemp("whole")
+    DOCUMENTS.draw(where)
+    return contents(where)
+
+
+def test_kill_9_leaves_no_orphan_and_no_lock_and_drawing_goes_on(tmp_path, whole):
+    process = drawing(tmp_path)
+    assert not is_free(tmp_path)
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: not members(process.pid), seconds=10)
+    assert is_free(tmp_path)
+    assert contents(tmp_path) != whole
+    DOCUMENTS.draw(tmp_path)
+    assert contents(tmp_path) == whole
+    assert not list(tmp_path.glob("*/.*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+def test_a_signal_to_the_group_is_answered_by_the_parent_alone(tmp_path, whole, number):
+    process = drawing(tmp_path)
+    os.killpg(process.pid, number)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75
+    assert stderr.split("\n") == [*stderr.split("\n")[:-2], f"stopped by {number:d}", ""]
+    assert stderr.count("stopped by") == 1
+    assert "Traceback" not in stderr
+    assert not members(process.pid)
+    DOCUMENTS.draw(tmp_path)
+    assert contents(tmp_path) == whole
+
+
+@pytest.mark.parametrize("starter", ["main", "thread"])
+def test_loader_workers_die_with_their_parent_and_ignore_ctrl_c(starter):
+    process = start("-c", LOAD, starter)
+    assert process.stdout.readline() == "ready\n", process.stderr.read()
+    workers = [pid for pid in members(process.pid) if pid != process.pid]
+    assert len(workers) == 2
+    for pid in workers:
+        os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGUSR1)
+    time.sleep(0.5)
+    assert [pid for pid in members(process.pid) if pid != process.pid] == workers
+    process.kill()
+    process.communicate(timeout=20)
+    wait_until(lambda: not members(process.pid), seconds=10)
+
+
+def test_ctrl_c_to_the_group_while_training_saves_and_ends_with_75(tiny, tmp_path):
+    options = [word for word in tiny if not word.startswith("trainer.max_epochs")]
+    extra = ("num_workers=2", "trainer.max_epochs=50", "run=parts")
+    process = start("-m", "gpuopt.train", *options, *extra, cwd=tmp_path)
+    wait_until((tmp_path / "parts/checkpoints/best.ckpt").exists, process, 90)
+    assert len(members(process.pid)) >= 3
+    before = (tmp_path / "parts/checkpoints/last.ckpt").stat().st_mtime_ns
+    os.killpg(process.pid, signal.SIGINT)
+    _, stderr = process.communicate(timeout=60)
+    assert process.returncode == 75, stderr
+    assert "resume=" in stderr.strip().splitlines()[-1]
+    assert "Traceback" not in stderr
+    assert (tmp_path / "parts/checkpoints/last.ckpt").stat().st_mtime_ns > before
+    wait_until(lambda: not members(process.pid), seconds=10)
+
+
+class Hanging:
+    """A task that never ends for one file; slow, but steady for all others."""
+
+    def __init__(self, name, pause_s):
+        self.name, self.pause_s = name, pause_s
+
+    def __call__(self, rows, paths):
+        for path in paths:
+            time.sleep(1000 if path.name == self.name else self.pause_s)
+        return {}
+
+
+def run_task(tmp_path, task, monkeypatch, count=40):
+    monkeypatch.setattr(parallel_rows, "available_cpus", lambda: 2)
+    monkeypatch.setattr(parallel_rows, "_CHUNK_ROWS", 10)
+    paths = [Path(f"/images/{row:02d}.png") for row in range(count)]
+    ledger = RowLedger(tmp_path / "ledger.json", count)
+    options = {"title": "test", "save": ledger.save, "stuck_after_s": 1.0}
+    parallel_rows.work_through(task, paths, ledger, **options)
+    return ledger
+
+
+def test_a_stuck_process_is_named_by_its_file_and_ended(tmp_path, monkeypatch):
+    with pytest.raises(FaultError, match=r"/images/17\.png has not ended for 1 s") as caught:
+        run_task(tmp_path, Hanging("17.png", 0.0), monkeypatch)
+    assert "\n" not in str(caught.value)
+    assert set(RowLedger(tmp_path / "ledger.json", 40).pending()) == set(range(10, 20))
+
+
+def test_slow_files_are_not_stuck(tmp_path, monkeypatch):
+    """A chunk takes longer than the limit, its single files do not."""
+    assert run_task(tmp_path, Hanging("none", 0.15), monkeypatch, count=20).complete
