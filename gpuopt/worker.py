@@ -12,23 +12,24 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, GpuStats
-from gpuopt.data import ImageDataModule, loader_fault
-from gpuopt.errors import FaultError, InputError, PreemptedError
-from gpuopt.hardware import apply_memory_limit, float32_matmul_precision, load_catalogue
+from gpuopt.data import ImageDataModule
+from gpuopt.errors import InputError, PreemptedError
+from gpuopt.hardware import load_catalogue
 from gpuopt.model import Classifier
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.console import print_plan, print_results
+from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
 from gpuopt.session.forecast import forecast_training_s
@@ -60,7 +61,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     config = to_train_config(raw)
     clock = _Clock()
     plan = _plan(config)
-    with _stopping_on_signals(run), _torch_settings(config, plan), _faults_in_words(run, plan):
+    with _stopping_on_signals(run), _settings(config, plan), _faults(run, plan):
         with clock.timing("data"):
             data = _build_data(config, plan)
         plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
@@ -174,39 +175,28 @@ def _state_bytes(config: TrainConfig) -> int:
 
 
 @contextlib.contextmanager
-def _faults_in_words(run: RunFolder, plan: Plan) -> Iterator[None]:
-    """Word what PyTorch raises when memory runs out or a loader process dies as one line."""
-    try:
-        yield
-    except torch.OutOfMemoryError as error:
-        smaller = max(1, plan.micro_batch_size // 2)
-        raise FaultError(
-            f"{plan.gpu.name} ran out of memory at micro_batch_size={plan.micro_batch_size}: go on "
-            f"with resume={run.path} micro_batch_size={smaller}, which changes only the speed"
-        ) from error
-    except RuntimeError as error:
-        fault = loader_fault(error)
-        if fault is None:
-            raise
-        raise fault from error
-
-
-@contextlib.contextmanager
-def _torch_settings(config: TrainConfig, plan: Plan) -> Iterator[None]:
+def _settings(config: TrainConfig, plan: Plan) -> Iterator[None]:
     """Seed, and set what PyTorch only has once per process; given back afterwards."""
     # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
     L.seed_everything(config.seed, workers=True, verbose=False)
-    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
-    torch.set_float32_matmul_precision(float32_matmul_precision(plan.precision))
-    torch.use_deterministic_algorithms(config.trainer.deterministic)
-    if plan.accelerator == "cuda" and plan.gpu.memory_limit_mib is not None:
-        apply_memory_limit(plan.gpu.memory_limit_mib, 0)
-    try:
+    with torch_settings(
+        precision=plan.precision,
+        memory_limit_mib=plan.gpu.memory_limit_mib,
+        deterministic=config.trainer.deterministic,
+        accelerator=plan.accelerator,
+    ):
         yield
-    finally:
-        torch.set_float32_matmul_precision(before[0])
-        torch.use_deterministic_algorithms(before[1])
+
+
+def _faults(run: RunFolder, plan: Plan) -> AbstractContextManager[None]:
+    smaller = max(1, plan.micro_batch_size // 2)
+    return faults_in_words(
+        card=plan.gpu.name,
+        setting=f"micro_batch_size={plan.micro_batch_size}",
+        remedy=f"go on with resume={run.path} micro_batch_size={smaller}, which changes only the "
+        "speed",
+    )
 
 
 def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:

@@ -144,13 +144,13 @@ def loader_fault(error: BaseException) -> FaultError | None:
     if "DataLoader timed out" in message:
         return FaultError(
             "a data loader worker stopped answering: check the disk that holds the images, "
-            "or raise data.worker_timeout_s; resume with resume=true"
+            "or raise data.worker_timeout_s"
         )
     if re.search(r"DataLoader worker \(pid\(?s?\)?.*(killed|exited)", message):
         signal = re.search(r"killed by signal: ([\w ]+)", message)
         cause = f" by signal {signal.group(1).strip()}" if signal else ""
         return FaultError(
             f"a data loader worker was killed{cause}: this machine may be out of memory or of "
-            "shared memory (/dev/shm); lower num_workers and resume with resume=true"
+            "shared memory (/dev/shm); lower num_workers"
         )
     return None

@@ -111,6 +111,7 @@ def _pooled(
     method = "fork" if "fork" in multiprocessing.get_all_start_methods() else "spawn"
     context = multiprocessing.get_context(method)
     marks = context.RawArray(ctypes.c_uint8, len(paths))
+    seen = np.frombuffer(memoryview(marks), np.uint8)
     settings = (ObeyParent(), marks)
     with ProcessPoolExecutor(processes, context, _prepare, settings) as pool:
         try:
@@ -122,9 +123,7 @@ def _pooled(
                 }
             workers = list(pool._processes.values())
             try:
-                for future in _finished(
-                    futures, np.frombuffer(memoryview(marks), np.uint8), stuck_after_s
-                ):
+                for future in _finished(futures, seen, stuck_after_s):
                     yield futures[future], future.result()
             except _StuckError as stuck:
                 for worker in workers:

@@ -93,7 +93,7 @@ def print_results(
     ]
     title = f"Test on {data_name}"
     if evaluation.tested_on == "validation":
-        title = f"Test on the validation images of {data_name}"
+        title = f"Validation on {data_name}"
     console.print(results_table(rows, title=title, policy=policy.name))
     if evaluation.unlabelled is not None:
         count = len(evaluation.unlabelled.ids)

@@ -5,18 +5,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
 from gpuopt.choice import Choice
-from gpuopt.errors import InputError
 from gpuopt.hardware import (
     Gpu,
     recommended_workers,
-    refuse_unsupported,
     resolve_precision,
     select_gpu,
 )
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
+from gpuopt.session.device import cuda_properties
 
 __all__ = ["Plan", "make_plan"]
 
@@ -95,7 +92,7 @@ def make_plan(
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
     """
-    properties = _cuda_properties(preset, devices)
+    properties = cuda_properties(preset, devices)
     gpu, gpu_choice = select_gpu(preset, properties, catalogue)
     choices = [gpu_choice]
     is_cuda = properties is not None
@@ -122,19 +119,6 @@ def make_plan(
         devices=devices,
         choices=tuple(choices),
     )
-
-
-def _cuda_properties(preset: Gpu, devices: int) -> Any | None:
-    if preset.is_cpu or not torch.cuda.is_available():
-        return None
-    count = torch.cuda.device_count()
-    if devices > count:
-        raise InputError(f"trainer.devices={devices}: this machine has {count} CUDA device(s)")
-    properties = torch.cuda.get_device_properties(0)
-    refuse_unsupported(
-        properties.name, f"{properties.major}.{properties.minor}", torch.cuda.get_arch_list()
-    )
-    return properties
 
 
 def _choose_image_size(requested: int | str, gpu: Gpu) -> Choice:

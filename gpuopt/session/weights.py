@@ -78,7 +78,7 @@ def read_description(checkpoint: Mapping[str, Any], where: str) -> ModelDescript
     model, names, size = (found.get(key) for key in ("model", "class_names", "image_size"))
     mean, std = _channels(found.get("mean")), _channels(found.get("std"))
     for key, is_good in (
-        ("model", isinstance(model, str) and model),
+        ("model", isinstance(model, str) and model != ""),
         ("class_names", _are_class_names(names)),
         ("image_size", type(size) is int and size in _IMAGE_SIDES),
         ("mean", mean is not None),
@@ -89,8 +89,9 @@ def read_description(checkpoint: Mapping[str, Any], where: str) -> ModelDescript
                 f"{where} describes its model wrongly: {key} is missing or makes no sense; "
                 "use another checkpoint"
             )
-    assert isinstance(names, list) and isinstance(size, int) and mean and std  # checked above
-    return ModelDescription(str(model), tuple(names), size, mean, std)
+    assert mean is not None  # checked above, as all others
+    assert std is not None
+    return ModelDescription(str(model), tuple(found["class_names"]), int(size or 0), mean, std)
 
 
 def load_described(

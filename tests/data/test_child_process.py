@@ -1,5 +1,6 @@
 """Kill -9 and signals to the whole process group, on real processes."""
 
+import contextlib
 import fcntl
 import hashlib
 import os
@@ -19,7 +20,8 @@ from gpuopt.errors import FaultError
 pytestmark = pytest.mark.slow
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-DOCUMENTS = DocumentSet(seed=0, train_count=200, test_count=100, size_px=200)
+DOCUMENTS = DocumentSet(seed=0, train_count=150, test_count=50, size_px=128)
+_started: list[subprocess.Popen] = []
 # Drawing is slowed down, so that it can be hit in the middle; every signal's answer is recorded.
 DRAW = """
 import signal, sys, time
@@ -36,7 +38,7 @@ def stop(number, frame):
 
 for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
     signal.signal(number, stop)
-DocumentSet(seed=0, train_count=200, test_count=100, size_px=200).draw(Path(sys.argv[1]))
+DocumentSet(seed=0, train_count=150, test_count=50, size_px=128).draw(Path(sys.argv[1]))
 """
 # The loader's workers wait for work; a thread starts them, or the main thread.
 LOAD = """
@@ -64,7 +66,7 @@ else:
 
 
 def start(*arguments, cwd=None):
-    return subprocess.Popen(
+    process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
         stdout=subprocess.PIPE,
@@ -73,15 +75,37 @@ def start(*arguments, cwd=None):
         env=ENVIRONMENT,
         start_new_session=True,  # so that its id names the process group
     )
+    _started.append(process)
+    return process
+
+
+@pytest.fixture(autouse=True)
+def _end_all():
+    """A failed test leaves no process behind."""
+    yield
+    while _started:
+        process = _started.pop()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        process.stderr.close()
 
 
 def members(group):
-    """The living processes of a group, from /proc or, elsewhere, from ps."""
-    table = subprocess.run(["ps", "-eo", "pid=,pgid=,stat="], capture_output=True, text=True)
-    rows = [line.split() for line in table.stdout.splitlines()]
-    return [
-        int(pid) for pid, its_group, state in rows if int(its_group) == group and state[0] != "Z"
-    ]
+    """The living processes of a group, from /proc or, on other systems, from ps."""
+    if Path("/proc/self/stat").exists():
+        rows = []
+        for file in Path("/proc").glob("[0-9]*/stat"):
+            with contextlib.suppress(OSError):
+                pid, _, rest = file.read_text().partition(" ")
+                state, _, its_group = rest.rpartition(")")[2].split()[:3]
+                rows.append((pid, its_group, state))
+    else:
+        words = ["ps", "-eo", "pid=,pgid=,stat="]
+        table = subprocess.run(words, capture_output=True, text=True, check=True)
+        rows = [line.split() for line in table.stdout.splitlines()]
+    return [int(pid) for pid, of, state in rows if int(of) == group and state[0] not in "ZX"]
 
 
 def wait_until(condition, process=None, seconds=60):

@@ -137,7 +137,7 @@ def opened(root, **settings):
     return data
 
 
-def evaluated(model, data, views=("identity",)):
+def evaluated(model, data, views=({},)):
     policy = TestTimeAugmentation(name="own", views=list(views))
     return evaluate(model, data, policy, precision="fp32", show_progress=False)
 
@@ -173,7 +173,7 @@ def test_pictures_come_from_the_images_that_were_scored(model, contest, monkeypa
 
 def test_a_policy_without_the_unchanged_image_gets_it_from_a_pass_of_its_own(model, contest):
     data = opened(contest[0])
-    plain, turned = evaluated(model, data), evaluated(model, data, ("rot90",))
+    plain, turned = evaluated(model, data), evaluated(model, data, ({"rotate": 90},))
     single = turned.predictions.single_view
     np.testing.assert_allclose(single, plain.predictions.probabilities, rtol=1e-5)
     assert not np.allclose(single, turned.predictions.probabilities)
@@ -189,7 +189,7 @@ def test_the_console_says_what_was_scored(model, contest):
         return stream.getvalue()
 
     text = printed(evaluated(model, data))
-    assert "Test on the validation images of mine" in text
+    assert "Validation on mine" in text
     assert f"no class of the {TESTS} test images is known" in text
     data._splits.test.targets[:] = [0, 1, 0, 1, 0]
     text = printed(evaluated(model, data))

@@ -59,15 +59,21 @@ def test_an_unreadable_owner_is_still_refused(tmp_path):
             FolderLock(tmp_path).acquire()
 
 
+def _live(alive, go_on):
+    alive.set()
+    go_on.wait(60)
+
+
 def test_a_child_does_not_keep_the_lock(tmp_path):
     """Nor does it give it back while the parent lives."""
     context = multiprocessing.get_context("fork")
-    go_on = context.Event()
+    alive, go_on = context.Event(), context.Event()
+    child = context.Process(target=_live, args=(alive, go_on), daemon=True)
     with FolderLock(tmp_path):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)  # fork beside threads
-            child = context.Process(target=go_on.wait)
             child.start()
+        assert alive.wait(30)
         with pytest.raises(InputError, match="in use"):
             FolderLock(tmp_path).acquire()
     with FolderLock(tmp_path):
@@ -98,11 +104,16 @@ def test_waiting_ends_with_the_owner_and_names_it_once(tmp_path, holder, caplog)
         pass
 
 
-def test_a_waiting_lock_refuses_others_and_is_given_back_after_an_error(tmp_path):
-    with pytest.raises(ZeroDivisionError), wait_for_folder(tmp_path):
+def _fail_within(folder):
+    with wait_for_folder(folder):
         with pytest.raises(InputError, match=f"process {os.getpid()}"):
-            FolderLock(tmp_path).acquire()
+            FolderLock(folder).acquire()
         raise ZeroDivisionError
+
+
+def test_a_waiting_lock_refuses_others_and_is_given_back_after_an_error(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        _fail_within(tmp_path)
     with (tmp_path / ".lock").open() as stream:
         fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
 

@@ -1,0 +1,75 @@
+import io
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from gpuopt.choice import Choice
+from gpuopt.hardware import load_catalogue
+from gpuopt.measure import Interval
+from gpuopt.schema import CONF_DIR
+from gpuopt.session.console import make_console, print_plan, print_results
+from gpuopt.session.evaluation import Evaluation
+from gpuopt.session.plan import Plan
+from gpuopt.tta import Predictions, TestTimeAugmentation
+
+CPU = load_catalogue(CONF_DIR / "gpu")["cpu"]
+TURNED = TestTimeAugmentation(name="turned", views=[{}, {"rotate": 90}])
+
+
+def console():
+    stream = io.StringIO()
+    return Console(file=stream, width=120), stream
+
+
+def evaluation(**changes):
+    import numpy as np
+
+    zeros = np.zeros(2, np.int64)
+    half, gain = Interval(0.5, 0.4, 0.6), Interval(0.1, 0.05, 0.15)
+    predictions = Predictions(zeros, zeros, np.ones((2, 1), np.float32))
+    return Evaluation(predictions, half, half, half, half, gain, gain, {}, **changes)
+
+
+def test_the_plan_shows_batches_data_and_evidence(caplog):
+    choice = Choice("precision", "fp32", "table", "why")
+    plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, (choice, Choice("x", 1, "given", "asked")))
+    data = SimpleNamespace(train_size=100, validation_size=20, test_size=30, num_classes=10)
+    target, stream = console()
+    with caplog.at_level("INFO", "gpuopt"):
+        print_plan(
+            target,
+            plan,
+            model="m",
+            data_name="digits",
+            data=data,
+            steps=6,
+            policy=TURNED,
+            forecast_s=90.0,
+        )
+    text = stream.getvalue()
+    assert "100 train, 20 validation, 30 test, 10 classes" in text
+    assert "16 x 1 device x 4 accumulated = 64 per step" in text
+    assert any("steps" in line and "6" in line for line in text.splitlines())
+    assert "turned, 2 views" in text
+    assert "predicted" in text
+    assert [record.getMessage() for record in caplog.records] == [str(choice)]
+
+
+def test_results_with_views_show_the_difference(tmp_path):
+    for policy, is_there in ((TURNED, True), (TestTimeAugmentation(), False)):
+        target, stream = console()
+        print_results(target, evaluation(), "digits", policy, tmp_path)
+        assert "Test on digits" in stream.getvalue()
+        assert ("difference" in stream.getvalue()) is is_there
+
+
+def test_a_path_with_brackets_is_printed_as_it_is(tmp_path):
+    target, stream = console()
+    folder = tmp_path / "[bold]"
+    print_results(target, evaluation(tested_on="validation"), "d", TURNED, folder)
+    assert str(folder) in stream.getvalue()
+    assert "Validation on d" in stream.getvalue()
+
+
+def test_tables_in_files_have_the_width_of_a_window(capsys):
+    assert make_console().width == 110

@@ -1,0 +1,36 @@
+from dataclasses import replace
+
+import pytest
+
+from gpuopt.hardware import Gpu, load_catalogue
+from gpuopt.schema import CONF_DIR
+from gpuopt.session.forecast import forecast_training_s
+from gpuopt.session.plan import Plan
+
+CARD = load_catalogue(CONF_DIR / "gpu")["rtx3060"]
+PLAN = Plan("cuda", CARD, "bf16", 160, 64, 64, 1, ())
+
+
+def test_twice_the_samples_take_twice_as_long():
+    one, two = (forecast_training_s(PLAN, "test_vit", count) for count in (1000, 2000))
+    assert one is not None
+    assert two == pytest.approx(2 * one)
+
+
+def test_smaller_micro_batches_and_slower_cards_take_longer():
+    one = forecast_training_s(PLAN, "test_vit", 1000)
+    small = forecast_training_s(replace(PLAN, micro_batch_size=8), "test_vit", 1000)
+    slow = replace(CARD, memory_bandwidth_gb_per_s=1.0)
+    slower = forecast_training_s(replace(PLAN, gpu=slow), "test_vit", 1000)
+    assert one < small
+    assert one < slower
+
+
+def test_nothing_is_said_about_unknown_cards_and_models():
+    assert forecast_training_s(replace(PLAN, gpu=Gpu(name="x")), "test_vit", 10) is None
+    assert forecast_training_s(PLAN, "no_such_model", 10) is None
+
+
+def test_processors_are_measured():
+    plan = replace(PLAN, accelerator="cpu", precision="fp32")
+    assert forecast_training_s(plan, "test_vit", 1000) > 0

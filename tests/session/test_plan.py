@@ -1,0 +1,89 @@
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gpuopt.errors import InputError
+from gpuopt.hardware import load_catalogue
+from gpuopt.schema import CONF_DIR
+from gpuopt.session.plan import make_plan
+
+CATALOGUE = load_catalogue(CONF_DIR / "gpu")
+
+
+def planned(preset="cpu", **settings):
+    options = {
+        "model": {"name": "test_vit"},
+        "precision": "auto",
+        "image_size": 160,
+        "micro_batch_size": "auto",
+        "global_batch_size": 64,
+        "devices": 1,
+        **settings,
+    }
+    return make_plan(preset=CATALOGUE[preset], catalogue=CATALOGUE, **options)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    """A 12 GB card that only answers questions."""
+    properties = SimpleNamespace(
+        name="NVIDIA GeForce RTX 3060",
+        major=8,
+        minor=6,
+        total_memory=12288 * 2**20,
+        multi_processor_count=28,
+    )
+    for name, value in {
+        "is_available": lambda: True,
+        "device_count": lambda: 1,
+        "get_device_properties": lambda index: properties,
+        "get_arch_list": lambda: ["sm_80"],
+    }.items():
+        monkeypatch.setattr(torch.cuda, name, value)
+
+
+@pytest.mark.parametrize(("micro", "expected", "steps"), [(64, 64, 1), (24, 24, 3), (500, 64, 1)])
+def test_micro_batches_make_up_the_global_batch(micro, expected, steps):
+    plan = planned(micro_batch_size=micro)
+    assert (plan.micro_batch_size, plan.accumulate_grad_batches) == (expected, steps)
+
+
+def test_automatic_values_have_a_reason_each():
+    plan = planned(image_size="auto")
+    assert (plan.accelerator, plan.image_size, plan.micro_batch_size) == ("cpu", 224, 32)
+    assert [choice.key for choice in plan.choices] == [
+        "gpu",
+        "precision",
+        "image_size",
+        "micro_batch_size",
+    ]
+    assert all(choice.reason for choice in plan.choices)
+
+
+def test_workers_are_settled_later(cuda):
+    plan = planned("rtx3060").with_workers(3, decoded=False)
+    assert plan.num_workers == 3
+    assert plan.choices[-1].key == "num_workers"
+
+
+def test_a_card_plans_for_itself(cuda):
+    plan = planned("rtx3060", image_size="auto")
+    card = CATALOGUE["rtx3060"]
+    assert (plan.accelerator, plan.precision) == ("cuda", "bf16")
+    assert plan.image_size == card.image_size
+
+
+def test_a_micro_batch_beyond_the_memory_is_said(cuda):
+    plan = planned("rtx3060", micro_batch_size=10**6, global_batch_size=10**6)
+    assert plan.micro_batch_size == 10**6
+    assert "predicted to need more memory" in plan.choices[-1].reason
+    assert planned("rtx3060", global_batch_size=10**6).micro_batch_size < 10**6
+
+
+def test_what_the_machine_cannot_do_is_refused(cuda, monkeypatch):
+    with pytest.raises(InputError, match="1 CUDA device"):
+        planned("rtx3060", devices=2)
+    monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
+    with pytest.raises(InputError, match="cannot be driven"):
+        planned("rtx3060")
