@@ -51,7 +51,7 @@ class NonFiniteLoss(L.Callback):
         self._check_pending()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor) and loss.is_cuda:
-            # Page-locked: a copy to ordinary memory waits for the device, 4 ms of a ResNet-50 step.
+            # Page-locked: a copy to ordinary memory would wait until the device is done.
             value = torch.empty((), dtype=loss.dtype, pin_memory=True)
             value.copy_(loss.detach(), non_blocking=True)
             event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch

@@ -39,8 +39,8 @@ def test_on_a_gpu_it_stops_one_step_later_at_the_latest(make_trainer, module, lo
     if not torch.cuda.is_available():
         pytest.skip("no CUDA device")
     step = module.training_step
-    module.training_step = lambda batch, i: (
-        step(batch, i) * (float("nan") if module.global_step == 3 else 1.0)
+    module.training_step = lambda batch, batch_idx: (
+        step(batch, batch_idx) * (float("nan") if module.global_step == 3 else 1.0)
     )
     trainer = make_trainer(NonFiniteLoss(), enable_checkpointing=False, accelerator="gpu")
     with pytest.raises(FaultError, match="not finite"):
