@@ -298,11 +298,12 @@ def _training_facts(
     fitted: Fitted, callbacks: list[Any], model: Classifier, best: Path | None
 ) -> dict[str, Any]:
     stats = next((c.summary() for c in callbacks if isinstance(c, GpuStats)), {})
+    best_epoch = fitted.checkpoint.best_epoch
     return {
         "epochs": fitted.trainer.current_epoch,
         "steps": fitted.trainer.global_step,
         "forecast_s": fitted.summary.forecast_s,
-        "best_epoch": fitted.checkpoint.best_epoch,
+        "best_epoch": None if best_epoch is None else best_epoch + 1,  # counted as people do
         "best_validation_score": fitted.checkpoint.best_score,
         "checkpoint": best.name if best else None,
         "initial_weights": model.weights_source,

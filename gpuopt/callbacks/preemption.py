@@ -76,7 +76,7 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
             run = self._checkpoint.folder.parent
             raise PreemptedError(f"stopped at once by a second signal; go on with resume={run}")
         self._requested = signal.Signals(number)
-        _log.warning("%s: stopping after this step (again: at once)", self._requested.name)
+        _log.warning("%s: stopping where a resume is exact (again: at once)", self._requested.name)
 
     def _agreed(self, trainer: L.Trainer) -> bool:
         if trainer.world_size == 1:

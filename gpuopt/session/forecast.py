@@ -5,7 +5,7 @@ from gpuopt.measure.roofline import cpu_rates, forward_flops, gpu_rates, predict
 from gpuopt.memory import predict_memory
 from gpuopt.session.plan import Plan
 
-# About a thousand kernels and the loop around them, which no micro-batch is too small to need.
+# An assumption for the loop around a step and its launches, which no micro-batch is too small for.
 _LAUNCH_S = 0.01
 
 __all__ = ["forecast_training_s"]
