@@ -261,7 +261,9 @@ def _require_unused(folder: Path) -> Path:
         raise InputError(f"run={folder} holds a run already: add resume=true, or name another")
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.name != ".lock" for path in folder.iterdir()):
+        # A lock and an empty checkpoint folder are all that a run killed at its start leaves.
+        left = [path for path in folder.rglob("*") if path.name not in (".lock", "checkpoints")]
+        if left:
             raise InputError(f"run={folder} holds other files: name an empty or a new folder")
     except OSError as error:
         raise InputError(f"run={folder} cannot be made ({error.strerror})") from error

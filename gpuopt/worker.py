@@ -9,7 +9,6 @@ import logging
 import math
 import signal
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -25,6 +24,7 @@ from gpuopt.callbacks import DurableCheckpoint, GpuStats
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError, PreemptedError
 from gpuopt.hardware import load_catalogue
+from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
@@ -59,10 +59,9 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     """
     raw = run.read_config()
     config = to_train_config(raw)
-    clock = _Clock()
     plan = _plan(config)
     with _stopping_on_signals(run), _settings(config, plan), _faults(run, plan):
-        with clock.timing("data"):
+        with Stopwatch() as data_time:
             data = _build_data(config, plan)
         plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
         data.num_workers = plan.num_workers
@@ -81,10 +80,10 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
         )
         logger = make_logger(config.logger.name, run.path)
         stats = build_callbacks(config.callbacks, skip=("checkpoint",))
-        with clock.timing("training"):
+        with Stopwatch() as training_time:
             fitted = _fit(run, config, plan, model, data, stats, logger)
         best = _load_best(model, fitted.checkpoint)
-        with clock.timing("test"):
+        with Stopwatch() as test_time:
             evaluation = evaluate(
                 _to_device(model, fitted),
                 data,
@@ -106,27 +105,16 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
                 "predicted_s": forecast_s,
                 **_training_facts(fitted, stats, model, best),
             },
-            durations_s=clock.durations_s,
+            durations_s={
+                "data": data_time.duration_s,
+                "training": training_time.duration_s,
+                "test": test_time.duration_s,
+            },
             choices=plan.choices,
         )
         run.write_results(results)
     print_results(console, evaluation, config.data_name, config.tta, run.path)
     return results
-
-
-class _Clock:
-    """Durations of the parts of a run, in seconds."""
-
-    def __init__(self) -> None:
-        self.durations_s: dict[str, float] = {}
-
-    @contextlib.contextmanager
-    def timing(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
-        try:
-            yield
-        finally:
-            self.durations_s[name] = time.monotonic() - began
 
 
 @contextlib.contextmanager

@@ -57,6 +57,12 @@ def test_a_named_folder_must_be_empty(tmp_path):
     assert (tmp_path / "notes/train.log").read_text() == "the user's own"
 
 
+def test_a_run_killed_before_it_stored_its_settings_can_be_named_again(tmp_path):
+    with RunFolder(tmp_path / "mine").lock:
+        pass
+    assert choose_folder({**CONFIG, "run": str(tmp_path / "mine")}, tmp_path / "x").name == "mine"
+
+
 def test_a_folder_that_cannot_be_made_is_said_before_anything_else(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be made"):

@@ -54,7 +54,7 @@ class NonFiniteLoss(L.Callback):
             # Page-locked: a copy to ordinary memory would wait until the device is done.
             value = torch.empty((), dtype=loss.dtype, pin_memory=True)
             value.copy_(loss.detach(), non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch
+            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's is untyped
             event.record()
             self._pending = (value, event, trainer.global_step, batch)
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -110,8 +110,5 @@ class MappedImages:
         """Copy the rows out of the map."""
         return np.asarray(self._images[rows])
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"file": self._file}  # a pickled map would carry every image along
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["file"])  # type: ignore[misc]  # reopens the map in the other process
+    def __reduce__(self) -> tuple[type["MappedImages"], tuple[Path]]:
+        return MappedImages, (self._file,)  # reopened elsewhere, not carried along image by image

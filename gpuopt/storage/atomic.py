@@ -47,8 +47,6 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 def sync_folder(folder: Path) -> None:
     """Force a folder's names to the disk, so that a rename outlives a power cut."""
-    if os.name == "nt":
-        return  # Windows cannot open a folder, and NTFS journals renames itself
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
