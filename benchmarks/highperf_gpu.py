@@ -106,6 +106,10 @@ def main(words: Sequence[str] | None = None) -> Path:
 
     outcome = Outcome([], {}, {}, [])
     jobs = _jobs(arguments, outcome)
+    if arguments.only:
+        jobs = [job for job in jobs if any(part in job.name for part in arguments.only)]
+        if not jobs:
+            parser.error(f"no measurement's name contains {' or '.join(arguments.only)}")
     run_jobs(jobs, outcome, began_s + arguments.budget_s, keep)
     print(format_rows(outcome.rows))
     for name, reason in outcome.errors.items():
@@ -297,6 +301,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--compile-backend", default="inductor")
     parser.add_argument(
         "--budget-s", type=float, default=450.0, help="skip what would end later (default: 450)"
+    )
+    parser.add_argument(
+        "--only",
+        action="append",
+        metavar="PART",
+        help="measure only what has PART in its name, such as resnet50; may be repeated",
     )
     add_common_arguments(parser)
     return parser

@@ -78,9 +78,8 @@ class StepSetting:
 
     @property
     def log_every_n_steps(self) -> int:
-        """Micro-batches between two log entries, as gpuopt chooses for the default data set."""
-        windows = -(-_EPOCH_SAMPLES // self.global_batch_size)
-        return max(1, windows * self.accumulate // _LOGS_PER_EPOCH)
+        """Optimizer steps between two log entries, as gpuopt chooses for the default data set."""
+        return max(1, -(-_EPOCH_SAMPLES // self.global_batch_size) // _LOGS_PER_EPOCH)
 
     def autocast(self) -> AbstractContextManager[object]:
         """Enter mixed precision as the precision asks for."""

@@ -141,10 +141,11 @@ def test_a_damaged_run_folder_is_bad_input(home, tmp_path):
 def test_a_run_without_weights_is_refused_before_torch_and_leaves_nothing(tmp_path, made):
     (tmp_path / "torch.py").write_text("raise SystemExit('torch was imported')")
     (tmp_path / "empty").mkdir()
+    paths = [str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH")]
     done = subprocess.run(
         [sys.executable, "-m", "gpuopt.predict", f"run={made or 'nowhere'}"],
         cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
         capture_output=True,
         text=True,
         timeout=60,

@@ -78,7 +78,7 @@ def test_tensorboard_shows_scalars_pictures_text_and_hparams(finished):
         "train/loss_step",
         "val/f1",
         "val/loss",
-        "lr-AdamW/head",
+        "lr/head",
         "throughput/samples_per_second",
         "throughput/data_wait_ratio",
         "test/f1",

@@ -8,6 +8,8 @@ from gpuopt.callbacks.gpu_stats import GpuStats
 from gpuopt.callbacks.moving_average import MovingAverage
 from gpuopt.callbacks.non_finite_loss import NonFiniteLoss
 from gpuopt.callbacks.preemption import Preemption
+from gpuopt.callbacks.progress_bar import LossBar
+from gpuopt.callbacks.step_log import StepLog
 
 __all__ = [
     "DurableCheckpoint",
@@ -15,7 +17,9 @@ __all__ = [
     "EpochSummary",
     "ExactResume",
     "GpuStats",
+    "LossBar",
     "MovingAverage",
     "NonFiniteLoss",
     "Preemption",
+    "StepLog",
 ]

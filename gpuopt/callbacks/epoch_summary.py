@@ -58,7 +58,8 @@ class EpochSummary(L.Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log the epoch's metrics."""
-        # The epoch's mean stands beside the last step's value; rates have their own log entries.
+        # In anybody's project the epoch's mean stands beside the last step's value, and Lightning's
+        # monitor adds the rates.
         shown = "  ".join(
             f"{name.removesuffix('_epoch')} {float(value):.4f}"
             for name, value in sorted(trainer.callback_metrics.items())

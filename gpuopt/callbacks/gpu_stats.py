@@ -1,16 +1,18 @@
 """How fast training is and what the device does, to any Lightning logger."""
 
+import contextlib
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from gpuopt.callbacks.device_queue import CudaInstant
 from gpuopt.hardware import Device, DeviceReading, cuda_devices
-from gpuopt.measure import Segment, StepTimer
+from gpuopt.measure import Segment, StepTimer, TimedSteps
 
 __all__ = ["GpuStats"]
 
@@ -20,8 +22,8 @@ _WARMUP_STEPS = 2  # the first steps choose kernels and fill caches
 class GpuStats(L.Callback):
     """Logs samples per second, data-wait ratio and device readings while training.
 
-    The device is synchronised only when the Trainer logs anyway. What cannot be read is left out,
-    never reported as zero.
+    The figures of `log_every_n_steps` optimizer steps are written when the device has done them,
+    which it is never made to wait for. What cannot be read is left out, never reported as zero.
 
     Args:
         interval_s: Least time between two readings of the devices, in seconds.
@@ -36,26 +38,29 @@ class GpuStats(L.Callback):
         self._interval_s = interval_s
         self._devices = devices
         self._timer = StepTimer()
+        self._timed: deque[tuple[TimedSteps, int]] = deque()
         self._read_at = 0.0
-        self._skipped = 0
+        self._step = 0
+        self._warmed_up_at = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the devices."""
         device = pl_module.device
         if device.type == "cuda":
-            self._timer = StepTimer(lambda: torch.cuda.synchronize(device))
+            self._timer = StepTimer(lambda: CudaInstant(device))
         if self._devices is None:
             self._devices = cuda_devices() if device.type == "cuda" else []
+        self._warmed_up_at = trainer.global_step + _WARMUP_STEPS
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open a segment; validation between epochs does not count."""
-        self._skipped = 0
         self._timer.begin()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note that the wait for data is over."""
+        self._step = trainer.global_step
         if self._timer.is_running:
             self._timer.batch_ready()
 
@@ -68,26 +73,34 @@ class GpuStats(L.Callback):
         batch_idx: int,
     ) -> None:
         """Count the batch, and log when the Trainer does."""
+        step = trainer.global_step
+        stepped = step > self._step
         if not self._timer.is_running:  # resumed in the middle of an epoch
-            self._timer.begin()
+            if stepped:
+                self._timer.begin()
             return
-        self._timer.batch_done(_sample_count(batch) * trainer.world_size)
-        self._skipped += 1
-        if self._skipped == _WARMUP_STEPS and not self.segments:
+        self._timer.batch_done(_sample_count(batch) * trainer.world_size, ends_step=stepped)
+        if stepped and step == self._warmed_up_at:
             self._timer.begin()
-        elif self._skipped % self._log_every(trainer) == 0:
-            self._close(trainer)
+        elif stepped and step > self._warmed_up_at and step % self._log_every(trainer) == 0:
+            self._close(step)
             self._timer.begin()
+        self._log_finished(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close what a run without validation leaves open."""
-        if self._timer.is_running:
-            self._close(trainer)
+        self._finish(trainer)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the segment before validation begins."""
-        if self._timer.is_running:
-            self._close(trainer)
+        self._finish(trainer)
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Log what an interrupted run has measured."""
+        with contextlib.suppress(RuntimeError):  # a failed device must not hide the first error
+            self._log_finished(trainer, wait=True)
 
     def summary(self) -> dict[str, float]:
         """Return the throughput of the whole run; empty when too few steps were timed."""
@@ -105,11 +118,24 @@ class GpuStats(L.Callback):
         # An attribute that Lightning sets from another object, where type checkers miss it.
         return max(1, int(getattr(trainer, "log_every_n_steps", 1)))
 
-    def _close(self, trainer: L.Trainer) -> None:
-        segment = self._timer.end()
-        if not segment.steps:
-            return
-        self.segments.append(segment)
+    def _close(self, step: int) -> None:
+        timed = self._timer.end()
+        if timed.steps and step > self._warmed_up_at:
+            self._timed.append((timed, step))
+
+    def _finish(self, trainer: L.Trainer) -> None:
+        if self._timer.is_running:
+            self._close(trainer.global_step)
+        self._log_finished(trainer, wait=True)
+
+    def _log_finished(self, trainer: L.Trainer, *, wait: bool = False) -> None:
+        while self._timed and (wait or self._timed[0][0].is_finished):
+            timed, step = self._timed.popleft()
+            segment = timed.segment()
+            self.segments.append(segment)
+            self._log(trainer, segment, step)
+
+    def _log(self, trainer: L.Trainer, segment: Segment, step: int) -> None:
         metrics = {
             "throughput/samples_per_second": segment.samples_per_second,
             "throughput/step_ms": segment.step_ms,
@@ -121,7 +147,7 @@ class GpuStats(L.Callback):
             for device in self._devices:
                 metrics |= _readable(device.read())
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=trainer.global_step)
+            logger.log_metrics(metrics, step=step - 1)  # Lightning counts them from 0
 
 
 def _readable(reading: DeviceReading) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Stop when the loss is no number, before it has spoiled the weights for long."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -7,6 +8,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor
 
+from gpuopt.callbacks.device_queue import HostCopy
 from gpuopt.errors import FaultError
 
 __all__ = ["NonFiniteLoss"]
@@ -24,7 +26,7 @@ class NonFiniteLoss(L.Callback):
 
     def __init__(self, report: Callable[[int, Any], None] | None = None) -> None:
         self._report = report
-        self._pending: tuple[Tensor, Any, int, Any] | None = None
+        self._pending: tuple[HostCopy, int, Any] | None = None
 
     def on_before_backward(
         self, trainer: L.Trainer, pl_module: L.LightningModule, loss: Tensor
@@ -51,12 +53,7 @@ class NonFiniteLoss(L.Callback):
         self._check_pending()
         loss = outputs.get("loss") if isinstance(outputs, dict) else outputs
         if isinstance(loss, Tensor) and loss.is_cuda:
-            # Page-locked: a copy to ordinary memory would wait until the device is done.
-            value = torch.empty((), dtype=loss.dtype, pin_memory=True)
-            value.copy_(loss.detach(), non_blocking=True)
-            event = torch.cuda.Event()  # type: ignore[no-untyped-call]  # torch's is untyped
-            event.record()
-            self._pending = (value, event, trainer.global_step, batch)
+            self._pending = (HostCopy(loss), trainer.global_step, batch)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the last loss of the epoch."""
@@ -65,10 +62,9 @@ class NonFiniteLoss(L.Callback):
     def _check_pending(self) -> None:
         if self._pending is None:
             return
-        value, event, step, batch = self._pending
+        loss, step, batch = self._pending
         self._pending = None
-        event.synchronize()
-        if not bool(torch.isfinite(value)):
+        if not math.isfinite(loss.value()):
             self._fail(step, batch)
 
     def _fail(self, step: int, batch: Any) -> None:

@@ -20,10 +20,14 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
 class ObeyParent:
     """The first call in a child process; made in the thread that starts the child.
 
-    Ctrl-C and a scheduler's SIGUSR1 reach the whole process group; the parent answers them and
-    the child ignores them. SIGTERM ends the child at once, because that is how a parent ends it;
-    a handler inherited from the parent would speak for the parent. When the parent dies by
-    kill -9, so does the child, which otherwise would wait for work for ever.
+    Ctrl-C and a scheduler's SIGTERM or SIGUSR1 reach the whole process group; the parent answers
+    them and the child ignores them. Only SIGTERM from the parent itself ends the child, at once
+    and with exit code 0, because that is how a parent ends it; a handler inherited from the parent
+    would speak for the parent. When the parent dies by kill -9, so does the child, which otherwise
+    would wait for work for ever.
+
+    Start the child inside `signals_held_back`: then SIGTERM is blocked in all of its threads. On
+    systems that do not tell who sent a signal (macOS), SIGTERM from anybody ends the child.
     """
 
     def __init__(self) -> None:
@@ -35,8 +39,8 @@ class ObeyParent:
         """Set up this process; arguments such as the number of a loader worker are not used."""
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         signal.signal(signal.SIGUSR1, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        _obey_sigterm(self._parent)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGUSR1))
         if not (self._by_main_thread and _die_with_parent()):
             threading.Thread(target=_watch, args=(self._parent,), daemon=True).start()
         if os.getppid() != self._parent:  # it died before it could be watched
@@ -55,6 +59,27 @@ def signals_held_back() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _obey_sigterm(parent: int) -> None:
+    """End on the parent's SIGTERM; where the system tells the sender, on nobody else's."""
+    if not hasattr(signal, "sigwaitinfo"):
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGTERM,))
+        return
+    # A handler would not be told the sender. A blocked signal waits for the thread that asks for
+    # it, and one that came before this call is judged, too.
+    signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGTERM,))
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_await_sigterm, args=(parent,), daemon=True).start()
+
+
+def _await_sigterm(parent: int) -> None:
+    # The sender is 0 when it lives in another container; that is not the parent either.
+    while signal.sigwaitinfo((signal.SIGTERM,)).si_pid != parent:
+        pass
+    # 0, because PyTorch's parent takes a worker that died of a signal for a failed one.
+    os._exit(0)
 
 
 def _die_with_parent() -> bool:

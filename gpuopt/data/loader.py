@@ -3,7 +3,8 @@
 import re
 import time
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import torch
@@ -21,6 +22,8 @@ __all__ = ["WindowLoader", "loader_fault"]
 # PyTorch notices a killed worker by a signal, which may reach another thread than the one that
 # waits for the batch, or else when a wait ends: so none may be as long as the user's limit.
 _POLL_S = 2.0
+# A process that hangs in the kernel, as on a dead network disk, does not even end by SIGKILL.
+_KILL_S = 5.0
 
 
 class WindowLoader:
@@ -103,7 +106,10 @@ class WindowLoader:
         """Stop the worker processes; the next iteration starts new ones."""
         iterator, self._loader._iterator = self._loader._iterator, None
         if isinstance(iterator, _MultiProcessingDataLoaderIter):
-            iterator._shutdown_workers()
+            try:
+                iterator._shutdown_workers()
+            finally:
+                _kill(iterator._workers)
 
     @property
     def _iterator(self) -> Any:
@@ -112,7 +118,10 @@ class WindowLoader:
 
     @_iterator.setter
     def _iterator(self, value: Any) -> None:
-        self._loader._iterator = value
+        if value is None:  # Lightning has asked the workers to end; see that they do
+            self.close()
+        else:
+            self._loader._iterator = value
 
     def state_dict(self) -> dict[str, Any]:
         """Return nothing: the position is derived from Lightning's progress."""
@@ -120,6 +129,18 @@ class WindowLoader:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Accept the empty state of `state_dict`."""
+
+
+def _kill(workers: Sequence[BaseProcess]) -> None:
+    """End the workers that PyTorch's request has not ended.
+
+    They answer it in Python, which C code that keeps the interpreter to itself puts off.
+    """
+    left = [worker for worker in workers if worker.is_alive()]
+    for worker in left:
+        worker.kill()
+    for worker in left:
+        worker.join(_KILL_S)
 
 
 def loader_fault(error: BaseException) -> FaultError | None:

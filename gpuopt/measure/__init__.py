@@ -15,15 +15,26 @@ from gpuopt.measure.classification import (
     macro_f1,
 )
 from gpuopt.measure.interval import Interval
-from gpuopt.measure.timing import Segment, StepTimer, Stopwatch, duration_text
+from gpuopt.measure.timing import (
+    Instant,
+    Mark,
+    Segment,
+    StepTimer,
+    Stopwatch,
+    TimedSteps,
+    duration_text,
+)
 
 __all__ = [
     "ClassCounts",
+    "Instant",
     "Interval",
+    "Mark",
     "Metric",
     "Segment",
     "StepTimer",
     "Stopwatch",
+    "TimedSteps",
     "accuracy",
     "bootstrap_interval",
     "class_counts",

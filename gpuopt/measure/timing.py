@@ -1,30 +1,58 @@
 """Measure durations without slowing the device down. Imports no torch.
 
-Kernels run while Python goes on, so a clock says nothing before the device is synchronised; and
-synchronising after every step would stop the overlap that is to be measured. Therefore steps are
-counted in segments, and the device is synchronised at a segment's two edges only.
+Kernels run while Python goes on, so the host's clock says nothing of the device, and waiting for
+the device would stop the overlap that is to be measured. Therefore steps are timed in segments
+between marks that the device passes in its own time, and figures are read afterwards.
 """
 
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
+from typing import Any, Protocol
 
-__all__ = ["Segment", "StepTimer", "Stopwatch", "duration_text"]
+__all__ = ["Instant", "Mark", "Segment", "StepTimer", "Stopwatch", "TimedSteps", "duration_text"]
 
 
-def _nothing() -> None:
-    """Stand in for synchronising where work is done when a call returns, as on a CPU."""
+class Mark(Protocol):
+    """A point of the work that was queued, which the device reaches sooner or later."""
+
+    def is_reached(self) -> bool:
+        """Whether the device has got there; never waits."""
+        ...
+
+    def seconds_since(self, earlier: Any) -> float:
+        """Return the time between an earlier mark of the same kind and this; waits for both."""
+        ...
+
+
+class Instant:
+    """A mark where work is done when a call returns, as on a CPU.
+
+    Args:
+        clock: Monotonic time in seconds.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+        self._at_s = clock()
+
+    def is_reached(self) -> bool:
+        """Return True: it is in the past."""
+        return True
+
+    def seconds_since(self, earlier: "Instant") -> float:
+        """Return the time between an earlier instant and this."""
+        return self._at_s - earlier._at_s
 
 
 @dataclass(frozen=True)
 class Segment:
-    """A stretch of steps between two synchronisations.
+    """A stretch of steps between two marks.
 
     Attributes:
-        duration_s: From edge to edge.
-        data_wait_s: Part of it in which the loop waited for its next batch.
-        steps: Number of steps.
+        duration_s: From mark to mark.
+        data_wait_s: How long the loop waited for its batches meanwhile.
+        steps: Number of optimizer steps.
         samples: Number of samples in them.
     """
 
@@ -50,29 +78,59 @@ class Segment:
         With queued kernels the device may still be busy meanwhile: near 0 the loader is fast
         enough, and only a high value says that it limits training.
         """
-        return self.data_wait_s / self.duration_s if self.duration_s > 0 else 0.0
+        # The host runs ahead of the device, so the two clocks see slightly different stretches.
+        return min(1.0, self.data_wait_s / self.duration_s) if self.duration_s > 0 else 0.0
+
+
+@dataclass(frozen=True)
+class TimedSteps:
+    """A segment whose steps are queued, though the device may still be at work on them.
+
+    Attributes:
+        began: Where it begins.
+        ended: Where it ends.
+        data_wait_s: How long the loop waited for its batches.
+        steps: Number of optimizer steps.
+        samples: Number of samples in them.
+    """
+
+    began: Mark
+    ended: Mark
+    data_wait_s: float
+    steps: int
+    samples: int
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the device has done the last step."""
+        return self.ended.is_reached()
+
+    def segment(self) -> Segment:
+        """Return the figures; waits for the device when it is not finished."""
+        duration_s = self.ended.seconds_since(self.began)
+        return Segment(duration_s, self.data_wait_s, self.steps, self.samples)
 
 
 class StepTimer:
     """Counts steps and samples in segments.
 
-    Call `begin`, then for each batch `batch_ready` when the loop has it and `batch_done` after
-    its step, and `end` for the figures. `end` followed by `begin` leaves out what happens in
+    Call `begin`, then for each micro-batch `batch_ready` when the loop has it and `batch_done`
+    after it, and `end` for the figures. `end` followed by `begin` leaves out what happens in
     between, such as validation.
 
     Args:
-        synchronize: Waits for the device, such as `torch.cuda.synchronize`.
-        clock: Monotonic time in seconds.
+        mark: Puts a mark behind the work that is queued by now.
+        clock: Monotonic time of the host in seconds.
     """
 
     def __init__(
         self,
-        synchronize: Callable[[], object] = _nothing,
+        mark: Callable[[], Mark] = Instant,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
-        self._synchronize = synchronize
+        self._mark = mark
         self._clock = clock
-        self._began: float | None = None
+        self._began: Mark | None = None
         self._idle_since = 0.0
         self._data_wait_s = 0.0
         self._steps = 0
@@ -85,8 +143,8 @@ class StepTimer:
 
     def begin(self) -> None:
         """Open a segment; an open one is dropped."""
-        self._synchronize()
-        self._began = self._idle_since = self._clock()
+        self._began = self._mark()
+        self._idle_since = self._clock()
         self._data_wait_s = 0.0
         self._steps = self._samples = 0
 
@@ -94,24 +152,32 @@ class StepTimer:
         """Note that the wait for a batch is over."""
         self._data_wait_s += self._clock() - self._idle_since
 
-    def batch_done(self, samples: int) -> None:
-        """Count a step; from now on the loop waits for the next batch."""
-        self._steps += 1
+    def batch_done(self, samples: int, *, ends_step: bool = True) -> None:
+        """Count a micro-batch; from now on the loop waits for the next one.
+
+        Args:
+            samples: Its size.
+            ends_step: Whether the optimizer stepped after it.
+        """
+        self._steps += ends_step
         self._samples += samples
         self._idle_since = self._clock()
 
-    def end(self) -> Segment:
-        """Close the segment.
+    def end(self) -> TimedSteps:
+        """Close the segment, without waiting for the device.
 
         Raises:
             RuntimeError: When none is open.
         """
         if self._began is None:
             raise RuntimeError("StepTimer.end() without begin()")
-        self._synchronize()
-        duration_s = self._clock() - self._began
+        timed = TimedSteps(self._began, self._mark(), self._data_wait_s, self._steps, self._samples)
         self._began = None
-        return Segment(duration_s, self._data_wait_s, self._steps, self._samples)
+        return timed
+
+
+def _nothing() -> None:
+    """Stand in for synchronising where work is done when a call returns, as on a CPU."""
 
 
 class Stopwatch:

@@ -109,8 +109,11 @@ def _build(model_name: str, image_size: int, num_classes: int | None) -> torch.n
     config = timm.models.get_pretrained_cfg(model_name, allow_unregistered=True)
     if config is not None and config.fixed_input_size:
         options["img_size"] = image_size
-    with torch.device("meta"):
-        model: torch.nn.Module = timm.create_model(model_name, pretrained=False, **options)
+    try:
+        with torch.device("meta"):
+            model: torch.nn.Module = timm.create_model(model_name, pretrained=False, **options)
+    except RuntimeError:  # some, as RegNet on torch 2.11, compute with tensors while they are built
+        model = timm.create_model(model_name, pretrained=False, **options).to("meta")
     return model.train()
 
 

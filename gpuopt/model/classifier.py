@@ -134,14 +134,10 @@ class Classifier(L.LightningModule):
         losses = self._cross_entropy(logits, batch)
         weighted = (losses * batch.weights).sum()
         share = batch.weights.sum().clamp_min(1e-12)  # a rank's last batch may be all padding
-        self.log(
-            "train/loss",
-            weighted.detach() / share,
-            on_step=True,
-            on_epoch=True,
-            prog_bar=True,
-            batch_size=len(batch.targets),
-        )
+        # Only the epoch's mean: what is logged on a step or shown in the bar is read at once,
+        # which makes a GPU wait. `gpuopt.callbacks.StepLog` logs the steps.
+        mean = weighted.detach() / share
+        self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=len(batch.targets))
         # Lightning divides by the accumulation and, across ranks, averages; both are undone here
         # because the weights already sum to 1 over the window.
         return weighted * (self.trainer.accumulate_grad_batches * self.trainer.world_size)

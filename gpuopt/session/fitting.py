@@ -1,5 +1,6 @@
 """Put a Lightning Trainer together for one run, and fit."""
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-from lightning.pytorch.callbacks import LearningRateMonitor, RichProgressBar
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 
 from gpuopt.callbacks import (
     DurableCheckpoint,
     EpochSummary,
     ExactResume,
+    LossBar,
     NonFiniteLoss,
     Preemption,
+    StepLog,
 )
 from gpuopt.data import ImageDataModule
 from gpuopt.hardware import lightning_precision
@@ -38,7 +40,7 @@ class FitSettings:
         max_epochs: Passes over the training data.
         max_steps: Optimizer steps at most; -1 for no limit.
         gradient_clip_norm: Largest norm of the gradient, or None.
-        log_every_n_steps: Micro-batches between two log entries; None: about ten times an epoch.
+        log_every_n_steps: Optimizer steps between two log entries; None: about ten times an epoch.
         deterministic: Use only deterministic kernels.
     """
 
@@ -105,21 +107,20 @@ def fit(
         PreemptedError: When a signal asked to stop; the checkpoint is saved.
         FaultError: When the loss is not finite or the disk is full.
     """
-    summary = EpochSummary()
-    batches = -(-data.train_size // plan.global_batch_size) * plan.accumulate_grad_batches
+    summary, step_log = EpochSummary(), StepLog()
+    steps_per_epoch = math.ceil(data.train_size / plan.global_batch_size)
     always: list[L.Callback] = [
         ExactResume(),
         _ModelDescription(describe_model(model, data.class_names, plan.image_size)),
         NonFiniteLoss(lambda step, batch: _report_batch(folder, data, step, batch)),
+        step_log,
         summary,
         checkpoint,
         Preemption(checkpoint),
     ]
-    if logger is not None:
-        always.append(LearningRateMonitor(logging_interval="step"))
     has_terminal = sys.stderr.isatty()
     if has_terminal:
-        always.append(RichProgressBar(leave=True))
+        always.append(LossBar(step_log))
     trainer = L.Trainer(
         accelerator="gpu" if plan.accelerator == "cuda" else "cpu",
         devices=plan.devices,
@@ -129,7 +130,7 @@ def fit(
         accumulate_grad_batches=plan.accumulate_grad_batches,
         gradient_clip_val=settings.gradient_clip_norm,
         deterministic=settings.deterministic,
-        log_every_n_steps=settings.log_every_n_steps or max(1, batches // _LOGS_PER_EPOCH),
+        log_every_n_steps=settings.log_every_n_steps or max(1, steps_per_epoch // _LOGS_PER_EPOCH),
         callbacks=[*callbacks, *always],
         plugins=[DurableCheckpointIO()],
         logger=logger or False,

@@ -153,7 +153,7 @@ def test_the_peers_get_batches_like_gpuopts():
 
 def test_the_log_interval_is_that_of_the_default_data_set():
     assert StepSetting("m", 128, 32, 32, "fp32", "cpu").log_every_n_steps == 4
-    assert StepSetting("m", 384, 64, 256, "bf16", "cuda").log_every_n_steps == 2
+    assert StepSetting("m", 384, 64, 256, "bf16", "cuda").log_every_n_steps == 1
 
 
 def test_figures_name_the_ratio_that_has_a_goal():

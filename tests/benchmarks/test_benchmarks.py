@@ -91,6 +91,14 @@ def test_highperf_needs_a_gpu_unless_it_is_tested(tmp_path, capsys):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_measurement_can_be_chosen_by_a_part_of_its_name(tmp_path, capsys):
+    content, _ = run_quick(highperf_gpu, tmp_path, "--device", "cpu", "--only", "resnet")
+    assert len(content["details"]["segment_step_s"]) == 1
+    with pytest.raises(SystemExit, match="2"):
+        run_quick(highperf_gpu, tmp_path, "--device", "cpu", "--only", "no such model")
+    assert "no measurement's name contains no such model" in capsys.readouterr().err
+
+
 def test_a_measurement_that_fails_costs_only_itself(capsys):
     row = Row("m", "s", 1.0, "ms")
     clock_s = iter([0.0, 10.0, 20.0])

@@ -6,6 +6,7 @@ from lightning.pytorch.loggers import Logger
 from gpuopt.callbacks import GpuStats
 from gpuopt.callbacks.gpu_stats import _sample_count
 from gpuopt.hardware import DeviceReading
+from gpuopt.measure import Instant, StepTimer
 
 
 class Collected(Logger):
@@ -35,7 +36,7 @@ def test_throughput_and_readable_fields_are_logged(make_trainer, module, loader)
     logger, stats = Collected(), GpuStats(interval_s=0.0, devices=[Card()])
     make_trainer(stats, logger=logger, enable_checkpointing=False).fit(module, loader, loader)
     logged = [metrics for _, metrics in logger.metrics if "throughput/step_ms" in metrics]
-    assert logged
+    assert [step for step, metrics in logger.metrics if metrics in logged] == list(range(2, 18))
     assert logged[-1]["gpu0/power_w"] == 70.5
     assert not any("utilisation_ratio" in metrics for metrics in logged)
     summary = stats.summary()
@@ -50,7 +51,59 @@ def test_every_step_but_the_warm_up_is_counted_once(make_trainer, module, loader
     assert sum(segment.samples for segment in stats.segments) == 4 * (18 - 2)
 
 
-def test_validation_does_not_count(make_trainer, module, loader, monkeypatch):
+def test_a_step_of_several_batches_is_one_step(make_trainer, module, loader):
+    stats = GpuStats(devices=[])
+    options = {"accumulate_grad_batches": 2, "log_every_n_steps": 2, "enable_checkpointing": False}
+    make_trainer(stats, **options).fit(module, loader, loader)
+    assert sum(segment.steps for segment in stats.segments) == 9 - 2
+    assert sum(segment.samples for segment in stats.segments) == 8 * (9 - 2)
+
+
+def test_figures_wait_for_the_device_and_keep_their_step(make_trainer, module, loader):
+    """A device that lags two batches behind is waited for at the end of an epoch only."""
+
+    class Late(Instant):
+        def __init__(self):
+            super().__init__()
+            self.since = module.trainer.fit_loop.total_batch_idx
+
+        def is_reached(self):
+            return module.trainer.fit_loop.total_batch_idx >= self.since + 2
+
+        def seconds_since(self, earlier):
+            seen.append(module.trainer.fit_loop.total_batch_idx - self.since)
+            return super().seconds_since(earlier)
+
+    seen = []
+    logger, stats = Collected(), GpuStats(devices=[])
+    stats._timer = StepTimer(Late)
+    make_trainer(stats, logger=logger, max_epochs=1, enable_checkpointing=False).fit(
+        module, loader, loader
+    )
+    assert [step for step, metrics in logger.metrics if "throughput/step_ms" in metrics] == [
+        *range(2, 6)
+    ]
+    assert seen == [2, 2, 1, 0]
+
+
+def test_an_interrupted_run_logs_what_it_has_measured(make_trainer, module, loader):
+    class Never(Instant):
+        def is_reached(self):
+            return False
+
+    class Broken(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 4:
+                raise ValueError
+
+    stats = GpuStats(devices=[])
+    stats._timer = StepTimer(Never)
+    with pytest.raises(ValueError, match=r"^$"):
+        make_trainer(stats, Broken(), enable_checkpointing=False).fit(module, loader, loader)
+    assert len(stats.segments) == 4 - 2
+
+
+def test_validation_does_not_count(make_trainer, module, loader):
     """A clock that only validation moves must not show up in the throughput."""
     now = [0.0]
 
@@ -62,7 +115,7 @@ def test_validation_does_not_count(make_trainer, module, loader, monkeypatch):
             now[0] += 0.5
 
     stats = GpuStats(devices=[])
-    monkeypatch.setattr(stats._timer, "_clock", lambda: now[0])
+    stats._timer = StepTimer(lambda: Instant(lambda: now[0]), lambda: now[0])
     make_trainer(Slow(), stats, enable_checkpointing=False).fit(module, loader, loader)
     assert stats.summary()["samples_per_second"] == pytest.approx(8.0)
 

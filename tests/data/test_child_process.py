@@ -21,6 +21,11 @@ pytestmark = pytest.mark.slow
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 DOCUMENTS = DocumentSet(seed=0, train_count=150, test_count=50, size_px=128)
+# Where a system does not tell who sent a signal, SIGTERM from anybody ends a child.
+tells_senders = pytest.mark.skipif(
+    not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal"
+)
+TERM_OF_ANYBODY = pytest.param(signal.SIGTERM, marks=tells_senders)
 _started: list[subprocess.Popen] = []
 # Drawing is slowed down, so that it can be hit in the middle; every signal's answer is recorded.
 DRAW = """
@@ -64,11 +69,48 @@ else:
     work()
 """
 
+# A child that first waits, then obeys, then works; the parent ends it by SIGTERM when told so.
+OBEY = """
+import hashlib, multiprocessing, sys, time
+from gpuopt.data.child_process import ObeyParent, signals_held_back
+context = multiprocessing.get_context("fork")
+begin, obeys = context.Event(), context.Event()
+
+def loop():
+    while True:
+        pass
+
+work = {"sleep": lambda: time.sleep(1000), "loop": loop,
+        "c": lambda: hashlib.pbkdf2_hmac("sha256", b"x", b"y", 10**9)}[sys.argv[1]]
+
+def child(obey):
+    begin.wait()
+    obey()
+    obeys.set()
+    work()
+
+with signals_held_back():
+    process = context.Process(target=child, args=(ObeyParent(),))
+    process.start()
+print(process.pid, flush=True)
+input()
+begin.set()
+while process.is_alive() and not obeys.wait(0.1):
+    pass
+print("obeys" if obeys.is_set() else "dead", flush=True)
+input()
+process.terminate()
+process.join(30)
+print("ended with", process.exitcode, flush=True)
+process.kill()
+"""
+
 
 def start(*arguments, cwd=None):
     process = subprocess.Popen(
         [sys.executable, *map(str, arguments)],
         cwd=cwd,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -88,6 +130,7 @@ def _end_all():
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
+        process.stdin.close()
         process.stdout.close()
         process.stderr.close()
 
@@ -114,6 +157,15 @@ def wait_until(condition, process=None, seconds=60):
         assert process is None or process.poll() is None, process.stderr.read()
         assert time.monotonic() < deadline, "waited in vain"
         time.sleep(0.02)
+
+
+def tell(process):
+    process.stdin.write("\n")
+    process.stdin.flush()
+
+
+def saved_at(path):
+    return path.stat().st_mtime_ns if path.exists() else 0
 
 
 def contents(where):
@@ -161,7 +213,7 @@ def test_kill_9_leaves_no_orphan_and_no_lock_and_drawing_goes_on(tmp_path, whole
     assert not list(tmp_path.glob("*/.*"))
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, TERM_OF_ANYBODY])
 def test_a_signal_to_the_group_is_answered_by_the_parent_alone(tmp_path, whole, number):
     process = drawing(tmp_path)
     os.killpg(process.pid, number)
@@ -175,8 +227,25 @@ def test_a_signal_to_the_group_is_answered_by_the_parent_alone(tmp_path, whole, 
     assert contents(tmp_path) == whole
 
 
+@tells_senders
+@pytest.mark.parametrize("work", ["sleep", "loop", "c"])
+def test_a_child_ends_on_sigterm_from_its_parent_only(work):
+    """This process is a stranger to the child, as a scheduler is."""
+    parent = start("-c", OBEY, work)
+    child = int(parent.stdout.readline() or parent.stderr.read())
+    os.kill(child, signal.SIGTERM)  # before it obeys
+    tell(parent)
+    assert parent.stdout.readline() == "obeys\n"
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+        os.kill(child, number)
+        time.sleep(0.2)
+    assert child in members(parent.pid)
+    tell(parent)
+    assert parent.stdout.readline() == "ended with 0\n"
+
+
 @pytest.mark.parametrize("starter", ["main", "thread"])
-def test_loader_workers_die_with_their_parent_and_ignore_ctrl_c(starter):
+def test_loader_workers_die_with_their_parent_and_ignore_signals_of_others(starter):
     process = start("-c", LOAD, starter)
     assert process.stdout.readline() == "ready\n", process.stderr.read()
     workers = [pid for pid in members(process.pid) if pid != process.pid]
@@ -184,6 +253,8 @@ def test_loader_workers_die_with_their_parent_and_ignore_ctrl_c(starter):
     for pid in workers:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGUSR1)
+        if hasattr(signal, "sigwaitinfo"):
+            os.kill(pid, signal.SIGTERM)
     time.sleep(0.5)
     assert [pid for pid in members(process.pid) if pid != process.pid] == workers
     process.kill()
@@ -191,20 +262,32 @@ def test_loader_workers_die_with_their_parent_and_ignore_ctrl_c(starter):
     wait_until(lambda: not members(process.pid), seconds=10)
 
 
-def test_ctrl_c_to_the_group_while_training_saves_and_ends_with_75(tiny, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, TERM_OF_ANYBODY])
+def test_a_signal_to_the_group_while_training_saves_and_ends_with_75(tiny, tmp_path, number):
+    """As Ctrl-C, SLURM and timeout(1) send it; twice, so that the resumed run is met, too."""
     options = [word for word in tiny if not word.startswith("trainer.max_epochs")]
-    extra = ("num_workers=2", "trainer.max_epochs=50", "run=parts")
-    process = start("-m", "gpuopt.train", *options, *extra, cwd=tmp_path)
-    wait_until((tmp_path / "parts/checkpoints/best.ckpt").exists, process, 90)
+    options += ["num_workers=2", "trainer.max_epochs=50", "run=parts"]
+    assert "resuming from" not in stop_training(tmp_path, number, *options)
+    assert "resuming from" in stop_training(tmp_path, number, *options, "resume=true")
+
+
+def stop_training(folder, number, *options):
+    """Signal to the whole group once the run has saved; what it wrote to its standard error."""
+    last = folder / "parts/checkpoints/last.ckpt"
+    begun_with = saved_at(last)
+    process = start("-m", "gpuopt.train", *options, cwd=folder)
+    wait_until(lambda: saved_at(last) > begun_with, process, 90)
     assert len(members(process.pid)) >= 3
-    before = (tmp_path / "parts/checkpoints/last.ckpt").stat().st_mtime_ns
-    os.killpg(process.pid, signal.SIGINT)
+    before = saved_at(last)
+    os.killpg(process.pid, number)
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 75, stderr
     assert "resume=" in stderr.strip().splitlines()[-1]
     assert "Traceback" not in stderr
-    assert (tmp_path / "parts/checkpoints/last.ckpt").stat().st_mtime_ns > before
+    assert "killed by signal" not in stderr
+    assert saved_at(last) > before
     wait_until(lambda: not members(process.pid), seconds=10)
+    return stderr
 
 
 class Hanging:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.fabric.utilities.types import _Stateful
+from lightning.pytorch.utilities.combined_loader import _shutdown_workers_and_reset_iterator
 
 from gpuopt.data import (
     ArrayImages,
@@ -175,6 +176,39 @@ def test_closed_loader_can_be_used_again(images, workers):
     made.close()
     assert not any(process.is_alive() for process in processes)
     assert_same(list(made), list(windows(ArrayImages(images))))
+
+
+@pytest.mark.parametrize("end", [WindowLoader.close, _shutdown_workers_and_reset_iterator])
+def test_workers_that_do_not_end_are_killed(images, monkeypatch, end):
+    """By a command, or by Lightning at the end of training."""
+    monkeypatch.setattr(torch.utils.data._utils, "MP_STATUS_CHECK_INTERVAL", 0.2)
+    made = windows(ArrayImages(images), 2)
+    batches = iter(made)
+    next(batches)
+    workers = made._iterator._workers
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGSTOP)  # it answers nothing but SIGKILL
+    try:
+        end(made)
+        assert [worker.exitcode for worker in workers] == [-signal.SIGKILL] * 2
+    finally:
+        for worker in workers:
+            worker.kill()
+
+
+@pytest.mark.skipif(
+    not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal"
+)
+def test_a_worker_ends_on_sigterm_from_its_parent_with_0(images):
+    """PyTorch takes any other end for a failure, and says so wherever the parent happens to be."""
+    made = windows(ArrayImages(images), 1)
+    batches = iter(made)
+    next(batches)
+    worker = made._iterator._workers[0]
+    worker.terminate()
+    worker.join(30)
+    made.close()
+    assert worker.exitcode == 0
 
 
 def test_pinning_is_ignored_without_cuda(images, monkeypatch):

@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import load_catalogue
@@ -85,6 +87,18 @@ def test_any_timm_model_takes_less_in_half_precision_and_less_when_checkpointed(
     assert 1.4 < fp32.bytes_per_sample / half.bytes_per_sample <= 2.05
     assert half.fixed_bytes > fp32.fixed_bytes  # the half-precision copies of the weights
     assert 2 < half.bytes_per_sample / checkpointed.bytes_per_sample < 10
+
+
+def test_a_model_that_cannot_be_built_without_data_is_built_on_the_cpu(monkeypatch):
+    """As timm's RegNets with torch 2.11, which compute their widths with tensors."""
+    expected, create = predict_memory("resnet18", 64, "fp32"), timm.create_model
+
+    def needs_data(*args, **options):
+        torch.zeros(()).item()
+        return create(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", needs_data)
+    assert predict_memory("resnet18", 64, "fp32") == expected
 
 
 @pytest.mark.parametrize(
