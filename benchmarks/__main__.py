@@ -13,11 +13,12 @@ __all__ = ["PROGRAMS", "main"]
 PROGRAMS = {
     "step_time": "optimizer step against a bare PyTorch loop and timm's",
     "loader": "images per second against torchvision's ImageFolder",
+    "freed_memory": "a CPU's training step with and without memory kept by the process",
     "startup": "time until help is shown and bad options are refused",
     "quickstart": "the README's command from nothing to scores",
     "highperf_gpu": "training throughput and memory on a GPU",
 }
-_DEFAULT = ("step_time", "loader", "startup", "quickstart")
+_DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart")
 
 
 def main(words: Sequence[str]) -> int:

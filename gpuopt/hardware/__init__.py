@@ -4,6 +4,7 @@ from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
 from gpuopt.hardware.catalogue import load_catalogue, recognise
 from gpuopt.hardware.device import Device, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
+from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.memory_cap import apply_memory_limit
 from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
 from gpuopt.hardware.precision import (
@@ -27,6 +28,7 @@ __all__ = [
     "available_cpus",
     "cuda_devices",
     "float32_matmul_precision",
+    "keep_freed_memory",
     "lightning_precision",
     "load_catalogue",
     "profile_from_device",

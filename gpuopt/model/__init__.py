@@ -1,7 +1,7 @@
 """The classifier: a timm backbone in a LightningModule, its optimizer and schedule."""
 
 from gpuopt.model.backbone import Backbone, create_backbone
-from gpuopt.model.classifier import Classifier
+from gpuopt.model.classifier import Classifier, normalise
 from gpuopt.model.optimizer import AdamW, Sgd
 from gpuopt.model.schedule import ConstantSchedule, CosineSchedule
 
@@ -13,4 +13,5 @@ __all__ = [
     "CosineSchedule",
     "Sgd",
     "create_backbone",
+    "normalise",
 ]

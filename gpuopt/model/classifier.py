@@ -16,7 +16,7 @@ from gpuopt.model.backbone import create_backbone
 from gpuopt.model.optimizer import AdamW, Sgd, parameter_groups
 from gpuopt.model.schedule import CosineSchedule
 
-__all__ = ["Classifier", "LabelledImages"]
+__all__ = ["Classifier", "LabelledImages", "normalise"]
 
 
 class LabelledImages(Protocol):
@@ -35,6 +35,22 @@ class LabelledImages(Protocol):
     weights: Tensor
     partner_targets: Tensor
     mix_ratios: Tensor
+
+
+def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
+    """Return (images - mean) / std.
+
+    Args:
+        images: [n, 3, h, w], uint8 or float.
+        mean: [1, 3, 1, 1], in the unit of the images.
+        std: [1, 3, 1, 1], in the unit of the images.
+
+    Returns:
+        float32 [n, 3, h, w].
+    """
+    # In place where that is free: the C library gives a batch's memory back to the system when
+    # two are released at once, and filling fresh pages takes several times the arithmetic.
+    return images.to(torch.float32).sub(mean).div_(std)
 
 
 class Classifier(L.LightningModule):
@@ -122,7 +138,7 @@ class Classifier(L.LightningModule):
         Returns:
             Logits [n, classes].
         """
-        normalised = (images.to(torch.float32) - self.mean) / self.std
+        normalised = normalise(images, self.mean, self.std)
         if self.uses_channels_last:
             normalised = normalised.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.backbone(normalised)

@@ -8,7 +8,15 @@ from PIL import Image
 from torchvision.transforms import v2
 
 from benchmarks import __main__ as entry
-from benchmarks import highperf_gpu, loader, quickstart, startup, step_setting, step_time
+from benchmarks import (
+    freed_memory,
+    highperf_gpu,
+    loader,
+    quickstart,
+    startup,
+    step_setting,
+    step_time,
+)
 from benchmarks.highperf_gpu import Job, Outcome, run_jobs
 from benchmarks.jpeg_files import FILE_SETS, make_files
 from benchmarks.record import Row
@@ -53,6 +61,16 @@ def test_loader_compares_on_both_kinds_of_files(tmp_path):
     assert rows["loading, gpuopt"]["unit"] == "images/s"
     assert rows["loading, gpuopt / ImageFolder"]["goal"] == ">= 1.5"
     assert "loading, gpuopt / ImageFolder, v2 transforms" in rows
+
+
+def test_freed_memory_compares_processes_of_both_kinds(tmp_path):
+    content, rows = run_quick(freed_memory, tmp_path)
+    assert rows["step, memory kept"]["value"] > 0
+    runs = content["details"]["runs"]
+    assert [len(found) for found in runs.values()] == [2, 2]
+    kept, freed = ([run["step_s"] for run in found] for found in runs.values())
+    ratio = rows["speed, memory kept / given back"]["value"]
+    assert ratio == pytest.approx((freed[0] * freed[1] / (kept[0] * kept[1])) ** 0.5)
 
 
 def test_startup_times_real_processes(tmp_path):
@@ -240,7 +258,8 @@ def test_several_programs_run_in_processes_of_their_own(monkeypatch, capsys):
     assert "failed: loader" in capsys.readouterr().err
     started.clear()
     assert entry.main([]) == 1
-    assert [words[0] for words in started] == ["step_time", "loader", "startup", "quickstart"]
+    names = ["step_time", "loader", "freed_memory", "startup", "quickstart"]
+    assert [words[0] for words in started] == names
 
 
 def test_an_unknown_program_is_refused(capsys):
