@@ -57,7 +57,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     from gpuopt.hardware import load_catalogue
     from gpuopt.report import write_predictions_csv
     from gpuopt.session.console import make_console
-    from gpuopt.session.contest import values_of, write_submission
+    from gpuopt.session.contest import contest_of_settings, write_submission
     from gpuopt.session.prediction import PredictionSetup, find_checkpoint, predict_images, score
     from gpuopt.session.weights import load_described
     from gpuopt.storage.checkpoint import read_checkpoint
@@ -65,7 +65,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     console = make_console()
     checkpoint = find_checkpoint(place)
     model, description = load_described(read_checkpoint(checkpoint), str(checkpoint))
-    values = values_of(node, description.class_names)
+    contest = contest_of_settings(node, description.class_names)
     setup = PredictionSetup.choose(
         description,
         preset=config.gpu,
@@ -95,8 +95,8 @@ def predict(config: PredictConfig, folder: Path) -> Path:
             description.class_names,
             predictions.targets.tolist(),
         )
-        if submission is not None and values is not None and interval is None:
-            write_submission(submission, ids, predictions.classes, values)
+        if submission is not None and contest is not None and interval is None:
+            write_submission(submission, ids, predictions.classes, contest)
             written.append(submission)
     except OSError as error:
         raise FaultError(

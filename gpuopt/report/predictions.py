@@ -62,13 +62,19 @@ def write_predictions_csv(
     )
 
 
-def write_contest_csv(path: Path, ids: Sequence[str], targets: Sequence[str | int]) -> None:
-    """Write the two columns `id,target` of a contest's submission, in one piece.
+def write_contest_csv(
+    path: Path,
+    ids: Sequence[str],
+    targets: Sequence[str | int],
+    columns: tuple[str, str] = ("id", "target"),
+) -> None:
+    """Write the two columns of a contest's submission, in one piece.
 
     Args:
         path: The file; its folder must exist.
         ids: One per sample, in the order of the contest's list.
         targets: Predicted labels as that list spells them.
+        columns: Names of the two columns in that list.
 
     Raises:
         InputError: When lengths differ.
@@ -76,7 +82,7 @@ def write_contest_csv(path: Path, ids: Sequence[str], targets: Sequence[str | in
     """
     if len(ids) != len(targets):
         raise InputError(f"{len(ids)} ids do not go with {len(targets)} predicted labels")
-    _write(path, ["id", "target"], zip(ids, targets, strict=True))
+    _write(path, list(columns), zip(ids, targets, strict=True))
 
 
 class _UnixLines:

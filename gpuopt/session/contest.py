@@ -1,6 +1,7 @@
 """A contest's submission: the test images with the values that the contest's CSV uses."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,29 @@ from gpuopt.data.csv_table import read_csv
 from gpuopt.errors import InputError
 from gpuopt.report import write_contest_csv
 
-__all__ = ["SUBMISSION", "contest_values", "is_contest", "values_of", "write_submission"]
+__all__ = [
+    "SUBMISSION",
+    "Contest",
+    "contest_of_data",
+    "contest_of_settings",
+    "contest_values",
+    "write_submission",
+]
 
 SUBMISSION = "submission.csv"
+
+
+@dataclass(frozen=True)
+class Contest:
+    """How a contest writes its lists.
+
+    Attributes:
+        values: The target column's value of each class.
+        columns: Names of the columns of ids and targets.
+    """
+
+    values: list[str]
+    columns: tuple[str, str]
 
 
 def contest_values(class_names: Sequence[str], classes_csv: Path | None) -> list[str]:
@@ -44,15 +65,15 @@ def contest_values(class_names: Sequence[str], classes_csv: Path | None) -> list
     return [value_of[name] for name in class_names]
 
 
-def values_of(node: Mapping[str, Any], class_names: Sequence[str]) -> list[str] | None:
-    """Find the contest's values from the settings of a data set.
+def contest_of_settings(node: Mapping[str, Any], class_names: Sequence[str]) -> Contest | None:
+    """Find how a contest writes its lists from the settings of a data set.
 
     Args:
         node: The settings of `data=...`.
         class_names: In the order of the logits.
 
     Returns:
-        One value per class; None for a data set that is no list of test images.
+        None for a data set that is no list of test images.
 
     Raises:
         InputError: As `contest_values`.
@@ -60,32 +81,61 @@ def values_of(node: Mapping[str, Any], class_names: Sequence[str]) -> list[str] 
     is_csv = str(node["_target_"]).rpartition(".")[2] == "ImageCsv"
     if not is_csv or not (node.get("test_csv") or node.get("test_dir")):
         return None
-    if not node.get("classes_csv"):
-        return contest_values(class_names, None)
     root = Path(node["root"]).expanduser() if node.get("root") else Path()
-    return contest_values(class_names, root / node["classes_csv"])
+    classes, test, train = (
+        root / node[key] if node.get(key) else None
+        for key in ("classes_csv", "test_csv", "train_csv")
+    )
+    lists = [file for file in (test, train) if file is not None]
+    columns = _columns(node.get("id_column"), node.get("target_column"), lists)
+    return Contest(contest_values(class_names, classes), columns)
 
 
-def is_contest(data: Any) -> bool:
-    """Tell whether a data set lists test images whose classes only the contest knows."""
-    return isinstance(data, ImageCsv) and data.has_test_set and not data.has_test_targets
+def contest_of_data(data: Any) -> Contest | None:
+    """Find how a contest writes its lists.
+
+    Args:
+        data: A data set that has been set up.
+
+    Returns:
+        None unless it lists test images whose classes only the contest knows.
+
+    Raises:
+        InputError: As `contest_values`.
+    """
+    if not isinstance(data, ImageCsv) or not data.has_test_set or data.has_test_targets:
+        return None
+    lists = [file for file in (data.test_csv, data.train_csv) if file is not None]
+    columns = _columns(data.id_column, data.target_column, lists)
+    return Contest(contest_values(data.class_names, data.classes_csv), columns)
 
 
 def write_submission(
     path: Path,
     ids: Sequence[str],
     classes: Sequence[int] | NDArray[np.int64],
-    values: Sequence[str],
+    contest: Contest,
 ) -> None:
-    """Write `id,target`, one line per image, in the order given.
+    """Write one line per image, in the order given, as the contest writes its lists.
 
     Args:
         path: The file.
         ids: Name of each image.
         classes: Predicted class of each image.
-        values: The contest's value of each class.
+        contest: Its columns and values.
 
     Raises:
         OSError: When the file cannot be written.
     """
-    write_contest_csv(path, ids, [values[index] for index in classes])
+    values = [contest.values[index] for index in classes]
+    write_contest_csv(path, ids, values, columns=contest.columns)
+
+
+def _columns(
+    id_column: str | None, target_column: str | None, lists: Sequence[Path]
+) -> tuple[str, str]:
+    """Name the columns as the settings do, else the ids as the first list that is there."""
+    if id_column is None:
+        found = next((file for file in lists if file.is_file()), None)
+        id_column = "id" if found is None else read_csv(found, "data").names[0]
+    return id_column, target_column or "target"

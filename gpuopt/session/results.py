@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 
 from gpuopt import __version__
 from gpuopt.choice import Choice
-from gpuopt.data import ImageCsv, ImageDataModule
+from gpuopt.data import ImageDataModule
 from gpuopt.report import save_png, write_predictions_csv
-from gpuopt.session.contest import SUBMISSION, contest_values, is_contest, write_submission
+from gpuopt.session.contest import SUBMISSION, contest_of_data, write_submission
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
 
@@ -118,9 +118,8 @@ def write_artifacts(
         data.class_names,
         predictions.targets.tolist(),
     )
-    if isinstance(data, ImageCsv) and is_contest(data):
-        values = contest_values(data.class_names, data.classes_csv)
-        write_submission(folder / SUBMISSION, ids, predictions.classes, values)
+    if (contest := contest_of_data(data)) is not None:
+        write_submission(folder / SUBMISSION, ids, predictions.classes, contest)
     for name, figure in figures.items():
         save_png(figure, folder / f"{name}.png")
 

@@ -41,6 +41,8 @@ def test_without_targets_their_cells_are_empty(tmp_path):
 def test_the_contest_shape_is_two_columns_with_unix_line_ends(tmp_path):
     write_contest_csv(tmp_path / "s.csv", ["0a.jpg", "1b.jpg"], [3, "cat"])
     assert (tmp_path / "s.csv").read_bytes() == b"id,target\n0a.jpg,3\n1b.jpg,cat\n"
+    write_contest_csv(tmp_path / "s.csv", ["0a.jpg"], [3], columns=("image", "kind"))
+    assert (tmp_path / "s.csv").read_bytes() == b"image,kind\n0a.jpg,3\n"
 
 
 @pytest.mark.parametrize(

@@ -47,9 +47,9 @@ def contest(tmp_path_factory):
     for i in range(TESTS):
         draw(root / f"test/t{i}.png", (0, 190)[i % 2], generator)
     shutil.copytree(root / "test", root / "folder/test")
-    (root / "train.csv").write_text("\n".join(["id,target", *rows]))
+    (root / "train.csv").write_text("\n".join(["image,label", *rows]))
     order = [f"t{i}.png" for i in (3, 1, 4, 0, 2)]
-    (root / "sample.csv").write_text("\n".join(["id,target", *(f"{i},0" for i in order)]))
+    (root / "sample.csv").write_text("\n".join(["image,label", *(f"{i},0" for i in order)]))
     (root / "classes.csv").write_text("target,name\n30,light\n7,dark\n")
     return root, order
 
@@ -59,6 +59,7 @@ def options(root):
         "data=image_csv",
         f"data.root={root}",
         "data.test_dir=test",
+        "data.target_column=label",
         "data.validation_ratio=0.3",
         f"cache_dir={root / 'cache'}",
         *SMALL,
@@ -88,7 +89,7 @@ def test_the_test_images_are_predicted_in_the_contests_order_and_values(unlabell
     assert [row["id"] for row in rows] == order
     assert {row["target"] for row in rows} == {""}
     value = {"light": "30", "dark": "7"}
-    expected = [{"id": row["id"], "target": value[row["prediction"]]} for row in rows]
+    expected = [{"image": row["id"], "label": value[row["prediction"]]} for row in rows]
     assert read(folder / "submission.csv") == expected
 
 
@@ -96,8 +97,8 @@ def test_a_folder_of_test_images_alone_is_enough(train, contest, tmp_path):
     results = train(tmp_path, *options(contest[0]))
     assert results["data"]["tested_on"] == "validation"
     rows = read(tmp_path / "submission.csv")
-    assert [row["id"] for row in rows] == [f"t{i}.png" for i in range(TESTS)]
-    assert {row["target"] for row in rows} <= {"7", "30"}
+    assert [row["image"] for row in rows] == [f"t{i}.png" for i in range(TESTS)]
+    assert {row["label"] for row in rows} <= {"7", "30"}
 
 
 def test_a_flat_test_folder_is_predicted_and_is_no_contest(train, contest, tmp_path):
@@ -112,7 +113,7 @@ def test_a_flat_test_folder_is_predicted_and_is_no_contest(train, contest, tmp_p
 def test_known_test_classes_are_scored_and_give_no_submission(train, contest, tmp_path):
     root = contest[0]
     lines = [f"t{i}.png,{(7, 30)[i % 2]}" for i in range(TESTS)]
-    (root / "known.csv").write_text("\n".join(["id,target", *lines]))
+    (root / "known.csv").write_text("\n".join(["image,label", *lines]))
     results = train(tmp_path, *options(root), "data.test_csv=known.csv")
     assert (results["data"]["tested_on"], results["data"]["scored_images"]) == ("test", TESTS)
     assert not (tmp_path / "submission.csv").exists()
@@ -127,6 +128,7 @@ def opened(root, **settings):
     data = ImageCsv(
         root=root,
         test_dir="test",
+        target_column="label",
         image_size=32,
         micro_batch_size=8,
         global_batch_size=8,

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from gpuopt.errors import InputError
-from gpuopt.session.contest import contest_values, values_of
+from gpuopt.session.contest import contest_of_settings, contest_values
 from gpuopt.session.results import describe_machine, log_results
 
 
@@ -36,10 +36,25 @@ def test_a_classes_csv_that_makes_no_sense_is_refused(tmp_path, text):
         contest_values(["a"], tmp_path / "classes.csv")
 
 
-def test_only_a_list_with_test_images_has_values(tmp_path):
+def test_only_a_list_with_test_images_is_a_contest(tmp_path):
     node = {"_target_": "gpuopt.data.ImageCsv", "root": str(tmp_path), "test_dir": "test"}
-    assert values_of(node, ["a", "b"]) == ["a", "b"]
-    assert values_of({**node, "test_dir": None}, ["a", "b"]) is None
-    assert values_of({**node, "_target_": "gpuopt.data.ImageFolder"}, ["a", "b"]) is None
+    assert contest_of_settings(node, ["a", "b"]).values == ["a", "b"]
+    assert contest_of_settings({**node, "test_dir": None}, ["a", "b"]) is None
+    other = {**node, "_target_": "gpuopt.data.ImageFolder"}
+    assert contest_of_settings(other, ["a", "b"]) is None
     (tmp_path / "c.csv").write_text("target,name\n1,b\n2,a\n")
-    assert values_of({**node, "classes_csv": "c.csv"}, ["a", "b"]) == ["2", "1"]
+    assert contest_of_settings({**node, "classes_csv": "c.csv"}, ["a", "b"]).values == ["2", "1"]
+
+
+def test_a_submission_has_the_columns_of_the_contests_list(tmp_path):
+    def columns(**settings):
+        node = {"_target_": "gpuopt.data.ImageCsv", "root": str(tmp_path), "test_dir": "test"}
+        return contest_of_settings({**node, **settings}, ["a"]).columns
+
+    (tmp_path / "train.csv").write_text("photo,kind\n1.jpg,a\n")
+    (tmp_path / "sample.csv").write_text("image,kind\n2.jpg,a\n")
+    assert columns() == ("id", "target")
+    assert columns(train_csv="train.csv") == ("photo", "target")
+    assert columns(train_csv="train.csv", test_csv="sample.csv") == ("image", "target")
+    assert columns(id_column="name", target_column="kind") == ("name", "kind")
+    assert columns(train_csv="absent.csv") == ("id", "target")
