@@ -1,7 +1,7 @@
 """What the host learns of a CUDA device's queue without stalling it.
 
 Reading a tensor or synchronising makes Python wait until the queue is empty, and then the device
-waits for Python: 5 ms of each step of a ResNet-50 on an H200. A copy and a mark travel in the
+waits for Python: 4 ms of each step of a ResNet-50 on an H200. A copy and a mark travel in the
 queue instead, and are looked at when the device has passed them.
 """
 

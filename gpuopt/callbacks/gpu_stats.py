@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
 from gpuopt.callbacks.device_queue import CudaInstant
+from gpuopt.callbacks.step_count import ends_step, is_logged, steps_done
 from gpuopt.hardware import Device, DeviceReading, cuda_devices
 from gpuopt.measure import Segment, StepTimer, TimedSteps
 
@@ -40,8 +41,9 @@ class GpuStats(L.Callback):
         self._timer = StepTimer()
         self._timed: deque[tuple[TimedSteps, int]] = deque()
         self._read_at = 0.0
-        self._step = 0
-        self._warmed_up_at = 0
+        self._first_step = 0
+        self._last_step = 0
+        self._is_in_window = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the devices."""
@@ -50,7 +52,7 @@ class GpuStats(L.Callback):
             self._timer = StepTimer(lambda: CudaInstant(device))
         if self._devices is None:
             self._devices = cuda_devices() if device.type == "cuda" else []
-        self._warmed_up_at = trainer.global_step + _WARMUP_STEPS
+        self._first_step = steps_done(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open a segment; validation between epochs does not count."""
@@ -60,7 +62,6 @@ class GpuStats(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Note that the wait for data is over."""
-        self._step = trainer.global_step
         if self._timer.is_running:
             self._timer.batch_ready()
 
@@ -73,16 +74,17 @@ class GpuStats(L.Callback):
         batch_idx: int,
     ) -> None:
         """Count the batch, and log when the Trainer does."""
-        step = trainer.global_step
-        stepped = step > self._step
+        step, stepped = steps_done(trainer), ends_step(trainer)
+        self._last_step, self._is_in_window = step, not stepped
         if not self._timer.is_running:  # resumed in the middle of an epoch
             if stepped:
                 self._timer.begin()
             return
         self._timer.batch_done(_sample_count(batch) * trainer.world_size, ends_step=stepped)
-        if stepped and step == self._warmed_up_at:
+        warmth = step + 1 - self._first_step - _WARMUP_STEPS
+        if stepped and warmth == 0:
             self._timer.begin()
-        elif stepped and step > self._warmed_up_at and step % self._log_every(trainer) == 0:
+        elif stepped and warmth > 0 and is_logged(trainer, step):
             self._close(step)
             self._timer.begin()
         self._log_finished(trainer)
@@ -113,19 +115,17 @@ class GpuStats(L.Callback):
             "data_wait_ratio": sum(s.data_wait_s for s in self.segments) / duration_s,
         }
 
-    @staticmethod
-    def _log_every(trainer: L.Trainer) -> int:
-        # An attribute that Lightning sets from another object, where type checkers miss it.
-        return max(1, int(getattr(trainer, "log_every_n_steps", 1)))
-
     def _close(self, step: int) -> None:
         timed = self._timer.end()
-        if timed.steps and step > self._warmed_up_at:
+        if timed.steps and step >= self._first_step + _WARMUP_STEPS:
             self._timed.append((timed, step))
 
     def _finish(self, trainer: L.Trainer) -> None:
-        if self._timer.is_running:
-            self._close(trainer.global_step)
+        """Close the last segment, unless validation comes in the middle of a step."""
+        if self._timer.is_running and self._is_in_window:
+            self._timer.end()
+        elif self._timer.is_running:
+            self._close(self._last_step)
         self._log_finished(trainer, wait=True)
 
     def _log_finished(self, trainer: L.Trainer, *, wait: bool = False) -> None:
@@ -147,7 +147,7 @@ class GpuStats(L.Callback):
             for device in self._devices:
                 metrics |= _readable(device.read())
         for logger in trainer.loggers:
-            logger.log_metrics(metrics, step=step - 1)  # Lightning counts them from 0
+            logger.log_metrics(metrics, step=step)
 
 
 def _readable(reading: DeviceReading) -> dict[str, float]:

@@ -11,14 +11,16 @@ _KEPT_BYTES = 2**30
 
 
 def keep_freed_memory() -> bool:
-    """Let this process keep up to 1 GiB that it has freed, for as long as it lives.
+    """Let this process keep what it frees, for as long as it and its children live.
 
     The GNU C library gives large blocks back to the system at once, so that every training step on
-    a CPU has its activations' pages filled with zeros anew: 110,000 page faults in each step of
-    EfficientNet-Lite0, a quarter of its time. Programs under `benchmarks/` measure it.
+    a CPU has its activations' pages filled with zeros anew: 130,000 page faults in each step of
+    EfficientNet-Lite0, a third of its time (`benchmarks/freed_memory.py`). Afterwards only free
+    memory at the end of the heap goes back, and only beyond 1 GiB.
 
     Returns:
-        False where another C library or allocator is in use, which is left alone.
+        False where there is no such setting. Another allocator that was loaded before the
+        C library's is not affected by it.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -48,8 +48,7 @@ def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
     Returns:
         float32 [n, 3, h, w].
     """
-    # In place where that is free: the C library gives a batch's memory back to the system when
-    # two are released at once, and filling fresh pages takes several times the arithmetic.
+    # The division is in place: a second batch of memory would have to be found and filled.
     return images.to(torch.float32).sub(mean).div_(std)
 
 

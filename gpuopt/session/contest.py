@@ -134,8 +134,13 @@ def write_submission(
 def _columns(
     id_column: str | None, target_column: str | None, lists: Sequence[Path]
 ) -> tuple[str, str]:
-    """Name the columns as the settings do, else the ids as the first list that is there."""
-    if id_column is None:
-        found = next((file for file in lists if file.is_file()), None)
-        id_column = "id" if found is None else read_csv(found, "data").names[0]
-    return id_column, target_column or "target"
+    """Name the columns as the first list that is there does, the contest's own before training's.
+
+    A sample submission of two columns may call the classes otherwise than the training list.
+    """
+    found = next((file for file in lists if file.is_file()), None)
+    names = ["id"] if found is None else read_csv(found, "data").names
+    target = target_column or "target"
+    if len(names) == 2 and target not in names:
+        target = names[1]
+    return id_column or names[0], target

@@ -59,6 +59,24 @@ def test_a_step_of_several_batches_is_one_step(make_trainer, module, loader):
     assert sum(segment.samples for segment in stats.segments) == 8 * (9 - 2)
 
 
+def test_validation_inside_a_window_leaves_that_window_out(make_trainer, module, loader):
+    """A clock that goes on with every batch: no step may take another time than its batches."""
+    now = [0.0]
+
+    class Work(L.Callback):
+        def on_train_batch_start(self, *_):
+            now[0] += 1.0
+
+    stats = GpuStats(devices=[])
+    stats._timer = StepTimer(lambda: Instant(lambda: now[0]), lambda: now[0])
+    # Windows of two batches; validation after the third and the sixth of each epoch.
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 3, "log_every_n_steps": 50}
+    trainer = make_trainer(Work(), stats, enable_checkpointing=False, **options)
+    trainer.fit(module, loader, loader)
+    assert stats.segments
+    assert {segment.step_ms for segment in stats.segments} == {2000.0}
+
+
 def test_figures_wait_for_the_device_and_keep_their_step(make_trainer, module, loader):
     """A device that lags two batches behind is waited for at the end of an epoch only."""
 

@@ -1,4 +1,5 @@
 import csv
+import warnings
 
 import lightning.pytorch as L
 import pytest
@@ -112,7 +113,8 @@ def test_a_failed_device_does_not_hide_the_first_error(make_trainer, module, loa
         )
 
 
-def test_groups_and_optimizers_have_names(make_trainer, module, loader):
+@pytest.fixture
+def two_optimizers(module):
     class Two(type(module)):
         def __init__(self):
             super().__init__()
@@ -126,11 +128,44 @@ def test_groups_and_optimizers_have_names(make_trainer, module, loader):
             for optimizer in self.optimizers():
                 optimizer.step()
 
+    return Two()
+
+
+def test_several_optimizers_have_names_and_count_as_one_step(make_trainer, two_optimizers, loader):
     logger = Collected()
-    trainer = make_trainer(StepLog(), logger=logger, max_epochs=1, enable_checkpointing=False)
-    trainer.fit(Two(), loader, loader)
+    options = {"logger": logger, "max_epochs": 1, "log_every_n_steps": 2}
+    trainer = make_trainer(StepLog(), enable_checkpointing=False, **options)
+    trainer.fit(two_optimizers, loader, loader)
+    assert trainer.global_step == 2 * 6
     rates = {"lr/SGD0/head": 0.5, "lr/AdamW1/0": 0.25}
-    assert next(metrics for _, metrics in logger.metrics if "lr/SGD0/head" in metrics) == rates
+    logged = {step: found for step, found in logger.metrics if "lr/SGD0/head" in found}
+    assert logged == {key: rates for key in (1, 3, 5)}
+
+
+def test_a_batch_that_is_skipped_repeats_nothing(make_trainer, module, loader):
+    """A loader may yield None, of which Lightning tells callbacks the end but not the start."""
+
+    def with_gaps():
+        for batch in loader:
+            yield batch
+            yield None
+
+    class Gaps:
+        def __iter__(self):
+            return with_gaps()
+
+        def __len__(self):
+            return 12
+
+    logger, losses = Collected(), []
+    original = module.training_step
+    module.training_step = lambda *arguments: losses.append(original(*arguments)) or losses[-1]
+    options = {"logger": logger, "max_epochs": 1, "enable_checkpointing": False}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*yielded None.*")
+        make_trainer(StepLog(), **options).fit(module, Gaps(), loader)
+    written = [m["train/loss_step"] for _, m in logger.metrics if "train/loss_step" in m]
+    assert written == pytest.approx([float(loss.detach()) for loss in losses])
 
 
 def test_a_csv_logger_holds_the_steps(make_trainer, module, loader, tmp_path):

@@ -36,6 +36,11 @@ def test_nothing_changes_nothing(images):
     torch.testing.assert_close(only()(images, uniforms()), images.float(), rtol=0, atol=1e-3)
 
 
+def test_a_batch_may_be_empty(images):
+    for augmentation in (EVERYTHING, only(flip=True, rotation90=True)):
+        assert augmentation(images[:0], uniforms()[:0]).shape == (0, 3, 32, 32)
+
+
 def test_a_sample_does_not_depend_on_its_batch(images):
     numbers = uniforms()
     whole = EVERYTHING(images, numbers)

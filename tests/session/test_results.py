@@ -53,8 +53,13 @@ def test_a_submission_has_the_columns_of_the_contests_list(tmp_path):
 
     (tmp_path / "train.csv").write_text("photo,kind\n1.jpg,a\n")
     (tmp_path / "sample.csv").write_text("image,kind\n2.jpg,a\n")
+    (tmp_path / "ids.csv").write_text("image\n2.jpg\n")
+    (tmp_path / "more.csv").write_text("image,size,kind\n2.jpg,7,a\n")
     assert columns() == ("id", "target")
-    assert columns(train_csv="train.csv") == ("photo", "target")
-    assert columns(train_csv="train.csv", test_csv="sample.csv") == ("image", "target")
+    assert columns(train_csv="train.csv", target_column="kind") == ("photo", "kind")
+    both = {"train_csv": "train.csv", "target_column": "label"}
+    assert columns(**both, test_csv="sample.csv") == ("image", "kind")
+    assert columns(**both, test_csv="ids.csv") == ("image", "label")
+    assert columns(**both, test_csv="more.csv") == ("image", "label")
     assert columns(id_column="name", target_column="kind") == ("name", "kind")
     assert columns(train_csv="absent.csv") == ("id", "target")
