@@ -139,7 +139,7 @@ def test_several_optimizers_have_names_and_count_as_one_step(make_trainer, two_o
     assert trainer.global_step == 2 * 6
     rates = {"lr/SGD0/head": 0.5, "lr/AdamW1/0": 0.25}
     logged = {step: found for step, found in logger.metrics if "lr/SGD0/head" in found}
-    assert logged == {key: rates for key in (1, 3, 5)}
+    assert logged == dict.fromkeys((1, 3, 5), rates)
 
 
 def test_a_batch_that_is_skipped_repeats_nothing(make_trainer, module, loader):
