@@ -1,0 +1,90 @@
+"""A run of several folds: one run folder per fold, trained one after another, and their sum."""
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from gpuopt.errors import FaultError, InputError, PreemptedError
+from gpuopt.logs import logging_to
+from gpuopt.run import RunFolder, fold_folder
+from gpuopt.session.fold_results import FoldResult, read_fold, write_fold_results
+from gpuopt.session.fold_summary import summarise_folds
+from gpuopt.worker import stopping_on_signals, work
+
+__all__ = ["train_folds"]
+
+_log = logging.getLogger(__name__)
+
+
+def train_folds(run: RunFolder, settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
+    """Train the folds that are not finished, or the one that `fold` names, and sum up.
+
+    Args:
+        run: The folder of the whole, locked, with its configuration.
+        settings: That configuration; `folds` is a number.
+        console: Where plans and results are printed.
+
+    Returns:
+        What the `results.json` of the whole holds.
+
+    Raises:
+        GpuoptError: See the exit codes in `gpuopt.errors`.
+    """
+    count, only = int(settings["folds"]), settings["fold"]
+    with stopping_on_signals(run):
+        for fold in range(count) if only is None else [int(only)]:
+            if _finished(run, settings, fold) is not None:
+                with logging_to(run.log_path):
+                    _log.info("fold %d is finished and not trained again", fold)
+                continue
+            console.print(f"fold {fold} of {count}", style="bold")
+            _train_fold(run, settings, fold, console)
+            write_fold_results(run.path, count, _all_finished(run, settings))
+        folds = _all_finished(run, settings)
+        write_fold_results(run.path, count, folds)
+        results = summarise_folds(run.path, count, folds, settings["data"], console)
+        run.write_results(results)
+    console.print(f"results in {run.path}", soft_wrap=True, markup=False)
+    return results
+
+
+def _train_fold(
+    run: RunFolder, settings: Mapping[str, Any], fold: int, console: Console
+) -> dict[str, Any]:
+    own = RunFolder(fold_folder(run.path, fold))
+    with _naming_the_whole(run, own), own.lock, own.discarded_on_bad_input():
+        own.write_config({**settings, "fold": fold})
+        with logging_to(own.log_path):
+            return work(own, console)
+
+
+@contextlib.contextmanager
+def _naming_the_whole(run: RunFolder, own: RunFolder) -> Iterator[None]:
+    """Let errors of a fold name the folder by which the whole goes on."""
+    try:
+        yield
+    except (PreemptedError, FaultError, InputError) as error:
+        error.args = (str(error).replace(f"resume={own.path}", f"resume={run.path}"),)
+        raise
+
+
+def _all_finished(run: RunFolder, settings: Mapping[str, Any]) -> list[FoldResult]:
+    found = (_finished(run, settings, fold) for fold in range(int(settings["folds"])))
+    return [fold for fold in found if fold is not None]
+
+
+def _finished(run: RunFolder, settings: Mapping[str, Any], fold: int) -> FoldResult | None:
+    """Read a fold that is trained to the length asked for; a resume may ask for more epochs."""
+    folder: Path = fold_folder(run.path, fold)
+    found = read_fold(folder, fold)
+    if found is None:
+        return None
+    try:
+        length = RunFolder(folder).read_config()["trainer"]["max_epochs"]
+    except (InputError, KeyError, TypeError):
+        return None
+    return found if length == settings["trainer"]["max_epochs"] else None
