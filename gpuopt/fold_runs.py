@@ -3,14 +3,13 @@
 import contextlib
 import logging
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.logs import logging_to
-from gpuopt.run import RunFolder, fold_folder
+from gpuopt.run import RunFolder, fold_folder, read_config
 from gpuopt.session.fold_results import FoldResult, read_fold, write_fold_results
 from gpuopt.session.fold_summary import summarise_folds
 from gpuopt.worker import stopping_on_signals, work
@@ -35,6 +34,8 @@ def train_folds(run: RunFolder, settings: Mapping[str, Any], console: Console) -
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
     count, only = int(settings["folds"]), settings["fold"]
+    with contextlib.suppress(OSError):  # empty: the weights lie in the folds' folders
+        run.checkpoints.rmdir()
     with stopping_on_signals(run):
         for fold in range(count) if only is None else [int(only)]:
             if _finished(run, settings, fold) is not None:
@@ -79,12 +80,12 @@ def _all_finished(run: RunFolder, settings: Mapping[str, Any]) -> list[FoldResul
 
 def _finished(run: RunFolder, settings: Mapping[str, Any], fold: int) -> FoldResult | None:
     """Read a fold that is trained to the length asked for; a resume may ask for more epochs."""
-    folder: Path = fold_folder(run.path, fold)
+    folder = fold_folder(run.path, fold)
     found = read_fold(folder, fold)
     if found is None:
         return None
     try:
-        length = RunFolder(folder).read_config()["trainer"]["max_epochs"]
+        length = read_config(folder)["trainer"]["max_epochs"]
     except (InputError, KeyError, TypeError):
         return None
     return found if length == settings["trainer"]["max_epochs"] else None

@@ -235,7 +235,7 @@ class _Resampler:
         for _ in range(self._resamples):
             times = np.bincount(self._generator.integers(size, size=size), minlength=size)
             weights = np.bincount(cell_of, times[group_of], minlength=len(self._counts))
-            values.append(statistic(weights[None]))
+            values.append(statistic(weights[None].astype(np.float64)))
         return np.concatenate(values)
 
     def interval(self, values: NDArray[np.float64]) -> Interval:
