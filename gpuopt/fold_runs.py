@@ -19,12 +19,12 @@ __all__ = ["train_folds"]
 _log = logging.getLogger(__name__)
 
 
-def train_folds(run: RunFolder, settings: Mapping[str, Any], console: Console) -> dict[str, Any]:
+def train_folds(run: RunFolder, config: Mapping[str, Any], console: Console) -> dict[str, Any]:
     """Train the folds that are not finished, or the one that `fold` names, and sum up.
 
     Args:
         run: The folder of the whole, locked, with its configuration.
-        settings: That configuration; `folds` is a number.
+        config: That configuration; `folds` is a number.
         console: Where plans and results are printed.
 
     Returns:
@@ -33,32 +33,32 @@ def train_folds(run: RunFolder, settings: Mapping[str, Any], console: Console) -
     Raises:
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
-    count, only = int(settings["folds"]), settings["fold"]
+    count, only = int(config["folds"]), config["fold"]
     with contextlib.suppress(OSError):  # empty: the weights lie in the folds' folders
         run.checkpoints.rmdir()
     with stopping_on_signals(run):
         for fold in range(count) if only is None else [int(only)]:
-            if _finished(run, settings, fold) is not None:
+            if _finished(run, config, fold) is not None:
                 with logging_to(run.log_path):
                     _log.info("fold %d is finished and not trained again", fold)
                 continue
             console.print(f"fold {fold} of {count}", style="bold")
-            _train_fold(run, settings, fold, console)
-            write_fold_results(run.path, count, _all_finished(run, settings))
-        folds = _all_finished(run, settings)
+            _train_fold(run, config, fold, console)
+            write_fold_results(run.path, count, _all_finished(run, config))
+        folds = _all_finished(run, config)
         write_fold_results(run.path, count, folds)
-        results = summarise_folds(run.path, count, folds, settings["data"], console)
+        results = summarise_folds(run.path, count, folds, config["data"], console)
         run.write_results(results)
     console.print(f"results in {run.path}", soft_wrap=True, markup=False)
     return results
 
 
 def _train_fold(
-    run: RunFolder, settings: Mapping[str, Any], fold: int, console: Console
+    run: RunFolder, config: Mapping[str, Any], fold: int, console: Console
 ) -> dict[str, Any]:
     own = RunFolder(fold_folder(run.path, fold))
     with _naming_the_whole(run, own), own.lock, own.discarded_on_bad_input():
-        own.write_config({**settings, "fold": fold})
+        own.write_config({**config, "fold": fold})
         with logging_to(own.log_path):
             return work(own, console)
 
@@ -73,12 +73,12 @@ def _naming_the_whole(run: RunFolder, own: RunFolder) -> Iterator[None]:
         raise
 
 
-def _all_finished(run: RunFolder, settings: Mapping[str, Any]) -> list[FoldResult]:
-    found = (_finished(run, settings, fold) for fold in range(int(settings["folds"])))
+def _all_finished(run: RunFolder, config: Mapping[str, Any]) -> list[FoldResult]:
+    found = (_finished(run, config, fold) for fold in range(int(config["folds"])))
     return [fold for fold in found if fold is not None]
 
 
-def _finished(run: RunFolder, settings: Mapping[str, Any], fold: int) -> FoldResult | None:
+def _finished(run: RunFolder, config: Mapping[str, Any], fold: int) -> FoldResult | None:
     """Read a fold that is trained to the length asked for; a resume may ask for more epochs."""
     folder = fold_folder(run.path, fold)
     found = read_fold(folder, fold)
@@ -88,4 +88,4 @@ def _finished(run: RunFolder, settings: Mapping[str, Any], fold: int) -> FoldRes
         length = read_config(folder)["trainer"]["max_epochs"]
     except (InputError, KeyError, TypeError):
         return None
-    return found if length == settings["trainer"]["max_epochs"] else None
+    return found if length == config["trainer"]["max_epochs"] else None

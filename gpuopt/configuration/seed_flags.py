@@ -184,6 +184,8 @@ def _converted(name: str, value: str) -> str:
     if name == "config":
         mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
+    if name == "fold_results" and "lastest-train/" in value:
+        return "latest"  # the guide's name for the folder of the newest run
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
             return f"{1 - float(value):g}"
