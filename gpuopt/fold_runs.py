@@ -8,6 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from gpuopt.errors import FaultError, InputError, PreemptedError
+from gpuopt.fold_process import train_in_process
 from gpuopt.logs import logging_to
 from gpuopt.run import RunFolder, fold_folder, read_config
 from gpuopt.session.fold_results import FoldResult, read_fold, write_fold_results
@@ -53,14 +54,16 @@ def train_folds(run: RunFolder, config: Mapping[str, Any], console: Console) -> 
     return results
 
 
-def _train_fold(
-    run: RunFolder, config: Mapping[str, Any], fold: int, console: Console
-) -> dict[str, Any]:
+def _train_fold(run: RunFolder, config: Mapping[str, Any], fold: int, console: Console) -> None:
     own = RunFolder(fold_folder(run.path, fold))
-    with _naming_the_whole(run, own), own.lock, own.discarded_on_bad_input():
-        own.write_config({**config, "fold": fold})
-        with logging_to(own.log_path):
-            return work(own, console)
+    with _naming_the_whole(run, own), own.discarded_on_bad_input():
+        with own.lock:
+            own.write_config({**config, "fold": fold})
+            if not config["fold_processes"]:
+                with logging_to(own.log_path):
+                    work(own, console)
+                return
+        train_in_process(run, own, debug=bool(config["debug"]))
 
 
 @contextlib.contextmanager

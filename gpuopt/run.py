@@ -35,6 +35,7 @@ RESUMABLE_KEYS = (
     "cache_dir",
     "debug",
     "fold",
+    "fold_processes",
     "gpu",
     "micro_batch_size",
     "num_workers",

@@ -117,6 +117,7 @@ class TrainConfig:
     seed: int = 0
     folds: int | None = None
     fold: int | None = None
+    fold_processes: bool = False
     cache_dir: str | None = None
     run: str | None = None
     resume: Any = None

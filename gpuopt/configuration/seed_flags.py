@@ -70,8 +70,8 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_o
     zero_stage""")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
-    fold folds global_batch_size gpu image_size logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision resume run scheduler seed trainer tta""")
+    fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
+    num_workers optimizer pin_memory precision resume run scheduler seed trainer tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
 KEYS = {"train": _TRAIN, "predict": _PREDICT}
 # Keys that can be told by their last part alone, as in data.mixup_alpha.

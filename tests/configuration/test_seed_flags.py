@@ -214,7 +214,7 @@ def test_a_value_that_is_no_number_is_left_out(line):
         ("--model_path x.ckpt", "options are key=value here: run=x.ckpt"),
         ("--fold-results fold_results.yaml", "options are key=value here: run=fold_results.yaml"),
         (
-            "--fold-results a/lastest-train/fold_results.yaml",
+            "--fold-results lastest-train/fold_results.yaml",
             "options are key=value here: run=latest",
         ),
         ("--fold 1", "settled by the run"),

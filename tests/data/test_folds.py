@@ -81,7 +81,7 @@ def test_the_seed_alone_decides(with_groups):
 
 def test_a_class_with_fewer_images_than_folds_is_refused_by_name():
     targets = np.repeat([0, 1, 2], [9, 9, 4])
-    with pytest.raises(InputError, match="class owl has 4 training image.*take fewer folds") as e:
+    with pytest.raises(InputError, match=r"class owl has 4 training image.*take fewer folds") as e:
         check_folds(assign_folds(targets, 5, 0), targets, 5, NAMES)
     assert "\n" not in str(e.value)
     check_folds(assign_folds(targets, 4, 0), targets, 4, NAMES)
@@ -96,5 +96,5 @@ def test_fewer_groups_than_folds_are_refused():
 
 def test_a_class_of_one_group_is_refused_as_it_would_not_be_trained():
     targets, groups = np.array([0, 1, 0, 1, 2, 2]), list("aabbcc")
-    with pytest.raises(InputError, match="all images of class owl lie in fold ., which leaves"):
+    with pytest.raises(InputError, match=r"all images of class owl lie in fold ., which leaves"):
         check_folds(assign_folds(targets, 2, 0, groups), targets, 2, NAMES, groups)
