@@ -1,10 +1,12 @@
 """A run of several folds: one run folder per fold, trained one after another, and their sum."""
 
 import contextlib
+import gc
 import logging
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+import torch
 from rich.console import Console
 
 from gpuopt.errors import FaultError, InputError, PreemptedError
@@ -62,8 +64,15 @@ def _train_fold(run: RunFolder, config: Mapping[str, Any], fold: int, console: C
             if not config["fold_processes"]:
                 with logging_to(own.log_path):
                     work(own, console)
+                _free_memory()
                 return
         train_in_process(run, own, debug=bool(config["debug"]))
+
+
+def _free_memory() -> None:
+    """Let the next fold have the memory of this one's model, which its Trainer refers back to."""
+    gc.collect()
+    torch.cuda.empty_cache()  # does nothing where CUDA was not used
 
 
 @contextlib.contextmanager

@@ -28,7 +28,7 @@ def _train(config: DictConfig) -> None:
         from gpuopt.session.console import make_console
         from gpuopt.worker import work
 
-        if settings["folds"] and not is_fold(run.path):
+        if settings.get("folds") and not is_fold(run.path):
             from gpuopt.fold_runs import train_folds
 
             train_folds(run, settings, make_console())

@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -46,14 +47,17 @@ class FoldResult:
         folder: Its run folder.
         results: Its `results.json`.
         out_of_fold: Predictions of the images that it was not trained on.
-        macro_f1: Of these predictions.
     """
 
     fold: int
     folder: Path
     results: Mapping[str, Any]
     out_of_fold: OutOfFold
-    macro_f1: Interval
+
+    @cached_property
+    def macro_f1(self) -> Interval:
+        """Macro-F1 of the images that it was not trained on."""
+        return _interval(self.out_of_fold, macro_f1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +101,7 @@ def read_fold(folder: Path, fold: int) -> FoldResult | None:
         return None
     if not (found.folds == fold).all():
         return None
-    return FoldResult(fold, folder, results, found, _interval(found, macro_f1))
+    return FoldResult(fold, folder, results, found)
 
 
 def write_fold_results(folder: Path, count: int, folds: Sequence[FoldResult]) -> None:
