@@ -13,7 +13,7 @@ from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.fold_process import train_in_process
 from gpuopt.logs import logging_to
 from gpuopt.run import RunFolder, fold_folder, read_config
-from gpuopt.session.fold_results import FoldResult, read_fold, write_fold_results
+from gpuopt.session.fold_results import FoldResult, has_predictions, read_fold, write_fold_results
 from gpuopt.session.fold_summary import summarise_folds
 from gpuopt.worker import stopping_on_signals, work
 
@@ -94,7 +94,7 @@ def _finished(run: RunFolder, config: Mapping[str, Any], fold: int) -> FoldResul
     """Read a fold that is trained to the length asked for; a resume may ask for more epochs."""
     folder = fold_folder(run.path, fold)
     found = read_fold(folder, fold)
-    if found is None:
+    if found is None or not has_predictions(folder):
         return None
     try:
         length = read_config(folder)["trainer"]["max_epochs"]

@@ -1,6 +1,5 @@
 """What the folds of a run say together: scores per fold, pooled, and as an ensemble."""
 
-import csv
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from gpuopt.measure import (
     grouped_bootstrap_interval,
     macro_f1,
 )
-from gpuopt.session.out_of_fold import OUT_OF_FOLD, OutOfFold, read_out_of_fold
+from gpuopt.session.out_of_fold import OUT_OF_FOLD, OutOfFold, read_out_of_fold, read_rows
 from gpuopt.storage import write_text
 
 __all__ = [
@@ -29,6 +28,7 @@ __all__ = [
     "FoldResult",
     "TestEnsemble",
     "assemble_fold_results",
+    "has_predictions",
     "read_fold",
     "read_test_ensemble",
     "write_fold_results",
@@ -104,6 +104,15 @@ def read_fold(folder: Path, fold: int) -> FoldResult | None:
     return FoldResult(fold, folder, results, found)
 
 
+def has_predictions(folder: Path) -> bool:
+    """Tell whether a fold's predictions of the test images can be read."""
+    try:
+        read_rows(folder / "predictions.csv")
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def write_fold_results(folder: Path, count: int, folds: Sequence[FoldResult]) -> None:
     """Rewrite `fold_results.yaml`: weights and score of each fold, mean and deviation.
 
@@ -140,7 +149,7 @@ def read_test_ensemble(folds: Sequence[FoldResult]) -> TestEnsemble | None:
     Raises:
         ValueError: When the folds tested on different images.
     """
-    tables = [_read_csv(found.folder / "predictions.csv") for found in folds]
+    tables = [read_rows(found.folder / "predictions.csv") for found in folds]
     header, rows = tables[0]
     ids = [row[0] for row in rows]
     if set(ids) == set(folds[0].out_of_fold.ids):
@@ -228,9 +237,3 @@ def _spread(folds: Sequence[FoldResult]) -> dict[str, float | None]:
 def _weights(folder: Path) -> Path:
     """Name the file that predict takes: the best epoch."""
     return folder / "checkpoints" / "best.ckpt"
-
-
-def _read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        header, *rows = list(csv.reader(stream, strict=True))
-    return header, rows

@@ -20,6 +20,7 @@ __all__ = [
     "OutOfFold",
     "pool",
     "read_out_of_fold",
+    "read_rows",
     "write_out_of_fold",
     "write_pooled",
 ]
@@ -99,10 +100,7 @@ def read_out_of_fold(path: Path) -> OutOfFold:
         OSError: When it is missing.
         ValueError: When it is damaged.
     """
-    with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
-        header, *rows = list(csv.reader(stream, strict=True))
-    if not rows or any(len(row) != len(header) for row in rows):
-        raise ValueError(f"{path} is cut short")
+    header, rows = read_rows(path)
     place = {name: header.index(name) for name in _FIXED}
     names = [name.removeprefix("p_") for name in header[place["prediction"] + 1 :]]
     index = {name: number for number, name in enumerate(names)}
@@ -124,6 +122,23 @@ def read_out_of_fold(path: Path) -> OutOfFold:
         classes,
         None if group is None else [row[group] for row in rows],
     )
+
+
+def read_rows(path: Path) -> tuple[list[str], list[list[str]]]:
+    """Read a CSV file that a run wrote, as its header and its rows.
+
+    Raises:
+        OSError: When it is missing.
+        ValueError: When it is damaged or has no rows.
+    """
+    try:
+        with path.open(encoding="utf-8", errors="surrogateescape", newline="") as stream:
+            header, *rows = csv.reader(stream, strict=True)
+    except csv.Error as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    if not rows or any(len(row) != len(header) for row in rows):
+        raise ValueError(f"{path} is cut short")
+    return header, rows
 
 
 def pool(parts: Sequence[OutOfFold]) -> OutOfFold:
