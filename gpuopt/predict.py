@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import FaultError, InputError
-from gpuopt.run import RunFolder, latest_run
+from gpuopt.run import has_weights, latest_run, read_config
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 
 __all__ = ["main", "predict"]
@@ -48,7 +48,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     """
     output = Path(config.output).expanduser() if config.output else folder / "predictions.csv"
     place = _find_run(config.run)
-    node, seed = _find_data(config, place)
+    node, split = _find_data(config, place)
     _require_writable(output)
     submission = _place_of_submission(node, output)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
@@ -58,13 +58,14 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     from gpuopt.report import write_predictions_csv
     from gpuopt.session.console import make_console
     from gpuopt.session.contest import contest_of_settings, write_submission
-    from gpuopt.session.prediction import PredictionSetup, find_checkpoint, predict_images, score
-    from gpuopt.session.weights import load_described
-    from gpuopt.storage.checkpoint import read_checkpoint
+    from gpuopt.session.ensemble import Ensemble
+    from gpuopt.session.prediction import PredictionSetup, score
 
     console = make_console()
-    checkpoint = find_checkpoint(place)
-    model, description = load_described(read_checkpoint(checkpoint), str(checkpoint))
+    ensemble = Ensemble.open(place, folds=_folds_of(place))
+    if ensemble.missing:
+        console.print(ensemble.missing_in_words, soft_wrap=True, markup=False)
+    description = ensemble.description
     contest = contest_of_settings(node, description.class_names)
     setup = PredictionSetup.choose(
         description,
@@ -76,12 +77,10 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     )
     for choice in setup.choices:
         console.print(str(choice), soft_wrap=True, markup=False)
-    predictions, ids, rejected = predict_images(
-        model,
-        description,
+    predictions, ids, rejected = ensemble.predict(
         setup,
         config.tta,
-        _source(config, node, seed, description.image_size, setup),
+        _source(config, node, split, description.image_size, setup),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
     )
@@ -117,25 +116,38 @@ def _find_run(name: str) -> Path:
     place = latest_run(trained=True) if name == "latest" else Path(name).expanduser()
     if not place.exists():
         raise InputError(f"run={name} does not exist: name a run folder or a checkpoint file")
-    if place.is_dir() and not any((place / "checkpoints").glob("*.ckpt")):
+    if place.name == "fold_results.yaml":
+        place = place.absolute().parent
+    if place.is_dir() and not has_weights(place):
         raise InputError(f"run={name} has no checkpoint: name the folder of a trained run")
     return place
 
 
-def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], int]:
-    """Read what `data=` names, else the data of the run itself, with the seed of its split."""
+def _folds_of(place: Path) -> int | None:
+    """Return the number of folds of a run of folds; one fold alone is a run like any other."""
+    if not (place / "config.yaml").is_file() or any((place / "checkpoints").glob("*.ckpt")):
+        return None
+    folds = read_config(place).get("folds")
+    return folds if isinstance(folds, int) else None
+
+
+def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Read what `data=` names, else the data of the run itself, with what decides its split."""
     if config.data is not None:
-        return dict(config.data), 0
+        return dict(config.data), {"seed": 0}
     if not place.is_dir():
         raise InputError("say what to predict: data=image_folder data.root=FOLDER")
     path = place / "config.yaml"
     if not path.is_file():
         raise InputError(f"run={place} holds no config.yaml: say what to predict with data=...")
-    stored = RunFolder(place).read_config()
+    stored = read_config(place)
     node, seed = stored.get("data"), stored.get("seed")
     if not isinstance(node, dict) or "_target_" not in node or not isinstance(seed, int):
         raise InputError(f"{path} is damaged: it holds no data and seed; give data=...")
-    return node, seed
+    split = {"seed": seed}
+    if stored.get("folds") and _folds_of(place) is None:
+        split |= {"folds": stored["folds"], "fold": stored["fold"]}
+    return node, split
 
 
 def _require_writable(output: Path) -> None:
@@ -168,7 +180,9 @@ def _place_of_submission(node: dict[str, Any], output: Path) -> Path | None:
     return submission
 
 
-def _source(config: PredictConfig, node: dict[str, Any], seed: int, size: int, setup: Any) -> Any:
+def _source(
+    config: PredictConfig, node: dict[str, Any], split: dict[str, Any], size: int, setup: Any
+) -> Any:
     """Open the images that `data=` names, or the test images of the run's own data."""
     from gpuopt.build import build
     from gpuopt.session.prediction import source_of
@@ -182,7 +196,7 @@ def _source(config: PredictConfig, node: dict[str, Any], seed: int, size: int, s
         micro_batch_size=setup.batch_size,
         global_batch_size=setup.batch_size,
         num_workers=setup.num_workers,
-        seed=seed,
+        **split,
         cache_dir=config.cache_dir,
     )
 

@@ -19,7 +19,11 @@ __all__ = [
     "RunFolder",
     "choose_folder",
     "config_digest",
+    "fold_folder",
+    "has_weights",
+    "is_fold",
     "latest_run",
+    "read_config",
     "resumed_settings",
 ]
 
@@ -30,6 +34,8 @@ _ROOT = Path("outputs/train")
 RESUMABLE_KEYS = (
     "cache_dir",
     "debug",
+    "fold",
+    "fold_processes",
     "gpu",
     "micro_batch_size",
     "num_workers",
@@ -89,7 +95,7 @@ class RunFolder:
         try:
             yield
         except InputError:
-            if is_new and not any(self.checkpoints.iterdir()):
+            if is_new and not has_weights(self.path):
                 self._discard()
             raise
 
@@ -99,7 +105,8 @@ class RunFolder:
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
         for name in (_CONFIG, "train.log", ".lock"):
             self.file(name).unlink(missing_ok=True)
-        self.checkpoints.rmdir()
+        with contextlib.suppress(OSError):
+            self.checkpoints.rmdir()
         with contextlib.suppress(OSError):  # something else was put there meanwhile
             self.path.rmdir()
 
@@ -109,7 +116,7 @@ class RunFolder:
         Raises:
             InputError: When there is none or it is damaged.
         """
-        return _read_config(self.path)
+        return read_config(self.path)
 
     def write_results(self, results: Mapping[str, Any]) -> None:
         """Store the results."""
@@ -159,7 +166,12 @@ def resumed_settings(
     Raises:
         InputError: When a typed setting that may not change differs; shows the difference.
     """
-    stored = _read_config(folder)
+    stored = read_config(folder)
+    if "fold" in typed and is_fold(folder) and config.get("fold") != stored.get("fold"):
+        raise InputError(
+            f"{folder} is fold {stored.get('fold')} of a run: name the run's own folder, "
+            f"{folder.parent}, to train another"
+        )
     fixed = [key for key in typed if not _is_under(key, RESUMABLE_KEYS)]
     if "accumulate_grad_batches" in fixed:  # with a micro-batch it determines the global batch
         fixed.append("global_batch_size")
@@ -193,10 +205,31 @@ def latest_run(root: Path = _ROOT, *, trained: bool = False) -> Path:
     """
     runs = _newest_first(root)
     if trained:
-        runs = [path for path in runs if any((path / "checkpoints").glob("*.ckpt"))]
+        runs = [path for path in runs if has_weights(path)]
     if not runs:
         raise InputError(f"there is no run under {root}: train one first, or name one with run=...")
     return runs[0]
+
+
+def has_weights(folder: Path) -> bool:
+    """Tell whether a run, or one of its folds, has saved a checkpoint."""
+    patterns = ("checkpoints/*.ckpt", "fold_*/checkpoints/*.ckpt")
+    return any(any(folder.glob(pattern)) for pattern in patterns)
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    """Return the folder of one fold of a run; it is a run folder of its own."""
+    return folder / f"fold_{fold}"
+
+
+def is_fold(folder: Path) -> bool:
+    """Tell whether a run folder is one of the folds of the run in the folder above."""
+    try:
+        own, above = read_config(folder), read_config(folder.absolute().parent)
+    except InputError:
+        return False
+    fold, is_same = own.get("fold"), own.get("folds") == above.get("folds")
+    return fold is not None and folder.absolute().name == f"fold_{fold}" and is_same
 
 
 def config_digest(config: Mapping[str, Any]) -> str:
@@ -216,7 +249,7 @@ def _latest_of(config: Mapping[str, Any]) -> Path:
     digest = config_digest(config)
     for folder in _newest_first(_ROOT):
         try:
-            if config_digest(_read_config(folder)) == digest:
+            if config_digest(read_config(folder)) == digest:
                 return folder
         except InputError:
             continue  # a damaged folder is not the one that is looked for
@@ -292,7 +325,12 @@ def _newest_first(root: Path) -> list[Path]:
     return [path.parent for path in reversed(configs)]
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read the stored configuration of a run folder, which need not be writable.
+
+    Raises:
+        InputError: When there is none or it is damaged.
+    """
     path = folder / _CONFIG
     try:
         content = yaml.safe_load(path.read_text("utf-8"))

@@ -115,6 +115,9 @@ class TrainConfig:
     num_workers: Any = "auto"
     pin_memory: bool = True
     seed: int = 0
+    folds: int | None = None
+    fold: int | None = None
+    fold_processes: bool = False
     cache_dir: str | None = None
     run: str | None = None
     resume: Any = None

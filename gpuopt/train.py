@@ -6,7 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gpuopt.entry import checked, run_command, typed_keys
-from gpuopt.run import RunFolder, resumed_settings
+from gpuopt.run import RunFolder, is_fold, resumed_settings
 
 __all__ = ["main"]
 
@@ -28,6 +28,11 @@ def _train(config: DictConfig) -> None:
         from gpuopt.session.console import make_console
         from gpuopt.worker import work
 
+        if settings.get("folds") and not is_fold(run.path):
+            from gpuopt.fold_runs import train_folds
+
+            train_folds(run, settings, make_console())
+            return
         with logging_to(run.log_path):
             work(run, make_console())
 

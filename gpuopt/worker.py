@@ -33,13 +33,14 @@ from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
 from gpuopt.session.forecast import forecast_training_s
+from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
 
-__all__ = ["work"]
+__all__ = ["stopping_on_signals", "work"]
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +61,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
     raw = run.read_config()
     config = to_train_config(raw)
     plan = _plan(config)
-    with _stopping_on_signals(run), _settings(config, plan), _faults(run, plan):
+    with stopping_on_signals(run), _settings(config, plan), _faults(run, plan):
         with Stopwatch() as data_time:
             data = _build_data(config, plan)
         plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
@@ -93,6 +94,8 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
             )
         figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
         write_artifacts(run.path, evaluation, data, figures)
+        if data.fold is not None:
+            write_out_of_fold(run.path, model, data, evaluation, config.tta, plan.precision)
         export_weights(model, data.class_names, run.file("model.safetensors"))
         log_results(logger, raw, evaluation, figures, fitted.trainer.global_step)
         results = assemble_results(
@@ -118,7 +121,7 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _stopping_on_signals(run: RunFolder) -> Iterator[None]:
+def stopping_on_signals(run: RunFolder) -> Iterator[None]:
     """Outside of training, where a step has to be finished, stop at once but say how to go on."""
 
     def stop(number: int, frame: FrameType | None) -> None:
@@ -196,6 +199,8 @@ def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:
         global_batch_size=plan.global_batch_size,
         pin_memory=config.pin_memory and plan.accelerator == "cuda",
         seed=config.seed,
+        folds=config.folds,
+        fold=config.fold,
         cache_dir=config.cache_dir,
     )
     if not isinstance(data, ImageDataModule):

@@ -196,11 +196,18 @@ def test_debug_shows_the_trace_and_keeps_the_last_line(tmp_path, tiny):
     assert last_line(plain.stderr) == last_line(debug.stderr)
 
 
-def test_bad_input_is_refused_before_torch_and_writes_nothing(tmp_path):
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["micro_batch_size=-4"], "micro_batch_size=-4"),
+        (["folds=5", "fold=5"], "fold=5 does not exist: folds=5 are counted from 0"),
+    ],
+)
+def test_bad_input_is_refused_before_torch_and_writes_nothing(tmp_path, words, message):
     """With torch made impossible to import, the message must still be the same."""
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     code = (
-        "import sys; sys.path.insert(0, '.'); sys.argv = ['train', 'micro_batch_size=-4'];"
+        f"import sys; sys.path.insert(0, '.'); sys.argv = {['train', *words]};"
         "from gpuopt.train import main; main()"
     )
     done = subprocess.run(
@@ -212,7 +219,7 @@ def test_bad_input_is_refused_before_torch_and_writes_nothing(tmp_path):
         check=False,
     )
     assert done.returncode == 2
-    assert last_line(done.stderr).startswith("gpuopt train: micro_batch_size=-4")
+    assert last_line(done.stderr).startswith(f"gpuopt train: {message}")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["torch.py"]
 
 

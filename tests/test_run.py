@@ -9,6 +9,9 @@ from gpuopt.run import (
     RunFolder,
     choose_folder,
     config_digest,
+    fold_folder,
+    has_weights,
+    is_fold,
     latest_run,
     resumed_settings,
 )
@@ -181,3 +184,35 @@ def test_a_folder_that_cannot_be_made_is_bad_input(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="cannot be written"):
         RunFolder(tmp_path / "file" / "run")
+
+
+def test_a_fold_lies_in_the_folder_of_its_run(tmp_path):
+    stored("whole", {**CONFIG, "folds": 5, "fold": 1})
+    stored("whole/fold_1", {**CONFIG, "folds": 5, "fold": 1})
+    stored("other/fold_1", {**CONFIG, "folds": 5, "fold": 1})
+    assert fold_folder(Path("whole"), 1) == Path("whole/fold_1")
+    assert is_fold(Path("whole/fold_1"))
+    assert not is_fold(Path("whole"))
+    assert not is_fold(Path("other/fold_1"))
+    assert not is_fold(Path("nowhere"))
+
+
+def test_another_fold_may_be_trained_into_a_run_but_not_into_a_fold(tmp_path):
+    config = {**CONFIG, "folds": 5, "fold": 1}
+    run, own = stored("whole", config), stored("whole/fold_1", config)
+    other = {**config, "fold": 2}
+    assert resumed_settings(other, run.path, ["fold"])["fold"] == 2
+    assert resumed_settings(other, own.path, ["resume"])["fold"] == 1
+    with pytest.raises(InputError, match="is fold 1 of a run: name the run's own folder"):
+        resumed_settings(other, own.path, ["fold"])
+    with pytest.raises(InputError, match="folds: 5 -> 4"):
+        resumed_settings({**config, "folds": 4}, run.path, ["folds"])
+
+
+def test_the_weights_of_a_fold_are_those_of_its_run(tmp_path):
+    run = stored("outputs/train/a")
+    own = RunFolder(run.path / "fold_0")
+    assert not has_weights(run.path)
+    (own.checkpoints / "last.ckpt").touch()
+    assert has_weights(run.path)
+    assert latest_run(trained=True).absolute() == run.path

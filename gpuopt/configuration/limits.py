@@ -30,6 +30,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "seed": (0, 2**32 - 1),
+    "folds": (2, 20),
+    "fold": (0, 19),
     "model.drop_path_rate": (0.0, 0.99),
     "model.drop_rate": (0.0, 0.99),
     "model.head_learning_rate_ratio": (1e-3, 1e4),
@@ -88,6 +90,8 @@ _GIVEN: dict[str, tuple[str, ...]] = {
     "callbacks.gpu_stats": ("devices",),
     "data": (
         "cache_dir",
+        "fold",
+        "folds",
         "global_batch_size",
         "image_size",
         "micro_batch_size",
@@ -113,6 +117,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_auto(key, config[key])
     for key, value in leaves(config):
         _check_value(key, value)
+    _check_folds(config.get("folds"), config.get("fold"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -136,6 +141,15 @@ def _check_auto(key: str, value: Any) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
     if value != "auto" and not whole:
         raise InputError(f"{key}={value} is neither auto nor a whole number")
+
+
+def _check_folds(folds: int | None, fold: int | None) -> None:
+    if fold is None:
+        return
+    if folds is None:
+        raise InputError(f"fold={fold} is one of several: say of how many with folds=N")
+    if fold >= folds:
+        raise InputError(f"fold={fold} does not exist: folds={folds} are counted from 0")
 
 
 def _check_callbacks(config: Mapping[str, Any]) -> None:

@@ -20,6 +20,8 @@ SEED_SPELLINGS: dict[str, str] = {
     "dynamo_backend": "compile.backend=inductor",
     "effective_batch_size": "global_batch_size=N",
     "epochs": "trainer.max_epochs=N",
+    "fold": "fold=K",
+    "fold_results": "run=latest",
     "gpu_memory": "gpu.memory_limit_mib=N",
     "gpu_memory_limit": "gpu.memory_limit_mib=N",
     "gpu_model": "gpu=rtx4090",
@@ -56,7 +58,7 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_o
     bucket_size_mb calculate_cost_savings calculate_performance_per_watt calculate_time_savings
     check_drivers checkpoint_segments compare_precision compatibility_matrix compression_ratio
     config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
-    export_prometheus find_optimal fold fold_results gpu_ids gradient_compression include_inference
+    export_prometheus find_optimal gpu_ids gradient_compression include_inference
     initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
     metrics min_batch_size min_f1_score model_parallel model_type monitor_duration
     monitor_memory_usage multi_gpu nproc_per_node offload_optimizer oom_recovery
@@ -68,8 +70,8 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_o
     zero_stage""")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
-    global_batch_size gpu image_size logger micro_batch_size mode model num_workers optimizer
-    pin_memory precision resume run scheduler seed trainer tta""")
+    fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
+    num_workers optimizer pin_memory precision resume run scheduler seed trainer tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
 KEYS = {"train": _TRAIN, "predict": _PREDICT}
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
@@ -182,6 +184,8 @@ def _converted(name: str, value: str) -> str:
     if name == "config":
         mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
+    if name == "fold_results" and "lastest-train/" in value:
+        return "latest"  # the guide's name for the folder of the newest run
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
             return f"{1 - float(value):g}"

@@ -26,6 +26,7 @@ class Stream(IntEnum):
     AUGMENTATION = 2
     MIXING = 3
     SPLIT = 4
+    FOLDS = 5
 
 
 def philox4x32(counters: npt.NDArray[np.uint64], seed: int) -> npt.NDArray[np.uint64]:

@@ -50,6 +50,9 @@ class ImageDataModule(L.LightningDataModule, ABC):
             micro-batch size.
         validation_ratio: Share of the training images to validate on, where the data has no
             validation images of its own.
+        folds: Number of folds that the training images are dealt into, by class and whole groups;
+            None validates on `validation_ratio` instead.
+        fold: The fold to validate on, from 0; the others are trained on.
         class_weights: `none`, or `balanced` to let every class weigh the same in the loss.
         mixup_alpha: Parameter of mixup's Beta distribution; 0 switches it off.
         cutmix_alpha: Parameter of cutmix's Beta distribution; 0 switches it off.
@@ -76,6 +79,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         seed: int = 0,
         evaluation_batch_size: int | None = None,
         validation_ratio: float = 0.2,
+        folds: int | None = None,
+        fold: int | None = None,
         class_weights: Literal["none", "balanced"] = "none",
         mixup_alpha: float = 0.0,
         cutmix_alpha: float = 0.0,
@@ -96,6 +101,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.seed = seed
         self.evaluation_batch_size = evaluation_batch_size
         self.validation_ratio = validation_ratio
+        self.folds = folds
+        self.fold = fold
         self.class_weights = class_weights
         self.mixup_alpha = mixup_alpha
         self.cutmix_alpha = cutmix_alpha
@@ -189,6 +196,18 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def validation_ids(self) -> list[str]:
         """Name of each validation sample."""
         return list(self._splits.validation.ids)
+
+    @property
+    def validation_groups(self) -> list[str] | None:
+        """Group of each validation sample; None where the data has no groups."""
+        groups = self._splits.validation.groups
+        return None if groups is None else list(groups)
+
+    @property
+    def train_groups(self) -> list[str] | None:
+        """Group of each training sample; None where the data has no groups."""
+        groups = self._splits.train.groups
+        return None if groups is None else list(groups)
 
     @property
     def train_ids(self) -> list[str]:
@@ -287,6 +306,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
             validation_ratio=self.validation_ratio,
             max_rejected_ratio=self.max_rejected_ratio,
             seed=self.seed,
+            folds=self.folds,
+            fold=self.fold,
         )
 
     def _open_files(self, paths: Sequence[Path]) -> Any:

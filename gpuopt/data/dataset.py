@@ -26,12 +26,14 @@ class Split:
         targets: int64 [samples], -1 where unknown.
         images: The store that holds them.
         rows: int64 [samples], each sample's row in the store.
+        groups: Name of each sample's group, where the data has groups.
     """
 
     ids: Sequence[str]
     targets: npt.NDArray[np.int64]
     images: ImageStore
     rows: npt.NDArray[np.int64]
+    groups: Sequence[str] | None = None
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -39,7 +41,8 @@ class Split:
     def take(self, places: npt.NDArray[np.int64]) -> "Split":
         """Return the samples at these places, in this order."""
         ids = [self.ids[place] for place in places]
-        return Split(ids, self.targets[places], self.images, self.rows[places])
+        groups = None if self.groups is None else [self.groups[place] for place in places]
+        return Split(ids, self.targets[places], self.images, self.rows[places], groups)
 
 
 class ImageDataset(Dataset[Batch]):

@@ -31,6 +31,8 @@ class ImageCsv(ImageDataModule):
         test_dir: Folder of the test images; without `test_csv` all images in it are tested.
         id_column: Column of the file names; None takes the first one.
         target_column: Column of the classes.
+        group_column: Column of `train_csv` with the group of each image, such as a patient; no
+            group is both trained and validated on. None: every image stands alone.
         classes_csv: CSV with the value of the target column and the name of each class in its
             first two columns; it fixes the order of the classes.
         options: See `ImageDataModule`.
@@ -48,6 +50,7 @@ class ImageCsv(ImageDataModule):
         test_dir: str | Path | None = None,
         id_column: str | None = None,
         target_column: str = "target",
+        group_column: str | None = None,
         classes_csv: str | Path | None = None,
         **options: Any,
     ) -> None:
@@ -61,6 +64,7 @@ class ImageCsv(ImageDataModule):
         self.classes_csv = base / classes_csv if classes_csv is not None else None
         self.id_column = id_column
         self.target_column = target_column
+        self.group_column = group_column
         super().__init__(**options)
 
     def read_sets(self) -> DataSets:
@@ -75,7 +79,10 @@ class ImageCsv(ImageDataModule):
         known = self._classes(values)
         folder = existing_folder(self.train_dir, "data.train_dir")
         train = ImageSet(
-            ids, _targets(values, known, self.train_csv), listed_files(ids, folder, self.train_csv)
+            ids,
+            _targets(values, known, self.train_csv),
+            listed_files(ids, folder, self.train_csv),
+            groups=table.filled(self.group_column) if self.group_column else None,
         )
         return DataSets(list(known.values()), train, test=self._test_set(known))
 

@@ -6,6 +6,7 @@ from gpuopt.errors import InputError, nearest
 
 __all__ = ["check_options", "check_ratio"]
 
+_FOLDS = (2, 20)
 _INTEGERS = {
     "image_size": (8, 4096),
     "micro_batch_size": (1, 1 << 20),
@@ -44,10 +45,21 @@ def check_options(options: Any) -> None:
         if not least <= value <= greatest:
             raise InputError(f"data.{name}={value} is not between {least:g} and {greatest:g}")
     check_ratio("validation_ratio", options.validation_ratio)
+    _check_folds(options.folds, options.fold)
     for name, known in _CHOICES.items():
         value = getattr(options, name)
         if value not in known:
             raise InputError(f"data.{name}={value} is unknown{nearest(str(value), known)}")
+
+
+def _check_folds(folds: int | None, fold: int | None) -> None:
+    if folds is None and fold is None:
+        return
+    if folds is None or fold is None:
+        raise InputError(f"folds={folds} and fold={fold} go together: give both, or neither")
+    for name, value, (low, high) in (("folds", folds, _FOLDS), ("fold", fold, (0, folds - 1))):
+        if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+            raise InputError(f"{name}={value} is not a whole number from {low} to {high}")
 
 
 def check_ratio(name: str, value: float) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuopt.data.dataset import Split
+from gpuopt.data.folds import assign_folds, check_folds
 from gpuopt.data.image_files import shown
 from gpuopt.data.image_store import ImageStore, RejectedImage
 from gpuopt.data.splitting import stratified_split
@@ -28,11 +29,14 @@ class ImageSet:
         targets: int64 [samples], the class; -1 where unknown, in a test set only.
         images: A list of files, which are then decoded, checked and cached, or a store of images
             that have the right size already, one per sample.
+        groups: Name of each sample's group, such as a patient; in the training set no group is
+            both trained and validated on. None: every sample stands alone.
     """
 
     ids: Sequence[str]
     targets: npt.NDArray[np.int64]
     images: list[Path] | ImageStore
+    groups: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +93,8 @@ def open_splits(
     validation_ratio: float,
     max_rejected_ratio: float,
     seed: int,
+    folds: int | None = None,
+    fold: int | None = None,
 ) -> Splits:
     """Leave out unreadable files and split off validation samples.
 
@@ -96,14 +102,21 @@ def open_splits(
         sets: What the data set lists.
         open_files: Opens a list of files and says which rows cannot be read, and why.
         validation_ratio: Share of the training images to validate on, where there is no set of
-            their own.
+            their own. Groups are split by a whole number of folds that comes closest to it.
         max_rejected_ratio: Greatest share of unreadable files.
         seed: Seed of the split.
+        folds: Number of folds that the training images are dealt into; None: none.
+        fold: The one to validate on, from 0; the others are trained on.
 
     Raises:
-        InputError: For no images, a single class, a class of one image, or too many unreadable
-            files.
+        InputError: For no images, a single class, a class of one image, too many unreadable
+            files, or images that cannot be dealt into folds.
     """
+    if folds is not None and sets.validation is not None:
+        raise InputError(
+            f"the data has validation images of its own, which folds={folds} would not use: put "
+            "them to the training images, or train without folds"
+        )
     parts = {"training": sets.train, "validation": sets.validation, "test": sets.test}
     opened, rejected = _open_parts(
         {name: part for name, part in parts.items() if part is not None},
@@ -114,6 +127,16 @@ def open_splits(
     _check_classes(train, sets.class_names)
     if "validation" in opened:
         validation, _ = opened["validation"]
+    elif folds is not None or sets.train.groups is not None:
+        count = max(2, round(1 / validation_ratio)) if folds is None else folds
+        # Dealt with the unreadable files, so that these move no other sample.
+        dealt = assign_folds(sets.train.targets, count, seed, sets.train.groups)[places]
+        check_folds(dealt, train.targets, count, sets.class_names, train.groups)
+        held_out = dealt == (fold or 0)
+        train, validation = (
+            train.take(np.flatnonzero(~held_out)),
+            train.take(np.flatnonzero(held_out)),
+        )
     else:
         first, second = stratified_split(
             train.targets, validation_ratio, seed, sets.class_names, places
@@ -147,7 +170,10 @@ def _open_parts(
             places = np.array([i for i, row in enumerate(rows) if row not in reasons], np.int64)
             offset += len(rows)
         _check_any(name, len(places))
-        opened[name] = (Split(part.ids, part.targets, images, rows).take(places), places)
+        opened[name] = (
+            Split(part.ids, part.targets, images, rows, part.groups).take(places),
+            places,
+        )
     return opened, rejected
 
 

@@ -2,6 +2,7 @@
 
 from gpuopt.measure.bootstrap import (
     bootstrap_interval,
+    grouped_bootstrap_interval,
     interval_by_group,
     paired_bootstrap_difference,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "confusion_matrix",
     "duration_text",
     "f1_per_class",
+    "grouped_bootstrap_interval",
     "interval_by_group",
     "macro_f1",
     "paired_bootstrap_difference",

@@ -9,7 +9,7 @@ Bounds are bias-corrected percentiles (Efron, 1981). Resampling lowers macro-F1 
 small, and with 100 classes of 31 samples plain percentiles cover 90 % instead of 95 %.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import NormalDist
 
 import numpy as np
@@ -19,7 +19,12 @@ from gpuopt.errors import InputError
 from gpuopt.measure.classification import ClassCounts, Metric, checked_labels, macro_f1
 from gpuopt.measure.interval import Interval
 
-__all__ = ["bootstrap_interval", "interval_by_group", "paired_bootstrap_difference"]
+__all__ = [
+    "bootstrap_interval",
+    "grouped_bootstrap_interval",
+    "interval_by_group",
+    "paired_bootstrap_difference",
+]
 
 _LARGEST_BLOCK = 4_000_000
 
@@ -51,6 +56,47 @@ def bootstrap_interval(
     cells, counts = np.unique(np.stack((true, predicted)), axis=1, return_counts=True)
     drawn = _Resampler(cells, counts, resamples, seed, level)
     values = drawn.evaluate(lambda weights: metric(drawn.class_counts(weights, 1)))
+    return drawn.interval(values)
+
+
+def grouped_bootstrap_interval(
+    targets: ArrayLike,
+    predictions: ArrayLike,
+    groups: Sequence[str],
+    metric: Metric = macro_f1,
+    *,
+    resamples: int = 2000,
+    seed: int = 0,
+    level: float = 0.95,
+) -> Interval:
+    """Measure a metric with an interval from resampling whole groups of samples.
+
+    Samples of one group, such as one patient, err together; an interval from single samples would
+    be too narrow.
+
+    Args:
+        targets: True classes, [n].
+        predictions: Predicted classes, [n].
+        groups: Group of each sample, [n].
+        metric: From counts to a figure.
+        resamples: Number of bootstrap resamples.
+        seed: Seed of the resampling; the same seed gives the same interval.
+        level: Confidence level.
+
+    Raises:
+        InputError: As for `bootstrap_interval`, and for another number of groups' names.
+    """
+    true, (predicted,) = checked_labels(targets, predictions)
+    if len(groups) != len(true):
+        raise InputError(f"{len(groups)} groups' names do not go with {len(true)} samples")
+    cells, cell_of, counts = np.unique(
+        np.stack((true, predicted)), axis=1, return_inverse=True, return_counts=True
+    )
+    group_of = np.unique(np.array(groups), return_inverse=True)[1]
+    drawn = _Resampler(cells, counts, resamples, seed, level)
+    values = drawn.evaluate_groups(
+        lambda weights: metric(drawn.class_counts(weights, 1)), cell_of.reshape(-1), group_of
+    )
     return drawn.interval(values)
 
 
@@ -175,6 +221,21 @@ class _Resampler:
             size = min(block, self._resamples - start)
             drawn = self._generator.multinomial(total, shares, size=size)
             values.append(statistic(drawn.astype(np.float64)))
+        return np.concatenate(values)
+
+    def evaluate_groups(
+        self,
+        statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]],
+        cell_of: NDArray[np.int64],
+        group_of: NDArray[np.int64],
+    ) -> NDArray[np.float64]:
+        """As `evaluate`, but draw groups; `cell_of` and `group_of` are of each sample, [n]."""
+        values = [statistic(self._counts[None].astype(np.float64))]
+        size = int(group_of.max()) + 1
+        for _ in range(self._resamples):
+            times = np.bincount(self._generator.integers(size, size=size), minlength=size)
+            weights = np.bincount(cell_of, times[group_of], minlength=len(self._counts))
+            values.append(statistic(weights[None].astype(np.float64)))
         return np.concatenate(values)
 
     def interval(self, values: NDArray[np.float64]) -> Interval:

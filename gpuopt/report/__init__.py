@@ -3,16 +3,22 @@
 from gpuopt.report.confusion import confusion_figure
 from gpuopt.report.figures import png_bytes, save_png
 from gpuopt.report.names import class_labels, plain_text, shortened
-from gpuopt.report.predictions import write_contest_csv, write_predictions_csv
+from gpuopt.report.predictions import (
+    write_contest_csv,
+    write_predictions_csv,
+    write_rows_csv,
+)
 from gpuopt.report.samples import choose_samples, samples_figure
-from gpuopt.report.tables import PlanRow, ResultRow, plan_table, results_table
+from gpuopt.report.tables import FoldRow, PlanRow, ResultRow, folds_table, plan_table, results_table
 
 __all__ = [
+    "FoldRow",
     "PlanRow",
     "ResultRow",
     "choose_samples",
     "class_labels",
     "confusion_figure",
+    "folds_table",
     "plain_text",
     "plan_table",
     "png_bytes",
@@ -22,4 +28,5 @@ __all__ = [
     "shortened",
     "write_contest_csv",
     "write_predictions_csv",
+    "write_rows_csv",
 ]

@@ -18,7 +18,7 @@ from numpy.typing import ArrayLike
 from gpuopt.errors import InputError
 from gpuopt.storage import atomic_write
 
-__all__ = ["write_contest_csv", "write_predictions_csv"]
+__all__ = ["write_contest_csv", "write_predictions_csv", "write_rows_csv"]
 
 
 def write_predictions_csv(
@@ -52,7 +52,7 @@ def write_predictions_csv(
         raise InputError(f"targets must be {len(ids)} class indices below {len(class_names)}")
     header = ["id", "target", "prediction", "confidence", *(f"p_{name}" for name in class_names)]
     names = [*class_names, ""]  # index -1 is the empty name of the unknown class
-    _write(
+    write_rows_csv(
         path,
         header,
         (
@@ -82,7 +82,7 @@ def write_contest_csv(
     """
     if len(ids) != len(targets):
         raise InputError(f"{len(ids)} ids do not go with {len(targets)} predicted labels")
-    _write(path, list(columns), zip(ids, targets, strict=True))
+    write_rows_csv(path, list(columns), zip(ids, targets, strict=True))
 
 
 class _UnixLines:
@@ -100,7 +100,17 @@ class _UnixLines:
         return self._stream.write(row.removesuffix("\r\n") + "\n")
 
 
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+def write_rows_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[str | int]]) -> None:
+    """Write a table in one piece.
+
+    Args:
+        path: The file; its folder must exist.
+        header: Names of the columns.
+        rows: As many values each.
+
+    Raises:
+        OSError: When the file cannot be written; an older one is kept.
+    """
     with atomic_write(path) as stream:
         text = io.TextIOWrapper(stream, encoding="utf-8", errors="surrogateescape", newline="")
         writer = csv.writer(_UnixLines(text), lineterminator="\r\n")

@@ -14,7 +14,7 @@ from rich.text import Text
 from gpuopt.measure import Interval
 from gpuopt.report.names import plain_text
 
-__all__ = ["PlanRow", "ResultRow", "plan_table", "results_table"]
+__all__ = ["FoldRow", "PlanRow", "ResultRow", "folds_table", "plan_table", "results_table"]
 
 _EVIDENCE_STYLES = {"measured": "green", "predicted": "yellow", "table": "cyan", "given": "dim"}
 
@@ -49,6 +49,21 @@ class ResultRow:
     single: Interval
     merged: Interval | None = None
     difference: Interval | None = None
+
+
+@dataclass(frozen=True)
+class FoldRow:
+    """Scores of one fold, or of several together.
+
+    Attributes:
+        name: The fold's number, or words.
+        images: Number of images that were scored.
+        score: Macro-F1 of the images that the model was not trained on.
+    """
+
+    name: str
+    images: int
+    score: Interval
 
 
 def plan_table(rows: Sequence[PlanRow], title: str = "Plan") -> Table:
@@ -96,6 +111,25 @@ def results_table(
         if has_merged:
             cells += [_interval(row.merged), _difference(row.difference)]
         table.add_row(*cells)
+    return table
+
+
+def folds_table(rows: Sequence[FoldRow], *, title: str, caption: str) -> Table:
+    """Lay out the scores of folds.
+
+    Args:
+        rows: One per fold, then those of all folds.
+        title: Above the table, such as the data set's name.
+        caption: Below it: mean and standard deviation, folds that are missing.
+    """
+    table = _new_table(title)
+    table.caption = Text(plain_text(caption), style="dim")
+    table.caption_justify = "left"
+    table.add_column("fold", style="bold", no_wrap=True)
+    table.add_column("images", justify="right")
+    table.add_column("macro-F1", justify="right")
+    for row in rows:
+        table.add_row(Text(plain_text(row.name)), str(row.images), _interval(row.score))
     return table
 
 

@@ -131,6 +131,8 @@ def ends_of(key):
 @pytest.mark.parametrize("key", RANGES)
 def test_both_ends_of_a_range_are_accepted_and_what_lies_beyond_is_not(key, composed):
     low, high = ends_of(key)
+    if key == "fold":  # is one of several
+        composed = [{**settings, "folds": 20} for settings in composed]
     for value in (low, high):
         check_config(with_value(composed, key, value))
     beyond = (low - 1, high * 2 + 1, math.nan, math.inf, -math.inf, 10**40)
@@ -284,3 +286,11 @@ def test_what_the_program_gives_are_arguments_of_the_class(group, composed):
         node = node[part]
     names = {parameter.name for parameter in parameters_of(node["_target_"])}
     assert set(limits._GIVEN[group]) <= names
+
+
+def test_a_fold_must_exist(settings):
+    check_config({**settings, "folds": 3, "fold": 2})
+    with pytest.raises(InputError, match="fold=3 does not exist: folds=3 are counted from 0"):
+        check_config({**settings, "folds": 3, "fold": 3})
+    with pytest.raises(InputError, match="fold=0 is one of several"):
+        check_config({**settings, "fold": 0})

@@ -80,6 +80,7 @@ def test_all_wrong_flags_are_answered_at_once():
         ("--label_smoothing 0.2", "model.label_smoothing=0.2"),
         ("--trainer.max_steps -1", "trainer.max_steps=-1"),
         ("--seed=5", "seed=5"),
+        ("--folds 5", "folds=5"),
     ],
 )
 def test_the_answer_composes(line, expected):
@@ -139,10 +140,10 @@ def test_settings_pass(word):
 def test_later_features_get_no_spelling():
     assert answer("--use_deepspeed --zero_stage 2") == "not available yet"
     assert answer("--mode find_optimal") == "not available yet"
-    message = answer("--batch_size 4 --zero_stage 2 --fold 0 --amp_opt_level O1")
+    message = answer("--batch_size 4 --zero_stage 2 --port 8080 --amp_opt_level O1")
     assert message == (
         "options are key=value here: micro_batch_size=4; "
-        "not available yet: --zero_stage 2 --fold 0; not needed: --amp_opt_level O1"
+        "not available yet: --zero_stage 2 --port 8080; not needed: --amp_opt_level O1"
     )
 
 
@@ -211,6 +212,12 @@ def test_a_value_that_is_no_number_is_left_out(line):
     [
         ("--batch_size 16", "options are key=value here: batch_size=16"),
         ("--model_path x.ckpt", "options are key=value here: run=x.ckpt"),
+        ("--fold-results fold_results.yaml", "options are key=value here: run=fold_results.yaml"),
+        (
+            "--fold-results lastest-train/fold_results.yaml",
+            "options are key=value here: run=latest",
+        ),
+        ("--fold 1", "settled by the run"),
         ("--output_path x.csv", "options are key=value here: output=x.csv"),
         ("--mode highperf --epochs 3", "settled by the run"),
         ("--config configs/infer_highperf.yaml", "settled by the run"),

@@ -18,6 +18,8 @@ GIVEN_BY_THE_COMMAND = {
     "pin_memory": False,
     "seed": 0,
     "evaluation_batch_size": 8,
+    "folds": None,
+    "fold": None,
     "cache_dir": None,
 }
 # Digits lie in memory and can all be read, so these would do nothing.

@@ -225,6 +225,8 @@ def test_signature_names_every_option(kind):
         ("cache_limit_gib", -1.0),
         ("max_rejected_ratio", 1.1),
         ("worker_timeout_s", -1.0),
+        ("folds", 1),
+        ("fold", 0),
     ],
 )
 def test_absurd_options_are_refused_by_name(option, value):
@@ -241,3 +243,16 @@ def test_a_data_set_has_to_list_its_images():
 def test_misspelt_options_are_refused():
     with pytest.raises(TypeError, match="micro_batchsize"):
         noise(micro_batchsize=4)
+
+
+def test_fold_and_folds_fit_together():
+    class Whole(Noise):
+        def read_sets(self):
+            sets = super().read_sets()
+            return DataSets(sets.class_names, sets.train, None, sets.test)
+
+    sizes = {"image_size": 8, "micro_batch_size": 4, "global_batch_size": 10}
+    assert Whole(**sizes, folds=3, fold=2).validation_size == 7
+    for folds, fold in ((3, 3), (3, -1), (21, 0), (3, True)):
+        with pytest.raises(InputError, match="is not a whole number from"):
+            Whole(**sizes, folds=folds, fold=fold)

@@ -160,3 +160,15 @@ def test_faults_are_one_clear_line(contest, settings, header, rows, options, mes
     with pytest.raises(InputError, match=message) as caught:
         opened(contest, settings, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_images_of_one_group_are_never_on_both_sides(contest, settings):
+    rows = [f"train{i}.png,{label},p{i // 2}" for i, label in enumerate(LABELS)]
+    write(contest / "train.csv", "ID,target,patient", *rows)
+    data = opened(contest, settings, group_column="patient", folds=4, fold=1)
+    assert data.validation_size == 2
+    assert len(set(data.validation_groups)) == 1
+    assert not set(data.validation_groups) & set(data.train_groups)
+    assert opened(contest, settings).validation_groups is None
+    with pytest.raises(InputError, match="no column 'person'"):
+        opened(contest, settings, group_column="person")

@@ -10,11 +10,11 @@ from gpuopt.errors import InputError
 NAMES = ["cat", "dog"]
 
 
-def image_set(prefix, targets, files=True):
+def image_set(prefix, targets, files=True, groups=None):
     ids = [f"{prefix}{i}" for i in range(len(targets))]
     images = np.zeros((len(targets), 3, 4, 4), np.uint8)
     store = [Path(name) for name in ids] if files else ArrayImages(images)
-    return ImageSet(ids, np.array(targets), store)
+    return ImageSet(ids, np.array(targets), store, groups)
 
 
 def opened(sets, bad=(), **options):
@@ -106,3 +106,49 @@ def test_too_many_unreadable_files_are_refused_with_examples():
     assert "0.jpg: truncated, 1.jpg: truncated, 2.jpg: truncated, ..." in message
     assert "3.jpg" not in message
     assert "data.max_rejected_ratio" in message
+
+
+TARGETS = [0, 1] * 15
+GROUPS = [f"g{i // 3}" for i in range(30)]
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_folds_validate_every_image_once_and_train_on_the_others(groups):
+    sets = DataSets(NAMES, image_set("t", TARGETS, groups=groups), test=image_set("x", [0, 1]))
+    held_out = []
+    for fold in range(3):
+        splits = opened(sets, folds=3, fold=fold)
+        assert not set(splits.train.ids) & set(splits.validation.ids)
+        assert sorted([*splits.train.ids, *splits.validation.ids]) == sorted(sets.train.ids)
+        assert list(splits.test.ids) == ["x0", "x1"]
+        held_out += splits.validation.ids
+        if groups:
+            assert not set(splits.train.groups) & set(splits.validation.groups)
+            expected = [GROUPS[int(name[1:])] for name in splits.validation.ids]
+            assert splits.validation.groups == expected
+    assert sorted(held_out) == sorted(sets.train.ids)
+
+
+@pytest.mark.parametrize("groups", [None, GROUPS])
+def test_an_unreadable_file_moves_no_other_image_to_another_fold(groups):
+    sets = DataSets(NAMES, image_set("t", TARGETS, groups=groups))
+    for fold in range(3):
+        whole = set(opened(sets, folds=3, fold=fold).validation.ids)
+        assert set(opened(sets, ["t4", "t0"], folds=3, fold=fold).validation.ids) == whole - {
+            "t4",
+            "t0",
+        }
+
+
+@pytest.mark.parametrize("ratio", [0.1, 0.25, 0.9])
+def test_without_folds_groups_are_kept_together_too(ratio):
+    sets = DataSets(NAMES, image_set("t", TARGETS, groups=GROUPS))
+    splits = opened(sets, validation_ratio=ratio)
+    assert not set(splits.train.groups) & set(splits.validation.groups)
+    assert len(splits.validation) == pytest.approx(30 * min(ratio, 0.5), abs=3)
+
+
+def test_validation_images_of_their_own_do_not_go_with_folds():
+    sets = DataSets(NAMES, image_set("t", TARGETS), image_set("v", [0, 1]))
+    with pytest.raises(InputError, match="validation images of its own, which folds=3"):
+        opened(sets, folds=3, fold=0)

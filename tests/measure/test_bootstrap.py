@@ -7,6 +7,7 @@ from gpuopt.measure import (
     accuracy,
     bootstrap_interval,
     class_counts,
+    grouped_bootstrap_interval,
     interval_by_group,
     macro_f1,
     paired_bootstrap_difference,
@@ -152,3 +153,30 @@ def test_groups_are_measured_alone_and_may_overlap():
 def test_bad_options_are_refused(options):
     with pytest.raises(InputError):
         bootstrap_interval([0, 1], [0, 1], **options)
+
+
+def test_groups_that_err_together_give_a_wider_interval():
+    generator = np.random.default_rng(5)
+    targets = np.repeat(generator.integers(0, 4, 50), 8)
+    wrong = np.repeat(generator.random(50) < 0.3, 8)
+    predictions = np.where(wrong, (targets + 1) % 4, targets)
+    groups = [f"g{i // 8}" for i in range(400)]
+    single = bootstrap_interval(targets, predictions, accuracy)
+    grouped = grouped_bootstrap_interval(targets, predictions, groups, accuracy)
+    assert grouped.value == single.value
+    # Eight samples that are right or wrong together count as one.
+    ratio = (grouped.high - grouped.low) / (single.high - single.low)
+    assert ratio == pytest.approx(8**0.5, rel=0.15)
+    assert grouped == grouped_bootstrap_interval(targets, predictions, groups, accuracy)
+
+
+def test_groups_of_one_sample_are_samples():
+    generator = np.random.default_rng(6)
+    targets = generator.integers(0, 5, 400)
+    predictions = noisy_copy(targets, 0.8, 5, generator)
+    single = bootstrap_interval(targets, predictions)
+    grouped = grouped_bootstrap_interval(targets, predictions, [str(i) for i in range(400)])
+    assert grouped.low == pytest.approx(single.low, abs=0.01)
+    assert grouped.high == pytest.approx(single.high, abs=0.01)
+    with pytest.raises(InputError, match="399 groups"):
+        grouped_bootstrap_interval(targets, predictions, ["a"] * 399)

@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from gpuopt.measure import Interval
-from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
+from gpuopt.report import FoldRow, PlanRow, ResultRow, folds_table, plan_table, results_table
 
 
 def printed(table, width=120, **options):
@@ -71,3 +71,10 @@ def test_without_test_time_augmentation_there_are_no_columns_for_it():
     assert "TTA" not in output
     assert "difference" not in output
     assert "0.900  0.880 to 0.920" in output
+
+
+def test_folds_stand_above_their_sum():
+    rows = [FoldRow("0", 10, Interval(0.8, 0.7, 0.9)), FoldRow("[b]", 30, GAIN.single)]
+    output = printed(folds_table(rows, title="Out of fold", caption="mean 0.850"))
+    assert "0.800  0.700 to 0.900" in output
+    assert output.index("0.800") < output.index("[b]") < output.index("mean 0.850")
