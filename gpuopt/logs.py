@@ -17,11 +17,12 @@ class _Stderr(logging.Handler):
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path, *, on_screen: bool = True) -> Iterator[None]:
     """Send gpuopt's messages to stderr and, with Lightning's, to a file that is appended to.
 
     Args:
         path: For example `<run>/train.log`.
+        on_screen: Whether stderr gets anything; of several ranks only the first one speaks.
     """
     own, lightning = logging.getLogger("gpuopt"), logging.getLogger("lightning.pytorch")
     screen = _Stderr()
@@ -30,7 +31,8 @@ def logging_to(path: Path) -> Iterator[None]:
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     before = own.level, lightning.level, list(lightning.handlers), lightning.propagate
     own.setLevel(logging.INFO)
-    own.addHandler(screen)
+    if on_screen:
+        own.addHandler(screen)
     own.addHandler(file)
     lightning.handlers = [file]  # its hints are for programmers; warnings reach people otherwise
     lightning.propagate = False
