@@ -23,13 +23,12 @@ def _train(config: DictConfig) -> None:
         if settings["resume"]:
             settings = resumed_settings(settings, run.path, typed_keys(HydraConfig.get()))
         run.write_config(settings)
-        if settings["trainer"]["devices"] > 1:
-            from gpuopt.parallel.ranks import refuse_missing_devices, run_ranks
-
-            devices = settings["trainer"]["devices"]
-            refuse_missing_devices(devices, on_cpu=settings["gpu"]["name"] == "cpu")
-            return run_ranks(run.path, devices)
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
+        if (devices := settings["trainer"]["devices"]) > 1:
+            from gpuopt.parallel.ranks import run_ranks
+
+            run_ranks(run.path, devices, on_cpu=settings["gpu"]["name"] == "cpu")
+            return
         from gpuopt.logs import logging_to
         from gpuopt.session.console import make_console
         from gpuopt.worker import work

@@ -64,10 +64,11 @@ def _work_as(rank: Rank, arguments: list[str]) -> None:
     log = rank.log_path(run.log_path)
     if not rank.is_first:
         rank.speak_into(log)
-    holds_lock = rank.is_first and rank.launcher is None
-    with run.lock if holds_lock else contextlib.nullcontext():
-        with logging_to(log, on_screen=rank.is_first):
-            work(run, make_console() if rank.is_first else Console(quiet=True), rank)
+    console = make_console() if rank.is_first else Console(quiet=True)
+    takes_lock = rank.is_first and rank.launcher is None
+    lock = run.lock if takes_lock else contextlib.nullcontext()
+    with lock, logging_to(log, on_screen=rank.is_first):
+        work(run, console, rank)
 
 
 def work(run: RunFolder, console: Console, rank: Rank = Rank()) -> dict[str, Any]:  # noqa: B008

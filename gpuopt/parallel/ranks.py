@@ -19,7 +19,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore
+from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not listed
 from torch.distributed.elastic.multiprocessing import (
     DefaultLogsSpecs,
     PContext,
@@ -31,7 +31,7 @@ from gpuopt.errors import FaultError, GpuoptError, InputError, PreemptedError
 from gpuopt.hardware import available_cpus
 from gpuopt.parallel.rank import LAUNCHER
 
-__all__ = ["refuse_missing_devices", "run_ranks"]
+__all__ = ["run_ranks"]
 
 _log = logging.getLogger(__name__)
 
@@ -65,34 +65,18 @@ class _End:
         return {2: 1, 3: 1, 4: 1, 75: 2}.get(self.code, 3)
 
 
-def refuse_missing_devices(count: int, *, on_cpu: bool) -> None:
-    """Refuse more ranks than there are devices.
-
-    Args:
-        count: Ranks that are asked for.
-        on_cpu: Whether a card is left alone.
-
-    Raises:
-        InputError: Says how many there are.
-    """
-    if not on_cpu and torch.cuda.is_available():
-        there, kind = torch.cuda.device_count(), "CUDA device(s)"
-    else:
-        there, kind = available_cpus(), "processor(s) and no CUDA device to train on"
-    if count > there:
-        raise InputError(f"trainer.devices={count}: this machine has {there} {kind}")
-
-
-def run_ranks(folder: Path, count: int) -> None:
+def run_ranks(folder: Path, count: int, *, on_cpu: bool) -> None:
     """Carry out a run with several processes of this machine.
 
     Args:
         folder: The run folder, locked by this process, with its configuration.
         count: Number of ranks.
+        on_cpu: Whether a card is left alone.
 
     Raises:
         GpuoptError: What ended the first rank that failed; all others have ended, too.
     """
+    _refuse_missing_devices(count, on_cpu=on_cpu)
     ranks = _Ranks(folder)
     try:
         ranks.start(count)
@@ -102,6 +86,15 @@ def run_ranks(folder: Path, count: int) -> None:
         raise PreemptedError(f"stopped by {name}; go on with resume={folder}") from error
     finally:
         ranks.close()
+
+
+def _refuse_missing_devices(count: int, *, on_cpu: bool) -> None:
+    if not on_cpu and torch.cuda.is_available():
+        there, kind = torch.cuda.device_count(), "CUDA device(s)"
+    else:
+        there, kind = available_cpus(), "processor(s) and trains on them"
+    if count > there:
+        raise InputError(f"trainer.devices={count}: this machine has {there} {kind}")
 
 
 class _Ranks:
@@ -195,7 +188,11 @@ class _Ranks:
         reason = min(ends, key=lambda end: end.urgency)
         if reason.trace:
             sys.stderr.write(reason.trace)
-        raise _as_error(reason, self._folder)
+        error = _as_error(reason, self._folder)
+        if self._stop_signals:  # the ranks know it by the name of what was forwarded
+            name = signal.Signals(self._stop_signals[0]).name
+            error = type(error)(str(error).replace(_FORWARDED.name, name))
+        raise error
 
     def _told_by(self, rank: int) -> tuple[str, str]:
         context: Any = self._context
