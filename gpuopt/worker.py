@@ -45,7 +45,7 @@ from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
 
 __all__ = ["main", "work"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("gpuopt.worker")  # also where this file is `__main__`
 
 
 def main() -> None:
