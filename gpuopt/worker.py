@@ -58,8 +58,10 @@ def main() -> None:
 
 
 def _work_as(rank: Rank, arguments: list[str]) -> None:
-    if len(arguments) != 1 or not Path(arguments[0]).is_dir():
+    if len(arguments) != 1:
         raise InputError("python -m gpuopt.worker takes one argument, the folder of a run")
+    if not (Path(arguments[0]) / "config.yaml").is_file():
+        raise InputError(f"{arguments[0]} is not the folder of a run: it holds no config.yaml")
     run = RunFolder(Path(arguments[0]))
     log = rank.log_path(run.log_path)
     if not rank.is_first:

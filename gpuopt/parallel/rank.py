@@ -116,8 +116,8 @@ class Rank:
         if self.error_file is None:
             return
         text = str(error) if isinstance(error, GpuoptError) else f"{type(error).__name__}: {error}"
-        # torchrun reads the first two.
-        content = {"message": text, "timestamp": int(time.time()), "trace": trace}
+        details = {"py_callstack": trace, "timestamp": str(int(time.time()))}  # torchrun's names
+        content = {"message": {"message": text, "extraInfo": details}}
         with contextlib.suppress(OSError):  # the exit code alone must do then
             self.error_file.write_text(json.dumps(content), "utf-8")
 

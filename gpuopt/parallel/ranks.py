@@ -197,8 +197,8 @@ class _Ranks:
     def _told_by(self, rank: int) -> tuple[str, str]:
         context: Any = self._context
         try:
-            told = json.loads(Path(context.error_files[rank]).read_text("utf-8"))
-            return str(told["message"]), str(told.get("trace", ""))
+            told = json.loads(Path(context.error_files[rank]).read_text("utf-8"))["message"]
+            return str(told["message"]), str(told["extraInfo"]["py_callstack"])
         except (OSError, ValueError, KeyError, TypeError):
             return "", ""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
@@ -25,6 +24,7 @@ from gpuopt.callbacks import (
 from gpuopt.data import ImageDataModule
 from gpuopt.hardware import lightning_precision
 from gpuopt.model import Classifier
+from gpuopt.parallel.group import group_backend, join_group, leave_group
 from gpuopt.parallel.rank import Rank
 from gpuopt.session.plan import Plan
 from gpuopt.session.weights import describe_model
@@ -152,9 +152,10 @@ def fit(
         default_root_dir=folder,
     )
     _take_signals_from(trainer)
+    join_group(rank, group_backend(plan.accelerator), _RANK_TIMEOUT)
     trainer.fit(model, datamodule=data, ckpt_path=resume_from)
     if rank.world_size > 1:
-        torch.distributed.destroy_process_group()
+        leave_group()
         data.trainer = None  # which would deal out a share of the test images only
     return Fitted(trainer, checkpoint, summary)
 
@@ -162,10 +163,10 @@ def fit(
 def _strategy(plan: Plan) -> Strategy | str:
     if plan.devices == 1:
         return "auto"
-    # Numbers that lie on the host go through gloo, so that no GPU has to be waited for.
-    backend = "gloo" if plan.accelerator == "cpu" else "cpu:gloo,cuda:nccl"
     return DDPStrategy(
-        process_group_backend=backend, find_unused_parameters=False, timeout=_RANK_TIMEOUT
+        process_group_backend=group_backend(plan.accelerator),
+        find_unused_parameters=False,
+        timeout=_RANK_TIMEOUT,
     )
 
 
