@@ -190,8 +190,9 @@ def answers_to(command, typed):
 def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
     command, _ = split_line(row["gpuopt"])
     script = {"train": "train_main.py", "predict": "infer_main.py"}[command]
-    answers = answers_to(command, shlex.split(row["seed"].partition(script)[2]))
-    flags = flag_rows(row)
+    typed = shlex.split(row["seed"].partition(script)[2])
+    answers = answers_to(command, typed)
+    flags = [flag for flag in flag_rows(row) if flag["flag"] in typed]  # the rest is Python's own
     spelled = answers.pop("options are key=value here", [])
     assert set(spelled) == {flag["gpuopt"] for flag in flags if flag["status"] == "works"}
     known = {"not available yet": "later", "not needed": "not needed"}
