@@ -12,6 +12,7 @@ from rich.console import Console
 from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.fold_process import train_in_process
 from gpuopt.logs import logging_to
+from gpuopt.parallel.ranks import run_ranks
 from gpuopt.run import RunFolder, fold_folder, read_config
 from gpuopt.session.fold_results import FoldResult, has_predictions, read_fold, write_fold_results
 from gpuopt.session.fold_summary import summarise_folds
@@ -62,11 +63,19 @@ def _train_fold(run: RunFolder, config: Mapping[str, Any], fold: int, console: C
         with own.lock:
             own.write_config({**config, "fold": fold})
             if not config["fold_processes"]:
-                with logging_to(own.log_path):
-                    work(own, console)
-                _free_memory()
+                _train_here(own, config, console)
                 return
         train_in_process(run, own, debug=bool(config["debug"]))
+
+
+def _train_here(own: RunFolder, config: Mapping[str, Any], console: Console) -> None:
+    devices = int(config["trainer"]["devices"])
+    if devices > 1:
+        run_ranks(own.path, devices, on_cpu=config["gpu"]["name"] == "cpu")
+        return
+    with logging_to(own.log_path):
+        work(own, console)
+    _free_memory()
 
 
 def _free_memory() -> None:

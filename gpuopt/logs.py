@@ -17,28 +17,34 @@ class _Stderr(logging.Handler):
 
 
 @contextlib.contextmanager
-def logging_to(path: Path) -> Iterator[None]:
+def logging_to(path: Path, *, on_screen: bool = True) -> Iterator[None]:
     """Send gpuopt's messages to stderr and, with Lightning's, to a file that is appended to.
 
     Args:
         path: For example `<run>/train.log`.
+        on_screen: Whether stderr gets anything; of several ranks only the first one speaks.
     """
-    own, lightning = logging.getLogger("gpuopt"), logging.getLogger("lightning.pytorch")
+    own = logging.getLogger("gpuopt")
+    lightning = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     screen = _Stderr()
     screen.setFormatter(logging.Formatter("%(message)s"))
     file = logging.FileHandler(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    before = own.level, lightning.level, list(lightning.handlers), lightning.propagate
+    level = own.level
+    before = [(logger, list(logger.handlers), logger.propagate) for logger in lightning]
     own.setLevel(logging.INFO)
-    own.addHandler(screen)
+    if on_screen:
+        own.addHandler(screen)
     own.addHandler(file)
-    lightning.handlers = [file]  # its hints are for programmers; warnings reach people otherwise
-    lightning.propagate = False
+    for logger in lightning:
+        logger.handlers = [file]  # its hints are for programmers; warnings reach people otherwise
+        logger.propagate = False
     try:
         yield
     finally:
         own.removeHandler(screen)
         own.removeHandler(file)
-        own.setLevel(before[0])
-        lightning.handlers, lightning.propagate = before[2], before[3]
+        own.setLevel(level)
+        for logger, handlers, propagates in before:
+            logger.handlers, logger.propagate = handlers, propagates
         file.close()

@@ -103,8 +103,8 @@ class RunFolder:
         """Remove what this attempt made; it began with an empty folder."""
         self.lock.release()
         shutil.rmtree(self.path / "tensorboard", ignore_errors=True)
-        for name in (_CONFIG, "train.log", ".lock"):
-            self.file(name).unlink(missing_ok=True)
+        for path in (self.file(_CONFIG), *self.path.glob("train*.log"), self.file(".lock")):
+            path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.checkpoints.rmdir()
         with contextlib.suppress(OSError):  # something else was put there meanwhile

@@ -26,15 +26,20 @@ def _train(config: DictConfig) -> None:
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
         from gpuopt.logs import logging_to
         from gpuopt.session.console import make_console
-        from gpuopt.worker import work
 
-        if settings.get("folds") and not is_fold(run.path):
+        if settings["folds"] and not is_fold(run.path):
             from gpuopt.fold_runs import train_folds
 
             train_folds(run, settings, make_console())
-            return
-        with logging_to(run.log_path):
-            work(run, make_console())
+        elif (devices := settings["trainer"]["devices"]) > 1:
+            from gpuopt.parallel.ranks import run_ranks
+
+            run_ranks(run.path, devices, on_cpu=settings["gpu"]["name"] == "cpu")
+        else:
+            from gpuopt.worker import work
+
+            with logging_to(run.log_path):
+                work(run, make_console())
 
 
 if __name__ == "__main__":

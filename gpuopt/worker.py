@@ -1,7 +1,8 @@
 """One run, from its folder: read the resolved configuration, train, test, write the results.
 
 Never runs Hydra: what a run does is decided by the configuration in its folder alone, so that a
-resumed run, and later every rank of one, starts from the same input.
+resumed run, and every rank of one, starts from the same input. `python -m gpuopt.worker FOLDER`
+is one rank; `gpuopt train` starts them, and so may torchrun.
 """
 
 import contextlib
@@ -20,15 +21,18 @@ import lightning.pytorch as L
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
-from gpuopt.callbacks import DurableCheckpoint, GpuStats
+from gpuopt.callbacks import DurableCheckpoint, GpuStats, Preemption
 from gpuopt.data import ImageDataModule
+from gpuopt.entry import ending_clearly
 from gpuopt.errors import InputError, PreemptedError
 from gpuopt.hardware import load_catalogue
+from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
+from gpuopt.parallel.rank import Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
-from gpuopt.session.console import print_plan, print_results
+from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
@@ -40,31 +44,60 @@ from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
 
-__all__ = ["stopping_on_signals", "work"]
+__all__ = ["main", "stopping_on_signals", "work"]
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("gpuopt.worker")  # also where this file is `__main__`
 
 
-def work(run: RunFolder, console: Console) -> dict[str, Any]:
+def main() -> None:
+    """Run `python -m gpuopt.worker FOLDER` as one rank."""
+    rank = Rank.from_environment()
+    rank.die_with_launcher()
+    with ending_clearly("worker", debug=False), rank.reporting():
+        _work_as(rank, sys.argv[1:])
+    sys.exit(0)
+
+
+def _work_as(rank: Rank, arguments: list[str]) -> None:
+    if len(arguments) != 1:
+        raise InputError("python -m gpuopt.worker takes one argument, the folder of a run")
+    if not (Path(arguments[0]) / "config.yaml").is_file():
+        raise InputError(f"{arguments[0]} is not the folder of a run: it holds no config.yaml")
+    run = RunFolder(Path(arguments[0]))
+    log = rank.log_path(run.log_path)
+    if not rank.is_first:
+        rank.speak_into(log)
+    console = make_console() if rank.is_first else Console(quiet=True)
+    takes_lock = rank.is_first and rank.launcher is None
+    lock = run.lock if takes_lock else contextlib.nullcontext()
+    with lock, logging_to(log, on_screen=rank.is_first):
+        work(run, console, rank)
+
+
+def work(run: RunFolder, console: Console, rank: Rank = Rank()) -> dict[str, Any]:  # noqa: B008
     """Carry out a run; go on with its newest valid checkpoint when it has one.
 
     Args:
         run: The folder, locked, with its configuration.
         console: Where the plan and the results are printed.
+        rank: This process's place among those that train together. The first one tests and
+            writes the results when the others have ended.
 
     Returns:
-        What `results.json` holds.
+        What `results.json` holds; empty for all ranks but the first.
 
     Raises:
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
     raw = run.read_config()
     config = to_train_config(raw)
-    plan = _plan(config)
-    with stopping_on_signals(run), _settings(config, plan), _faults(run, plan):
+    plan = _plan(config, rank)
+    with stopping_on_signals(run), _settings(config, plan, rank), _faults(run, plan):
         with Stopwatch() as data_time:
             data = _build_data(config, plan)
-        plan = plan.with_workers(config.num_workers, decoded=data.is_decoded)
+        plan = plan.with_workers(
+            config.num_workers, decoded=data.is_decoded, ranks=rank.local_world_size
+        )
         data.num_workers = plan.num_workers
         model = _build_model(config, plan, data)
         steps = _total_steps(config, plan, data)
@@ -82,7 +115,9 @@ def work(run: RunFolder, console: Console) -> dict[str, Any]:
         logger = make_logger(config.logger.name, run.path)
         stats = build_callbacks(config.callbacks, skip=("checkpoint",))
         with Stopwatch() as training_time:
-            fitted = _fit(run, config, plan, model, data, stats, logger)
+            fitted = _fit(run, config, plan, model, data, stats, logger, rank)
+        if not rank.is_first:
+            return {}
         best = _load_best(model, fitted.checkpoint)
         with Stopwatch() as test_time:
             evaluation = evaluate(
@@ -129,8 +164,7 @@ def stopping_on_signals(run: RunFolder) -> Iterator[None]:
             f"stopped by {signal.Signals(number).name}; go on with resume={run.path}"
         )
 
-    numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    previous = {number: signal.signal(number, stop) for number in numbers}
+    previous = {number: signal.signal(number, stop) for number in Preemption.signals}
     try:
         yield
     finally:
@@ -138,11 +172,11 @@ def stopping_on_signals(run: RunFolder) -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _plan(config: TrainConfig) -> Plan:
-    if config.trainer.devices > 1:
+def _plan(config: TrainConfig, rank: Rank) -> Plan:
+    if config.trainer.devices != rank.world_size:
         raise InputError(
-            f"trainer.devices={config.trainer.devices}: a run uses one device; start one run per "
-            "device with CUDA_VISIBLE_DEVICES=0, =1, ..."
+            f"the run has trainer.devices={config.trainer.devices} and {rank.world_size} "
+            "process(es) were started: start as many, or a new run"
         )
     assert config.global_batch_size is not None  # settle_batch_sizes made it definite
     return make_plan(
@@ -154,6 +188,8 @@ def _plan(config: TrainConfig) -> Plan:
         micro_batch_size=config.micro_batch_size,
         global_batch_size=config.global_batch_size,
         devices=config.trainer.devices,
+        device_index=rank.local_number,
+        local_devices=rank.local_world_size,
         state_bytes_per_parameter=_state_bytes(config),
     )
 
@@ -166,7 +202,7 @@ def _state_bytes(config: TrainConfig) -> int:
 
 
 @contextlib.contextmanager
-def _settings(config: TrainConfig, plan: Plan) -> Iterator[None]:
+def _settings(config: TrainConfig, plan: Plan, rank: Rank) -> Iterator[None]:
     """Seed, and set what PyTorch only has once per process; given back afterwards."""
     # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
@@ -176,6 +212,7 @@ def _settings(config: TrainConfig, plan: Plan) -> Iterator[None]:
         memory_limit_mib=plan.gpu.memory_limit_mib,
         deterministic=config.trainer.deterministic,
         accelerator=plan.accelerator,
+        device_index=rank.local_number,
     ):
         yield
 
@@ -242,6 +279,7 @@ def _fit(
     data: ImageDataModule,
     callbacks: list[Any],
     logger: Any,
+    rank: Rank,
 ) -> Fitted:
     found = newest_valid(run.checkpoints)
     if found is None and any(run.checkpoints.glob("*.ckpt")):
@@ -268,6 +306,7 @@ def _fit(
         callbacks=callbacks,
         logger=logger,
         resume_from=found[0] if found else None,
+        rank=rank,
     )
 
 
@@ -302,3 +341,7 @@ def _training_facts(
         "initial_weights": model.weights_source,
         **stats,
     }
+
+
+if __name__ == "__main__":
+    main()

@@ -11,6 +11,7 @@ import torch
 from gpuopt.callbacks import ExactResume
 from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.storage.checkpoint import read_checkpoint
+from gpuopt.worker import main
 
 
 @pytest.fixture(scope="module")
@@ -293,6 +294,24 @@ def test_every_tta_preset_tests(train, tmp_path):
     assert again["metrics"]["tta"] == "comprehensive"
 
 
-def test_several_devices_are_refused_for_now(train, tmp_path):
-    with pytest.raises(InputError, match=r"trainer\.devices=2"):
+def test_one_process_of_several_is_refused(train, tmp_path):
+    with pytest.raises(InputError, match=r"trainer\.devices=2 and 1 process"):
         train(tmp_path, "trainer.devices=2")
+
+
+@pytest.mark.parametrize("words", [[], ["nowhere"], ["a", "b"]])
+def test_a_rank_takes_the_folder_of_a_run(monkeypatch, capsys, words):
+    monkeypatch.setattr("sys.argv", ["worker", *words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "the folder of a run" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_a_folder_without_a_configuration_is_refused_and_left_alone(monkeypatch, capsys, tmp_path):
+    monkeypatch.setattr("sys.argv", ["worker", str(tmp_path)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "config.yaml" in capsys.readouterr().err.splitlines()[-1]
+    assert not list(tmp_path.iterdir())

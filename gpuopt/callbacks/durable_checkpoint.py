@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from gpuopt.callbacks.agreement import any_rank
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import link_copy
@@ -90,7 +91,8 @@ class DurableCheckpoint(Checkpoint):
         batch_idx: int,
     ) -> None:
         """Save when it is time and a resume from here is exact."""
-        if is_exact_point(trainer) and self._is_due(trainer) and _is_finite(outputs):
+        is_time = is_exact_point(trainer) and self._is_due(trainer)
+        if is_time and not any_rank(trainer, not _is_finite(outputs)):
             self.save_or_warn(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -125,13 +127,14 @@ class DurableCheckpoint(Checkpoint):
         Raises:
             FaultError: When the disk is full or the folder cannot be written.
         """
-        try:
-            trainer.save_checkpoint(self.last_path)
-        except OSError as error:
+        failure = _save_on_all(trainer, self.last_path)
+        if isinstance(failure, OSError):
             raise FaultError(
-                f"cannot write {self.last_path} ({error.strerror}): free space and resume; "
+                f"cannot write {self.last_path} ({failure.strerror}): free space and resume; "
                 "the checkpoint before is intact"
-            ) from error
+            ) from failure
+        if failure is not None:
+            raise failure
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
         return self.last_path
 
@@ -161,7 +164,22 @@ class DurableCheckpoint(Checkpoint):
         if self._every_n_seconds is None or steps == 0:
             return False
         due = time.monotonic() - self._saved_at >= self._every_n_seconds
-        return bool(trainer.strategy.broadcast(due))  # clocks differ between ranks
+        return any_rank(trainer, due)  # clocks differ between ranks
+
+
+def _save_on_all(trainer: L.Trainer, path: Path) -> OSError | FaultError | None:
+    """Save, and tell all ranks what came in the way of the first one, which alone writes.
+
+    They would go on otherwise, and wait for a rank that does something else.
+    """
+    failure = None
+    try:
+        trainer.save_checkpoint(path)
+    except (OSError, FaultError) as error:
+        failure = error
+        trainer.strategy.barrier()  # in which the others wait, at the end of that call
+    told: OSError | FaultError | None = trainer.strategy.broadcast(failure)
+    return told
 
 
 def is_exact_point(trainer: L.Trainer) -> bool:

@@ -25,22 +25,17 @@ class ExactResume(L.Callback):
         self._pending: dict[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the states of all generators of this process."""
-        version, words, gauss = random.getstate()
-        numpy_state = np.random.get_state(legacy=True)
-        kind, keys, position, has_gauss, cached = numpy_state
-        return {
-            "python": [version, list(words), gauss],
-            "numpy": [
-                str(kind),
-                [int(k) for k in keys],
-                int(position),
-                int(has_gauss),
-                float(cached),
-            ],
-            "torch": torch.get_rng_state(),
-            "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-        }
+        """Return the states of this process's generators, or those of all ranks.
+
+        Every rank has to save, as they do in `Trainer.save_checkpoint`.
+        """
+        own = _read_generators()
+        _, world_size = _place()
+        if world_size == 1:
+            return own
+        states: list[dict[str, Any]] = [{}] * world_size
+        torch.distributed.all_gather_object(states, own)
+        return {"ranks": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the states until the first batch."""
@@ -53,10 +48,43 @@ class ExactResume(L.Callback):
         if self._pending is None:
             return
         state, self._pending = self._pending, None
-        version, words, gauss = state["python"]
-        random.setstate((version, tuple(words), gauss))
-        kind, keys, position, has_gauss, cached = state["numpy"]
-        np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
-        torch.set_rng_state(state["torch"])
-        if state["cuda"] and len(state["cuda"]) == torch.cuda.device_count():
-            torch.cuda.set_rng_state_all(state["cuda"])
+        states = state.get("ranks", [state])
+        rank, world_size = _place()
+        if len(states) == world_size:  # else no rank has a state of its own
+            _write_generators(states[rank])
+
+
+def _place() -> tuple[int, int]:
+    """Return this process's rank and the number of ranks."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def _read_generators() -> dict[str, Any]:
+    version, words, gauss = random.getstate()
+    numpy_state = np.random.get_state(legacy=True)
+    kind, keys, position, has_gauss, cached = numpy_state
+    return {
+        "python": [version, list(words), gauss],
+        "numpy": [
+            str(kind),
+            [int(k) for k in keys],
+            int(position),
+            int(has_gauss),
+            float(cached),
+        ],
+        "torch": torch.get_rng_state(),
+        # Of this process's device alone: asking the others would open a context on each.
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
+    }
+
+
+def _write_generators(state: dict[str, Any]) -> None:
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    kind, keys, position, has_gauss, cached = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), position, has_gauss, cached))
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"][0])

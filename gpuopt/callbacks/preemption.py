@@ -10,10 +10,10 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 
+from gpuopt.callbacks.agreement import any_rank
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint, is_exact_point
 from gpuopt.errors import PreemptedError
 
@@ -25,22 +25,23 @@ _log = logging.getLogger(__name__)
 class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after all other callbacks
     """Turns SIGTERM, SIGUSR1 and Ctrl-C into a checkpoint and `PreemptedError`.
 
-    A second signal stops at once. Ranks agree before they save, so a signal to any one suffices.
+    The same signal again stops at once. Ranks agree before they save, so a signal to any one
+    suffices. SIGUSR2, by which a launcher passes on what it was sent, may come any number of times.
 
     Args:
         checkpoint: Saves the state; the same object must be among the Trainer's callbacks.
     """
 
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
     def __init__(self, checkpoint: DurableCheckpoint) -> None:
         self._checkpoint = checkpoint
-        self._requested: signal.Signals | None = None
+        self._received: list[signal.Signals] = []
         self._previous: dict[signal.Signals, Any] = {}
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Install the handlers, after Lightning installed its own."""
-        self._requested = None
+        self._received = []
         for number in self.signals:
             self._previous[number] = signal.signal(number, self._handle)
 
@@ -72,22 +73,21 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
             self._stop(trainer)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self._requested is not None:
+        received = signal.Signals(number)
+        if received in self._received and received != signal.SIGUSR2:
             run = self._checkpoint.folder.parent
             raise PreemptedError(f"stopped at once by a second signal; go on with resume={run}")
-        self._requested = signal.Signals(number)
-        _log.warning("%s: stopping where a resume is exact (again: at once)", self._requested.name)
+        if not self._received:
+            _log.warning("%s: stopping where a resume is exact (again: at once)", received.name)
+        self._received.append(received)
 
     def _agreed(self, trainer: L.Trainer) -> bool:
-        if trainer.world_size == 1:
-            return self._requested is not None
-        flag = torch.tensor(float(self._requested is not None), device=trainer.strategy.root_device)
-        return bool(trainer.strategy.reduce(flag, reduce_op="sum") > 0)
+        return any_rank(trainer, bool(self._received))
 
     def _stop(self, trainer: L.Trainer) -> None:
         path = self._checkpoint.save(trainer)
         trainer.strategy.barrier()
-        reason = self._requested.name if self._requested else "another rank"
+        reason = self._received[0].name if self._received else "a signal to another rank"
         raise PreemptedError(
             f"stopped by {reason} after step {trainer.global_step}, saved {path}; go on with "
             f"resume={path.parent.parent}"

@@ -33,6 +33,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "mode": "mode=highperf",
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
+    "nproc_per_node": "trainer.devices=N",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
@@ -61,9 +62,9 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_o
     export_prometheus find_optimal gpu_ids gradient_compression include_inference
     initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
     metrics min_batch_size min_f1_score model_parallel model_type monitor_duration
-    monitor_memory_usage multi_gpu nproc_per_node offload_optimizer oom_recovery
-    optimize_for_inference optimized_config output_dir output_report output_trace
-    pipeline_parallel_size port profile_memory profile_steps recommend recommend_settings
+    monitor_memory_usage multi_gpu offload_optimizer oom_recovery optimize_for_inference
+    optimized_config output_dir output_report output_trace pipeline_parallel_size
+    port profile_memory profile_steps recommend recommend_settings
     recommend_tta_type record_shapes save_config save_profile statistical_significance
     target_memory_usage target_time tensor_parallel_size test_data test_duration test_only
     threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs with_stack

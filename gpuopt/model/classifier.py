@@ -15,6 +15,7 @@ from gpuopt.errors import InputError
 from gpuopt.model.backbone import create_backbone
 from gpuopt.model.optimizer import AdamW, Sgd, parameter_groups
 from gpuopt.model.schedule import CosineSchedule
+from gpuopt.model.weighted_mean import WeightedMean
 
 __all__ = ["Classifier", "LabelledImages", "normalise"]
 
@@ -125,6 +126,8 @@ class Classifier(L.LightningModule):
         if self.uses_channels_last:
             self.backbone.to(memory_format=torch.channels_last)
         _set_checkpointing(self.backbone, name, checkpointing)
+        self.training_loss = WeightedMean()
+        self.validation_loss = WeightedMean()
         self.validation_f1 = MulticlassF1Score(num_classes, average="macro")
         self.validation_accuracy = MulticlassAccuracy(num_classes, average="micro")
 
@@ -151,8 +154,8 @@ class Classifier(L.LightningModule):
         share = batch.weights.sum().clamp_min(1e-12)  # a rank's last batch may be all padding
         # Only the epoch's mean: what is logged on a step or shown in the bar is read at once,
         # which makes a GPU wait. `gpuopt.callbacks.StepLog` logs the steps.
-        mean = weighted.detach() / share
-        self.log("train/loss", mean, on_step=False, on_epoch=True, batch_size=len(batch.targets))
+        self.training_loss.update(weighted.detach() / share, (batch.weights > 0).sum())
+        self.log("train/loss", self.training_loss, on_step=False, on_epoch=True)
         # Lightning divides by the accumulation and, across ranks, averages; both are undone here
         # because the weights already sum to 1 over the window.
         return weighted * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
@@ -174,7 +177,8 @@ class Classifier(L.LightningModule):
         self.validation_f1.update(logits, targets)
         self.validation_accuracy.update(logits, targets)
         loss = F.cross_entropy(logits, targets) if count else logits.new_zeros(())
-        self.log("val/loss", loss, prog_bar=True, batch_size=count, sync_dist=True)
+        self.validation_loss.update(loss, count)
+        self.log("val/loss", self.validation_loss, prog_bar=True, batch_size=count)
         self.log("val/f1", self.validation_f1, prog_bar=True, batch_size=count)
         self.log("val/accuracy", self.validation_accuracy, batch_size=count)
 

@@ -19,12 +19,13 @@ from gpuopt.hardware import (
 __all__ = ["cuda_properties", "faults_in_words", "torch_settings"]
 
 
-def cuda_properties(preset: Gpu, devices: int) -> Any | None:
-    """Return what torch reports about the first CUDA device, or None to run on the processors.
+def cuda_properties(preset: Gpu, devices: int, device_index: int = 0) -> Any | None:
+    """Return what torch reports about a CUDA device, or None to run on the processors.
 
     Args:
         preset: The `gpu=` option; `cpu` leaves a card alone.
-        devices: CUDA devices that are asked for.
+        devices: CUDA devices that are asked for on this machine.
+        device_index: The one that this process uses.
 
     Raises:
         InputError: When there are fewer devices, or this PyTorch cannot drive the card.
@@ -34,7 +35,9 @@ def cuda_properties(preset: Gpu, devices: int) -> Any | None:
     count = torch.cuda.device_count()
     if devices > count:
         raise InputError(f"trainer.devices={devices}: this machine has {count} CUDA device(s)")
-    properties = torch.cuda.get_device_properties(0)
+    if device_index:  # else every rank would open a context on the first device, too
+        torch.cuda.set_device(device_index)
+    properties = torch.cuda.get_device_properties(device_index)
     refuse_unsupported(
         properties.name, f"{properties.major}.{properties.minor}", torch.cuda.get_arch_list()
     )
@@ -43,7 +46,12 @@ def cuda_properties(preset: Gpu, devices: int) -> Any | None:
 
 @contextlib.contextmanager
 def torch_settings(
-    *, precision: str, memory_limit_mib: int | None, deterministic: bool, accelerator: str
+    *,
+    precision: str,
+    memory_limit_mib: int | None,
+    deterministic: bool,
+    accelerator: str,
+    device_index: int = 0,
 ) -> Iterator[None]:
     """Set what there is only once per process; given back afterwards, if it can be.
 
@@ -54,6 +62,7 @@ def torch_settings(
         memory_limit_mib: Behave as a card of this size; None uses all of it.
         deterministic: Use deterministic algorithms only.
         accelerator: `cuda` or `cpu`; the memory limit is for `cuda` only.
+        device_index: The CUDA device that this process uses.
 
     Raises:
         InputError: When the limit is above the device's memory.
@@ -64,7 +73,7 @@ def torch_settings(
     if accelerator == "cpu":
         keep_freed_memory()
     if limited and memory_limit_mib is not None:
-        apply_memory_limit(memory_limit_mib, 0)
+        apply_memory_limit(memory_limit_mib, device_index)
     torch.set_float32_matmul_precision(matmul)
     torch.use_deterministic_algorithms(deterministic)
     try:
@@ -73,7 +82,7 @@ def torch_settings(
         torch.set_float32_matmul_precision(before[0])
         torch.use_deterministic_algorithms(before[1])
         if limited:
-            torch.cuda.memory.set_per_process_memory_fraction(1.0, 0)
+            torch.cuda.memory.set_per_process_memory_fraction(1.0, device_index)
 
 
 @contextlib.contextmanager

@@ -4,11 +4,13 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
 from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from gpuopt.callbacks import (
     DurableCheckpoint,
@@ -22,6 +24,8 @@ from gpuopt.callbacks import (
 from gpuopt.data import ImageDataModule
 from gpuopt.hardware import lightning_precision
 from gpuopt.model import Classifier
+from gpuopt.parallel.group import group_backend, join_group, leave_group
+from gpuopt.parallel.rank import Rank
 from gpuopt.session.plan import Plan
 from gpuopt.session.weights import describe_model
 from gpuopt.storage import write_json
@@ -30,6 +34,8 @@ from gpuopt.storage.checkpoint import DurableCheckpointIO
 __all__ = ["FitSettings", "Fitted", "fit", "make_logger"]
 
 _LOGS_PER_EPOCH = 10
+# How long a rank waits for another: while the first one saves, say, or decodes on a slow disk.
+_RANK_TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,7 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     logger: Logger | None = None,
     resume_from: Path | None = None,
+    rank: Rank = Rank(),  # noqa: B008
 ) -> Fitted:
     """Train a model, or go on with a checkpoint.
 
@@ -102,6 +109,8 @@ def fit(
         callbacks: Further ones, such as statistics and averaging.
         logger: Where scalars go.
         resume_from: A checkpoint to go on with.
+        rank: This process's place among those that train together. They have parted again when
+            this returns: what follows is the work of one.
 
     Raises:
         PreemptedError: When a signal asked to stop; the checkpoint is saved.
@@ -123,7 +132,9 @@ def fit(
         always.append(LossBar(step_log))
     trainer = L.Trainer(
         accelerator="gpu" if plan.accelerator == "cuda" else "cpu",
-        devices=plan.devices,
+        devices=rank.local_world_size,
+        num_nodes=rank.hosts,
+        strategy=_strategy(plan),
         precision=lightning_precision(plan.precision),
         max_epochs=settings.max_epochs,
         max_steps=settings.max_steps,
@@ -140,8 +151,33 @@ def fit(
         enable_progress_bar=has_terminal,
         default_root_dir=folder,
     )
+    _take_signals_from(trainer)
+    join_group(rank, group_backend(plan.accelerator), _RANK_TIMEOUT)
     trainer.fit(model, datamodule=data, ckpt_path=resume_from)
+    if rank.world_size > 1:
+        leave_group()
+        data.trainer = None  # which would deal out a share of the test images only
     return Fitted(trainer, checkpoint, summary)
+
+
+def _strategy(plan: Plan) -> Strategy | str:
+    if plan.devices == 1:
+        return "auto"
+    return DDPStrategy(
+        process_group_backend=group_backend(plan.accelerator),
+        find_unused_parameters=False,
+        timeout=_RANK_TIMEOUT,
+    )
+
+
+def _take_signals_from(trainer: L.Trainer) -> None:
+    """Leave signals to `Preemption`.
+
+    Lightning sends a broadcast from inside its handler, which deadlocks, and with several ranks
+    asks all of them before each batch, which makes a GPU wait.
+    """
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
 
 
 def make_logger(name: str, folder: Path) -> Logger | None:

@@ -8,6 +8,7 @@ from typing import Any
 from gpuopt.choice import Choice
 from gpuopt.hardware import (
     Gpu,
+    available_cpus,
     recommended_workers,
     resolve_precision,
     select_gpu,
@@ -52,15 +53,17 @@ class Plan:
         """Micro-batches per optimizer step and device."""
         return math.ceil(math.ceil(self.global_batch_size / self.devices) / self.micro_batch_size)
 
-    def with_workers(self, requested: int | str, *, decoded: bool) -> "Plan":
+    def with_workers(self, requested: int | str, *, decoded: bool, ranks: int = 1) -> "Plan":
         """Settle the loader processes.
 
         Args:
             requested: `auto` or a number.
             decoded: Whether samples come decoded from memory.
+            ranks: Processes on this machine that train together and share its CPUs.
         """
         asked: Any = requested if requested == "auto" else int(requested)
-        workers = recommended_workers(asked, self.gpu, cached=decoded)
+        share = max(1, available_cpus() // ranks)
+        workers = recommended_workers(asked, self.gpu, cached=decoded, cpus=share)
         return replace(self, num_workers=int(workers.value), choices=(*self.choices, workers))
 
 
@@ -74,6 +77,8 @@ def make_plan(
     micro_batch_size: int | str,
     global_batch_size: int,
     devices: int,
+    device_index: int = 0,
+    local_devices: int | None = None,
     state_bytes_per_parameter: int = 8,
 ) -> Plan:
     """Resolve what was left to gpuopt.
@@ -86,13 +91,15 @@ def make_plan(
         image_size: `auto` or pixels.
         micro_batch_size: `auto` or samples.
         global_batch_size: Samples per optimizer step.
-        devices: Devices that are asked for.
+        devices: Processes that train together, each on a device of its own.
+        device_index: The device of this process on its machine.
+        local_devices: Those of them on this machine; None means all.
         state_bytes_per_parameter: Optimizer state and averaged weights; 8 is AdamW alone.
 
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
     """
-    properties = cuda_properties(preset, devices)
+    properties = cuda_properties(preset, local_devices or devices, device_index)
     gpu, gpu_choice = select_gpu(preset, properties, catalogue)
     choices = [gpu_choice]
     is_cuda = properties is not None

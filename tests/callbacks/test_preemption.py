@@ -78,3 +78,18 @@ def test_handlers_are_given_back(interrupted):
     before = [signal.getsignal(number) for number in Preemption.signals]
     interrupted(Signal("on_train_batch_start", 2))
     assert [signal.getsignal(number) for number in Preemption.signals] == before
+
+
+def test_what_a_launcher_passes_on_is_no_second_signal(interrupted):
+    """A scheduler may tell a rank and its launcher, which tells the rank again."""
+
+    class Both(Signal):
+        def _send(self, trainer, *_):
+            if trainer.global_step == 2 and self.times:
+                self.times -= 1
+                for number in (signal.SIGUSR2, signal.SIGTERM, signal.SIGUSR2):
+                    os.kill(os.getpid(), number)
+
+    saved, message = interrupted(Both("on_train_batch_start", 2))
+    assert saved["global_step"] == 3
+    assert "at once" not in message

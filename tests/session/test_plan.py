@@ -87,3 +87,12 @@ def test_what_the_machine_cannot_do_is_refused(cuda, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: ["sm_90"])
     with pytest.raises(InputError, match="cannot be driven"):
         planned("rtx3060")
+
+
+def test_ranks_of_one_machine_share_its_processors(monkeypatch):
+    monkeypatch.setattr("gpuopt.session.plan.available_cpus", lambda: 2)
+    plan = planned()
+    workers = [
+        plan.with_workers("auto", decoded=False, ranks=ranks).num_workers for ranks in (1, 2, 9)
+    ]
+    assert workers == [2, 1, 1]  # the preset alone would take 2
