@@ -27,7 +27,7 @@ def _train(config: DictConfig) -> None:
         from gpuopt.logs import logging_to
         from gpuopt.session.console import make_console
 
-        if settings["folds"] and not is_fold(run.path):
+        if settings.get("folds") and not is_fold(run.path):
             from gpuopt.fold_runs import train_folds
 
             train_folds(run, settings, make_console())
