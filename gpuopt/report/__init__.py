@@ -5,11 +5,13 @@ from gpuopt.report.figures import png_bytes, save_png
 from gpuopt.report.names import class_labels, plain_text, shortened
 from gpuopt.report.predictions import write_contest_csv, write_predictions_csv
 from gpuopt.report.samples import choose_samples, samples_figure
+from gpuopt.report.sweep import SweepRow, sweep_figure, sweep_table, write_sweep_csv
 from gpuopt.report.tables import PlanRow, ResultRow, plan_table, results_table
 
 __all__ = [
     "PlanRow",
     "ResultRow",
+    "SweepRow",
     "choose_samples",
     "class_labels",
     "confusion_figure",
@@ -20,6 +22,9 @@ __all__ = [
     "samples_figure",
     "save_png",
     "shortened",
+    "sweep_figure",
+    "sweep_table",
     "write_contest_csv",
     "write_predictions_csv",
+    "write_sweep_csv",
 ]

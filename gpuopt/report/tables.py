@@ -14,7 +14,7 @@ from rich.text import Text
 from gpuopt.measure import Interval
 from gpuopt.report.names import plain_text
 
-__all__ = ["PlanRow", "ResultRow", "plan_table", "results_table"]
+__all__ = ["PlanRow", "ResultRow", "new_table", "plan_table", "results_table"]
 
 _EVIDENCE_STYLES = {"measured": "green", "predicted": "yellow", "table": "cyan", "given": "dim"}
 
@@ -53,7 +53,7 @@ class ResultRow:
 
 def plan_table(rows: Sequence[PlanRow], title: str = "Plan") -> Table:
     """Lay out a plan, with where each value comes from."""
-    table = _new_table(title)
+    table = new_table(title)
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
     table.add_column("", no_wrap=True)
@@ -79,7 +79,7 @@ def results_table(
         level: Confidence level of the intervals, for the caption.
     """
     has_merged = any(row.merged is not None for row in rows)
-    table = _new_table(title)
+    table = new_table(title)
     table.caption = Text(
         f"{level:.0%} bootstrap intervals"
         + ("; difference on the same resampled images" if has_merged else ""),
@@ -99,7 +99,8 @@ def results_table(
     return table
 
 
-def _new_table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """Return an empty table in the look of all tables."""
     return Table(
         title=Text(plain_text(title), style="bold"),
         title_justify="left",
