@@ -43,9 +43,9 @@ def run_sweep_job(config: DictConfig) -> None:
     if job.state == "done":
         return
     try:
-        run = RunFolder(sweep.job_folder(number))
-        if not run.file("config.yaml").exists():  # else the job goes on with its own settings
-            run.write_config(checked(config))
+        if not sweep.settings(number):  # else the job goes on with its own
+            settings = checked(config)
+            RunFolder(sweep.job_folder(number)).write_config(settings)
     except REFUSALS as error:
         refuse(sweep, job, explain(error))
         return

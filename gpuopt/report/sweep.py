@@ -40,8 +40,8 @@ class SweepRow:
     Attributes:
         number: From 0.
         varied: The settings that differ between jobs, with this job's values.
-        global_batch_size: Samples per optimizer step.
-        micro_batch_size: Samples per device per forward.
+        global_batch_size: Samples per optimizer step; text when it was refused.
+        micro_batch_size: Samples per device per forward; text when it was refused.
         samples_per_second: Of training.
         peak_memory_gib: Of training, on the device.
         duration_s: Wall time of the whole job, in seconds.
@@ -53,8 +53,8 @@ class SweepRow:
 
     number: int
     varied: dict[str, str] = field(default_factory=dict)
-    global_batch_size: int | None = None
-    micro_batch_size: int | None = None
+    global_batch_size: int | str | None = None
+    micro_batch_size: int | str | None = None
     samples_per_second: float | None = None
     peak_memory_gib: float | None = None
     duration_s: float | None = None
@@ -188,7 +188,7 @@ def _number(value: float | None, form: str, unit: str = "") -> Text:
     return Text("" if value is None else f"{value:{form}}{unit}")
 
 
-def _plain_number(value: float | None) -> str:
+def _plain_number(value: float | str | None) -> str:
     return "" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
 
 

@@ -15,7 +15,7 @@ import yaml
 from gpuopt.errors import InputError
 from gpuopt.storage import write_json, write_text
 
-__all__ = ["Job", "SweepFolder", "newest_sweep"]
+__all__ = ["Job", "SweepFolder", "newest_sweep", "swept_settings"]
 
 _SWEEP = "sweep.yaml"
 _JOB = "job.json"
@@ -118,11 +118,13 @@ class SweepFolder:
         stored = _read_json(self.job_folder(number) / _JOB)
         if not stored:
             return Job(number, overrides)
+        # A sweep that was killed did not see the end of its job.
+        is_done = self.results(number).get("state") == "finished"
         return Job(
             number,
             overrides,
-            str(stored.get("state", "waiting")),
-            str(stored.get("reason", "")),
+            "done" if is_done else str(stored.get("state", "waiting")),
+            "" if is_done else str(stored.get("reason", "")),
             stored.get("exit_code"),
             stored.get("duration_s"),
         )
@@ -161,6 +163,31 @@ def newest_sweep(root: Path, words: Sequence[str] | None = None) -> SweepFolder:
             continue  # a damaged one is not the one that is looked for
     what = "no sweep" if words is None else "no sweep of these settings"
     raise InputError(f"there is {what} under {root}: name its folder with resume=FOLDER")
+
+
+def swept_settings(run_folder: Path) -> dict[str, Any]:
+    """Return what varies in the sweep that a run is a job of, with the run's own values.
+
+    Args:
+        run_folder: Of any run; empty when it belongs to no sweep.
+    """
+    sweep = SweepFolder(run_folder.absolute().parent)
+    if not (sweep.exists and run_folder.name.isdigit()):
+        return {}
+    varied, jobs = sweep.varied_keys(), sweep.jobs
+    number = int(run_folder.name)
+    words = jobs[number].overrides if number < len(jobs) else ()
+    pairs = [word.partition("=")[::2] for word in words]
+    return {key: _scalar(value) for key, value in pairs if key in varied}
+
+
+def _scalar(text: str) -> Any:
+    """Read a number or a switch; TensorBoard sorts numbers."""
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
 
 
 def _shown(path: Path) -> Path:

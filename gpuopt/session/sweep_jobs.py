@@ -130,6 +130,8 @@ def _ending(sweep: SweepFolder) -> GpuoptError | None:
     text = f"{done} of {count} jobs done, {others}; reasons in {place}/sweep.csv"
     if states["refused"] == count:
         return InputError(text)
+    if states["refused"] + done == count:
+        return FaultError(text)
     again = f"; try these again with -m resume={place}"
     return (PreemptedError if states["stopped"] else FaultError)(text + again)
 

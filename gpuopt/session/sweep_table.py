@@ -32,11 +32,11 @@ def sweep_row(
     plan, training = results.get("plan", {}), results.get("training", {})
     metrics = results.get("metrics", {})
 
-    def batch(key: str) -> int | None:
+    def batch(key: str) -> int | str | None:
         for source in (plan, settings, values):
             if str(source.get(key, "")).isdigit():
                 return int(source[key])
-        return None
+        return values.get(key)  # what was refused, as it was typed
 
     def score(key: str) -> float | None:
         value: float | None = metrics.get(key, {}).get("value")
