@@ -4,6 +4,7 @@ Hydra composes every job from its own overrides, so the folder has to be one of 
 """
 
 import datetime
+import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,6 +16,11 @@ __all__ = ["SWEEPS", "is_sweep", "prepare_sweep", "quoted", "without_folder"]
 SWEEPS = Path("outputs/sweeps")
 _MULTIRUN = ("-m", "--multirun")
 _FOLDER = "hydra.sweep.dir"
+_PLUGINS = {
+    "joblib": "hydra_plugins.hydra_joblib_launcher",
+    "submitit_local": "hydra_plugins.hydra_submitit_launcher",
+    "submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
+}
 
 
 def is_sweep(words: Sequence[str]) -> bool:
@@ -34,8 +40,9 @@ def prepare_sweep(words: Sequence[str]) -> tuple[list[str], Path]:
 
     Raises:
         InputError: When there is nothing to resume, settings are typed beside `resume=FOLDER`,
-            or the folder cannot be made.
+            a launcher is not installed, or the folder cannot be made.
     """
+    _require_launcher(words)
     resume = next((w.partition("=")[2] for w in words if w.startswith("resume=")), "")
     own = [word for word in words if not word.startswith("resume=")]
     if resume and resume.lower() not in ("null", "false"):
@@ -55,6 +62,20 @@ def quoted(path: Path) -> str:
     """Write a path in Hydra's grammar, whatever is in its name."""
     text = str(path).replace("'", "\\'")
     return f"'{text}'"
+
+
+def _require_launcher(words: Sequence[str]) -> None:
+    for word in words:
+        group, _, launcher = word.partition("=")
+        if group == "hydra/launcher" and not _is_installed(_PLUGINS.get(launcher, "hydra")):
+            raise InputError(f"{word} is not installed: pip install 'gpuopt[sweep]'")
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of the parent package
+        return False
 
 
 def _to_resume(place: str, words: Sequence[str]) -> SweepFolder:

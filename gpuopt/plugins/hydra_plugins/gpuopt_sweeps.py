@@ -55,7 +55,10 @@ class GridSweeper(Sweeper):
         assert self.config is not None
         folder = SweepFolder(Path(self.config.hydra.sweep.dir))
         if not folder.exists:
-            folder.start(without_folder(sys.argv[1:]), self._expand(arguments))
+            jobs = self._expand(arguments)
+            if not isinstance(self._launcher, ProcessLauncher):
+                self._compose_all(jobs)  # other launchers stop at a job that does not compose
+            folder.start(without_folder(sys.argv[1:]), jobs)
         with FolderLock(folder.path):
             overrides = [list(job.overrides) for job in folder.jobs]
             try:
@@ -70,6 +73,11 @@ class GridSweeper(Sweeper):
         parser = OverridesParser.create(config_loader=self._context.config_loader)
         (jobs,) = BasicSweeper.split_arguments(parser.parse_overrides(arguments), None)
         return jobs
+
+    def _compose_all(self, jobs: Sequence[Sequence[str]]) -> None:
+        loader: Any = self._context.config_loader
+        for overrides in jobs:
+            loader.load_sweep_config(self.config, list(overrides))
 
 
 class ProcessLauncher(Launcher):
