@@ -20,7 +20,7 @@ from typing import IO, Any, Self
 __all__ = ["JobEnd", "StopRequest", "run_job"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
-_DRAIN_S = 5.0  # how long the last lines may take, when a grandchild keeps the pipe open
+_POLL_S = 0.1
 
 
 @dataclass(frozen=True)
@@ -90,82 +90,80 @@ class StopRequest:
             self._child.send_signal(number)
 
 
-def run_job(
-    command: Sequence[str], log_path: Path, stop: StopRequest, *, prefix: str = ""
-) -> JobEnd:
+def run_job(command: Sequence[str], folder: Path, stop: StopRequest, *, prefix: str = "") -> JobEnd:
     """Run a command to its end, whatever that is.
 
     The job has a process group of its own, so that Ctrl-C reaches it once, through `stop`. When
-    this process dies by kill -9, Linux sends the job SIGTERM.
+    this process dies by kill -9, Linux sends the job SIGTERM. The job writes to files, not to
+    pipes: those would break with this process, and the job could not end in order.
 
     Args:
         command: Program and arguments.
-        log_path: Receives stdout and stderr; appended to.
+        folder: Receives `stdout.log` and `stderr.log`; appended to.
         stop: Passes signals on; entered by the caller.
         prefix: Stands before every line of the job on this process's own stdout and stderr.
 
     Raises:
-        OSError: When the program or the log cannot be opened.
+        OSError: When the program or the files cannot be opened.
     """
     began = time.monotonic()
-    with log_path.open("ab") as log:
+    paths = folder / "stdout.log", folder / "stderr.log"
+    with paths[0].open("ab") as output, paths[1].open("ab") as errors:
+        followers = [
+            _Follower(paths[0], output.tell(), sys.stdout, prefix),
+            _Follower(paths[1], errors.tell(), sys.stderr, prefix),
+        ]
         child = subprocess.Popen(
             list(command),
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stdout=output,
+            stderr=errors,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # lines come when they are written
             process_group=0,
             preexec_fn=_death_signal(),
         )
-        stop.attach(child)
-        assert child.stdout is not None
-        assert child.stderr is not None
-        lock = threading.Lock()
-        readers = [
-            _Reader(child.stdout, log, lock, sys.stdout, prefix),
-            _Reader(child.stderr, log, lock, sys.stderr, prefix),
-        ]
-        for reader in readers:
-            reader.start()
-        code = child.wait()
-        stop.attach(None)
-        for reader in readers:
-            reader.join(_DRAIN_S)
-        with lock:  # a reader that is still alive writes no more
-            for reader in readers:
-                reader.is_muted = True
+    stop.attach(child)
+    for follower in followers:
+        follower.start()
+    code = child.wait()
+    stop.attach(None)
+    for follower in followers:
+        follower.finish()
     name = "" if code >= 0 else _signal_name(-code)
-    return JobEnd(max(code, 0), name, readers[1].last_line, time.monotonic() - began)
+    return JobEnd(max(code, 0), name, followers[1].last_line, time.monotonic() - began)
 
 
-class _Reader(threading.Thread):
-    """Copies lines of a pipe to a log and a terminal; never stops reading, else the job hangs."""
+class _Follower(threading.Thread):
+    """Copies what is appended to a file, line by line, to a terminal."""
 
-    def __init__(
-        self, pipe: IO[bytes], log: IO[bytes], lock: threading.Lock, screen: IO[str], prefix: str
-    ) -> None:
+    def __init__(self, path: Path, offset: int, screen: IO[str], prefix: str) -> None:
         super().__init__(daemon=True)
         self.last_line = ""
-        self.is_muted = False
-        self._pipe, self._log, self._lock = pipe, log, lock
+        self._path, self._offset = path, offset
         self._screen, self._prefix = screen, prefix
+        self._has_ended = threading.Event()
+
+    def finish(self) -> None:
+        """Copy the rest, now that the job has ended."""
+        self._has_ended.set()
+        self.join()
 
     def run(self) -> None:
-        """Read until every writer has closed the pipe."""
-        with self._pipe:
-            for line in self._pipe:
-                text = line.decode("utf-8", "replace").rstrip("\r\n")
-                with self._lock:
-                    if not self.is_muted:
-                        self._copy(line, text)
-                if text.strip():
-                    self.last_line = text.strip()
+        """Read until the job has ended and everything is copied."""
+        part = b""
+        with self._path.open("rb") as stream:
+            stream.seek(self._offset)
+            while True:
+                is_last = self._has_ended.wait(_POLL_S)
+                *lines, part = (part + stream.read()).split(b"\n")
+                for line in [*lines, part] if is_last and part else lines:
+                    self._show(line.decode("utf-8", "replace").rstrip("\r"))
+                if is_last:
+                    return
 
-    def _copy(self, line: bytes, text: str) -> None:
-        with contextlib.suppress(OSError):  # a full disk
-            self._log.write(line)
-            self._log.flush()
+    def _show(self, text: str) -> None:
+        if text.strip():
+            self.last_line = text.strip()
         with contextlib.suppress(OSError, ValueError):  # a closed terminal
             self._screen.write(f"{self._prefix}{text}\n")
             self._screen.flush()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from rich.table import Table
 from rich.text import Text
 
@@ -175,6 +176,7 @@ def _draw_panel(
     axes.tick_params(length=0, colors=MUTED, labelsize=8)
     axes.grid(color=FAINT, linewidth=0.8)
     axes.margins(x=0.12)
+    axes.xaxis.set_major_locator(MaxNLocator(4))
     for spine in axes.spines.values():
         spine.set_visible(False)
 

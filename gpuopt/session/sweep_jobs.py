@@ -35,7 +35,7 @@ def carry_out(sweep: SweepFolder, job: Job, *, debug: bool = False) -> bool:
     with StopRequest() as stop:
         end = run_job(
             [*command, "debug=true"] if debug else command,
-            folder / "output.log",
+            folder,
             stop,
             prefix=f"[{job.number}] ",
         )
@@ -82,7 +82,6 @@ def give_up(sweep: SweepFolder, reason: str) -> None:
     for job in sweep.jobs:
         if job.state in ("waiting", "running"):
             sweep.write_job(replace(job, state="failed", reason=reason))
-    report(sweep)
 
 
 def report(sweep: SweepFolder) -> None:

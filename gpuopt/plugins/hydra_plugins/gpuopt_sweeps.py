@@ -67,6 +67,8 @@ class GridSweeper(Sweeper):
                 if isinstance(error, GpuoptError) or isinstance(self._launcher, ProcessLauncher):
                     raise
                 give_up(folder, explain(error))  # such as a job that SLURM ended
+            if not isinstance(self._launcher, ProcessLauncher):
+                report(folder)  # its jobs may have printed it elsewhere
         conclude(folder)
 
     def _expand(self, arguments: list[str]) -> list[list[str]]:
