@@ -3,6 +3,7 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -41,7 +42,7 @@ def test_output_goes_to_the_log_and_with_a_prefix_to_the_terminal(tmp_path, caps
 
 
 def test_a_closed_terminal_does_not_stop_a_job(tmp_path, monkeypatch):
-    stream = open(os.devnull, "w")  # noqa: SIM115
+    stream = Path(os.devnull).open("w")  # noqa: SIM115
     stream.close()
     monkeypatch.setattr(sys, "stdout", stream)
     code = "for _ in range(50000): print('a line that has to go somewhere')"

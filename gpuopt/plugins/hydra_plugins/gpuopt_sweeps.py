@@ -22,7 +22,7 @@ from gpuopt.entry import REFUSALS, explain
 from gpuopt.errors import GpuoptError
 from gpuopt.parallel import StopRequest
 from gpuopt.session.sweep_folder import SweepFolder
-from gpuopt.session.sweep_jobs import conclude, give_up, refuse, stopped
+from gpuopt.session.sweep_jobs import conclude, give_up, refuse, report, stopped
 from gpuopt.session.sweep_words import without_folder
 from gpuopt.storage import FolderLock
 
