@@ -123,43 +123,36 @@ def run_job(command: Sequence[str], folder: Path, stop: StopRequest, *, prefix: 
             preexec_fn=_death_signal(),
         )
     stop.attach(child)
-    for follower in followers:
-        follower.start()
-    code = child.wait()
+    # No threads: Linux would send the death signal again for every one of them.
+    while (code := child.poll()) is None:
+        time.sleep(_POLL_S)
+        for follower in followers:
+            follower.copy()
     stop.attach(None)
     for follower in followers:
-        follower.finish()
+        follower.copy(is_last=True)
     name = "" if code >= 0 else _signal_name(-code)
     return JobEnd(max(code, 0), name, followers[1].last_line, time.monotonic() - began)
 
 
-class _Follower(threading.Thread):
+class _Follower:
     """Copies what is appended to a file, line by line, to a terminal."""
 
     def __init__(self, path: Path, offset: int, screen: IO[str], prefix: str) -> None:
-        super().__init__(daemon=True)
         self.last_line = ""
-        self._path, self._offset = path, offset
+        self._path, self._offset, self._part = path, offset, b""
         self._screen, self._prefix = screen, prefix
-        self._has_ended = threading.Event()
 
-    def finish(self) -> None:
-        """Copy the rest, now that the job has ended."""
-        self._has_ended.set()
-        self.join()
-
-    def run(self) -> None:
-        """Read until the job has ended and everything is copied."""
-        part = b""
-        with self._path.open("rb") as stream:
+    def copy(self, *, is_last: bool = False) -> None:
+        """Copy the lines that are new, at the end also one without a line end."""
+        content = b""
+        with contextlib.suppress(OSError), self._path.open("rb") as stream:  # it was taken away
             stream.seek(self._offset)
-            while True:
-                is_last = self._has_ended.wait(_POLL_S)
-                *lines, part = (part + stream.read()).split(b"\n")
-                for line in [*lines, part] if is_last and part else lines:
-                    self._show(line.decode("utf-8", "replace").rstrip("\r"))
-                if is_last:
-                    return
+            content = stream.read()
+        self._offset += len(content)
+        *lines, self._part = (self._part + content).split(b"\n")
+        for line in [*lines, self._part] if is_last and self._part else lines:
+            self._show(line.decode("utf-8", "replace").rstrip("\r"))
 
     def _show(self, text: str) -> None:
         if text.strip():
