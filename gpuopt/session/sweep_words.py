@@ -16,10 +16,12 @@ __all__ = ["SWEEPS", "is_sweep", "prepare_sweep", "quoted", "without_folder"]
 SWEEPS = Path("outputs/sweeps")
 _MULTIRUN = ("-m", "--multirun")
 _FOLDER = "hydra.sweep.dir"
-_PLUGINS = {
-    "joblib": "hydra_plugins.hydra_joblib_launcher",
-    "submitit_local": "hydra_plugins.hydra_submitit_launcher",
-    "submitit_slurm": "hydra_plugins.hydra_submitit_launcher",
+# Choices that need a package of an extra: its module and the extra.
+_NEEDED = {
+    "hydra/launcher=joblib": ("hydra_plugins.hydra_joblib_launcher", "sweep"),
+    "hydra/launcher=submitit_local": ("hydra_plugins.hydra_submitit_launcher", "sweep"),
+    "hydra/launcher=submitit_slurm": ("hydra_plugins.hydra_submitit_launcher", "sweep"),
+    "hydra/sweeper=optuna": ("optuna", "optuna"),
 }
 
 
@@ -40,9 +42,9 @@ def prepare_sweep(words: Sequence[str]) -> tuple[list[str], Path]:
 
     Raises:
         InputError: When there is nothing to resume, settings are typed beside `resume=FOLDER`,
-            a launcher is not installed, or the folder cannot be made.
+            a package of an extra is not installed, or the folder cannot be made.
     """
-    _require_launcher(words)
+    _require_installed(words)
     resume = next((w.partition("=")[2] for w in words if w.startswith("resume=")), "")
     own = [word for word in words if not word.startswith("resume=")]
     if resume and resume.lower() not in ("null", "false"):
@@ -64,11 +66,11 @@ def quoted(path: Path) -> str:
     return f"'{text}'"
 
 
-def _require_launcher(words: Sequence[str]) -> None:
+def _require_installed(words: Sequence[str]) -> None:
     for word in words:
-        group, _, launcher = word.partition("=")
-        if group == "hydra/launcher" and not _is_installed(_PLUGINS.get(launcher, "hydra")):
-            raise InputError(f"{word} is not installed: pip install 'gpuopt[sweep]'")
+        module, extra = _NEEDED.get(word, ("", ""))
+        if module and not _is_installed(module):
+            raise InputError(f"{word} is not installed: pip install 'gpuopt[{extra}]'")
 
 
 def _is_installed(module: str) -> bool:
