@@ -25,8 +25,10 @@ from gpuopt.configuration import check_config, settle_batch_sizes, translate_arg
 from gpuopt.errors import GpuoptError, InputError, nearest
 from gpuopt.run import choose_folder
 from gpuopt.schema import CONF_DIR, PredictConfig, TrainConfig, register
+from gpuopt.session.sweep_words import is_sweep, prepare_sweep
 
 __all__ = [
+    "REFUSALS",
     "CheckBeforeRun",
     "checked",
     "ending_clearly",
@@ -36,6 +38,9 @@ __all__ = [
     "run_command",
     "typed_keys",
 ]
+
+# What bad input raises.
+REFUSALS = (HydraException, OmegaConfBaseException, GpuoptError)
 
 _OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|\[.*\]|.*,.*")
 
@@ -52,8 +57,23 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
         refuse_values_for_groups(sys.argv[1:])
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the last line is ours
-        hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+        with _sweep_folder(name):
+            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
     sys.exit(0)
+
+
+@contextlib.contextmanager
+def _sweep_folder(name: str) -> Iterator[None]:
+    """Give a sweep its folder, and take it away when nothing came to lie in it."""
+    if name != "train" or not is_sweep(sys.argv[1:]):
+        yield
+        return
+    sys.argv[1:], folder = prepare_sweep(sys.argv[1:])
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):  # it is not empty
+            folder.rmdir()
 
 
 @contextlib.contextmanager
@@ -71,7 +91,7 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
-    except (HydraException, OmegaConfBaseException, GpuoptError) as error:
+    except REFUSALS as error:
         if debug:
             traceback.print_exc()
         _end(name, explain(error), error.exit_code if isinstance(error, GpuoptError) else 2)

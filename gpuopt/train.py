@@ -6,6 +6,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.multirun import is_job, register_sweeps, run_sweep_job
 from gpuopt.run import RunFolder, is_fold, resumed_settings
 
 __all__ = ["main"]
@@ -13,10 +14,14 @@ __all__ = ["main"]
 
 def main() -> None:
     """Run `gpuopt train`."""
+    register_sweeps()
     run_command("train", _train)
 
 
 def _train(config: DictConfig) -> None:
+    if is_job():
+        run_sweep_job(config)
+        return
     settings = checked(config)
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     with run.lock, run.discarded_on_bad_input():

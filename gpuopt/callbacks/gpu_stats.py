@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
@@ -44,12 +45,14 @@ class GpuStats(L.Callback):
         self._first_step = 0
         self._last_step = 0
         self._is_in_window = False
+        self._peak_bytes: int | None = None
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the devices."""
         device = pl_module.device
         if device.type == "cuda":
             self._timer = StepTimer(lambda: CudaInstant(device))
+            torch.cuda.reset_peak_memory_stats(device)
         if self._devices is None:
             self._devices = cuda_devices() if device.type == "cuda" else []
         self._first_step = steps_done(trainer)
@@ -97,6 +100,11 @@ class GpuStats(L.Callback):
         """Close the segment before validation begins."""
         self._finish(trainer)
 
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Read how much memory training held, before a test asks for more."""
+        if pl_module.device.type == "cuda":
+            self._peak_bytes = torch.cuda.max_memory_reserved(pl_module.device)
+
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
@@ -105,11 +113,14 @@ class GpuStats(L.Callback):
             self._log_finished(trainer, wait=True)
 
     def summary(self) -> dict[str, float]:
-        """Return the throughput of the whole run; empty when too few steps were timed."""
+        """Return throughput and peak memory of the whole run; what was not measured is left out."""
+        peak_bytes = self._peak_bytes
+        memory = {} if peak_bytes is None else {"peak_memory_gib": peak_bytes / 2**30}
         duration_s = sum(segment.duration_s for segment in self.segments)
         if duration_s <= 0:
-            return {}
+            return memory
         return {
+            **memory,
             "samples_per_second": sum(s.samples for s in self.segments) / duration_s,
             "step_ms": 1000 * duration_s / sum(s.steps for s in self.segments),
             "data_wait_ratio": sum(s.data_wait_s for s in self.segments) / duration_s,

@@ -1,3 +1,5 @@
-"""Several processes for one piece of work: ranks that train together."""
+"""Work in several processes: jobs of a sweep, ranks that train together. Imports no torch."""
 
-__all__: list[str] = []
+from gpuopt.parallel.jobs import JobEnd, StopRequest, run_job
+
+__all__ = ["JobEnd", "StopRequest", "run_job"]

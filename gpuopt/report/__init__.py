@@ -9,12 +9,14 @@ from gpuopt.report.predictions import (
     write_rows_csv,
 )
 from gpuopt.report.samples import choose_samples, samples_figure
+from gpuopt.report.sweep import SweepRow, sweep_figure, sweep_table, write_sweep_csv
 from gpuopt.report.tables import FoldRow, PlanRow, ResultRow, folds_table, plan_table, results_table
 
 __all__ = [
     "FoldRow",
     "PlanRow",
     "ResultRow",
+    "SweepRow",
     "choose_samples",
     "class_labels",
     "confusion_figure",
@@ -26,7 +28,10 @@ __all__ = [
     "samples_figure",
     "save_png",
     "shortened",
+    "sweep_figure",
+    "sweep_table",
     "write_contest_csv",
     "write_predictions_csv",
     "write_rows_csv",
+    "write_sweep_csv",
 ]

@@ -14,7 +14,15 @@ from rich.text import Text
 from gpuopt.measure import Interval
 from gpuopt.report.names import plain_text
 
-__all__ = ["FoldRow", "PlanRow", "ResultRow", "folds_table", "plan_table", "results_table"]
+__all__ = [
+    "FoldRow",
+    "PlanRow",
+    "ResultRow",
+    "folds_table",
+    "new_table",
+    "plan_table",
+    "results_table",
+]
 
 _EVIDENCE_STYLES = {"measured": "green", "predicted": "yellow", "table": "cyan", "given": "dim"}
 
@@ -68,7 +76,7 @@ class FoldRow:
 
 def plan_table(rows: Sequence[PlanRow], title: str = "Plan") -> Table:
     """Lay out a plan, with where each value comes from."""
-    table = _new_table(title)
+    table = new_table(title)
     table.add_column("", style="bold", no_wrap=True)
     table.add_column("", overflow="fold")
     table.add_column("", no_wrap=True)
@@ -94,7 +102,7 @@ def results_table(
         level: Confidence level of the intervals, for the caption.
     """
     has_merged = any(row.merged is not None for row in rows)
-    table = _new_table(title)
+    table = new_table(title)
     table.caption = Text(
         f"{level:.0%} bootstrap intervals"
         + ("; difference on the same resampled images" if has_merged else ""),
@@ -122,7 +130,7 @@ def folds_table(rows: Sequence[FoldRow], *, title: str, caption: str) -> Table:
         title: Above the table, such as the data set's name.
         caption: Below it: mean and standard deviation, folds that are missing.
     """
-    table = _new_table(title)
+    table = new_table(title)
     table.caption = Text(plain_text(caption), style="dim")
     table.caption_justify = "left"
     table.add_column("fold", style="bold", no_wrap=True)
@@ -133,7 +141,8 @@ def folds_table(rows: Sequence[FoldRow], *, title: str, caption: str) -> Table:
     return table
 
 
-def _new_table(title: str) -> Table:
+def new_table(title: str) -> Table:
+    """Return an empty table in the look of all tables."""
     return Table(
         title=Text(plain_text(title), style="bold"),
         title_justify="left",

@@ -20,6 +20,7 @@ from gpuopt.report import save_png, write_predictions_csv
 from gpuopt.session.contest import SUBMISSION, contest_of_data, write_submission
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
+from gpuopt.session.sweep_folder import swept_settings
 
 __all__ = ["SCHEMA", "assemble_results", "describe_machine", "log_results", "write_artifacts"]
 
@@ -131,7 +132,10 @@ def log_results(
     figures: Mapping[str, Figure],
     step: int,
 ) -> None:
-    """Send pictures, the configuration and the hparams row to TensorBoard."""
+    """Send pictures, the configuration and the hparams row to TensorBoard.
+
+    The row of a sweep's job also holds the settings that the sweep varies.
+    """
     if not isinstance(logger, TensorBoardLogger):
         return
     scores = {
@@ -144,7 +148,8 @@ def log_results(
     for name, figure in figures.items():
         writer.add_figure(f"test/{name}", figure, global_step=step, close=False)
     writer.add_text("config", f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}\n```")
-    logger.log_hyperparams(_hyperparameters(config), scores)
+    compared = {**swept_settings(Path(logger.save_dir)), **_hyperparameters(config)}
+    logger.log_hyperparams(compared, scores)
     logger.log_metrics(scores, step=step)
     logger.finalize("success")
 

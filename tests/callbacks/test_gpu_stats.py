@@ -154,3 +154,20 @@ def test_without_steps_there_is_no_summary():
 )
 def test_samples_are_counted_in_any_batch(batch, count):
     assert _sample_count(batch) == count
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_peak_memory_is_that_of_training(make_trainer, module, loader):
+    stats = GpuStats()
+    options = {"accelerator": "gpu", "devices": 1, "enable_checkpointing": False}
+    make_trainer(stats, **options).fit(module, loader, loader)
+    measured = stats.summary()["peak_memory_gib"]
+    assert measured == torch.cuda.max_memory_reserved() / 2**30
+    assert measured > 0
+
+
+def test_memory_of_a_cpu_is_not_given_as_zero(make_trainer, module, loader):
+    stats = GpuStats(devices=[])
+    make_trainer(stats, enable_checkpointing=False).fit(module, loader, loader)
+    assert "peak_memory_gib" not in stats.summary()

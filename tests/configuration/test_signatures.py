@@ -23,9 +23,9 @@ def nodes_with_target(content):
 
 def shipped():
     """Every distinct class that a shipped file names."""
-    contents = (yaml.safe_load(path.read_text("utf-8")) for path in CONF.rglob("*.yaml"))
-    found = {node["_target_"] for content in contents for node in nodes_with_target(content)}
-    return sorted(found - {"gpuopt.entry.CheckBeforeRun"})  # that one is Hydra's to build
+    paths = [path for path in CONF.rglob("*.yaml") if "hydra" not in path.relative_to(CONF).parts]
+    contents = (yaml.safe_load(path.read_text("utf-8")) for path in paths)  # hydra/ is Hydra's
+    return sorted({node["_target_"] for content in contents for node in nodes_with_target(content)})
 
 
 @pytest.mark.parametrize("target", shipped())

@@ -1,0 +1,222 @@
+"""Sweeps: in this process with jobs that only pretend, and one with real ones."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from hydra.core.global_hydra import GlobalHydra
+
+from gpuopt import train
+from gpuopt.parallel import JobEnd
+from gpuopt.session import sweep_jobs
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+
+
+def table(folder):
+    with (Path(folder) / "sweep.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def states(folder):
+    return [row["state"] for row in table(folder)]
+
+
+@pytest.fixture
+def sweep(tmp_path, monkeypatch, tiny):
+    """Run `gpuopt train` here; jobs end as `ends` says, or well, and are counted."""
+    monkeypatch.chdir(tmp_path)
+    started, ends = [], {}
+
+    def pretend(command, folder, stop, *, prefix):
+        number = int(folder.name)
+        started.append((number, yaml.safe_load((folder / "config.yaml").read_text())))
+        end = ends.pop(number, JobEnd(0, "", "", 1.0))
+        if end.exit_code == 75:
+            os.kill(os.getpid(), signal.SIGINT)
+        elif end == JobEnd(0, "", "", 1.0):
+            (folder / "results.json").write_text(json.dumps({"state": "finished"}))
+        return end
+
+    def run(*words):
+        started.clear()
+        GlobalHydra.instance().clear()
+        defaults = [] if any(word.startswith("resume=") for word in words) else tiny
+        monkeypatch.setattr(sys, "argv", ["train", *defaults, *words])
+        with pytest.raises(SystemExit) as ended:
+            train.main()
+        return ended.value.code, list(started)
+
+    monkeypatch.setattr(sweep_jobs, "run_job", pretend)
+    run.ends = ends
+    return run
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("micro_batch_size=8,16,32", "-m"),
+        ("-m", "micro_batch_size=8,16,32"),
+        ("--multirun", "micro_batch_size=8,16,32"),
+        ("micro_batch_size=8,16,32", "--multirun"),
+    ],
+)
+def test_every_order_of_words_makes_exactly_the_jobs(sweep, words, capsys):
+    code, started = sweep(*words)
+    assert code == 0
+    assert [(n, c["micro_batch_size"]) for n, c in started] == [(0, 8), (1, 16), (2, 32)]
+    assert [c["global_batch_size"] for _, c in started] == [128] * 3
+    (folder,) = Path("outputs/sweeps").iterdir()
+    assert states(folder) == ["done"] * 3
+    assert not Path("outputs/train").exists()
+    assert "3 jobs done" in capsys.readouterr().out
+
+
+def test_two_keys_make_all_combinations(sweep):
+    code, started = sweep("-m", "micro_batch_size=8,16", "seed=1,2", "hydra.sweep.dir=S")
+    assert code == 0
+    pairs = [(c["micro_batch_size"], c["seed"]) for _, c in started]
+    assert pairs == [(8, 1), (8, 2), (16, 1), (16, 2)]
+    assert [row["seed"] for row in table("S")] == ["1", "2", "1", "2"]
+
+
+def test_jobs_that_end_badly_are_rows_and_the_others_go_on(sweep, capsys):
+    sweep.ends[0] = JobEnd(0, "SIGKILL", "", 1.0)
+    sweep.ends[1] = JobEnd(3, "", "gpuopt train: no space left", 1.0)
+    words = ("gpu=cpu,nosuch", "global_batch_size=64,many", "seed=1,-1", "hydra.sweep.dir=S")
+    code, started = sweep("-m", *words)
+    assert code == 3
+    # Out of range before a process, no integer while composing, no option of a group.
+    assert states("S") == ["killed", "refused", "refused", "refused", *["refused"] * 4]
+    assert len(started) == 1
+    reasons = [row["reason"] for row in table("S")]
+    assert reasons[0].startswith("by SIGKILL")
+    assert "seed=-1 is out of range" in reasons[1]
+    assert "gpu=nosuch: no such option" in reasons[2]
+    assert "many" in reasons[4]
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.startswith("gpuopt train: 0 of 8 jobs done, 1 killed, 7 refused; reasons in S/")
+
+
+def test_a_failed_job_is_told_with_its_last_line(sweep):
+    sweep.ends[0] = JobEnd(3, "", "gpuopt train: no space left", 1.0)
+    assert sweep("-m", "seed=1,2", "hydra.sweep.dir=S")[0] == 3
+    assert states("S") == ["failed", "done"]
+    assert table("S")[0]["reason"] == "no space left"
+
+
+def test_a_sweep_of_refused_jobs_only_is_bad_input(sweep, capsys):
+    code, started = sweep("-m", "micro_batch_size=-1,-2", "hydra.sweep.dir=S")
+    assert (code, started) == (2, [])
+    assert states("S") == ["refused", "refused"]
+    assert not (Path("S/0") / "checkpoints").exists()
+
+
+@pytest.mark.parametrize("word", ["run=here", "no_such_key", "resume=nowhere"])
+def test_bad_words_of_a_sweep_leave_nothing_behind(sweep, word):
+    assert sweep("-m", "seed=1,2", word) == (2, [])
+    assert not [path for path in Path().rglob("*") if path.is_file()]
+    assert not list(Path().glob("outputs/sweeps/*"))
+
+
+def test_ctrl_c_stops_the_sweep_and_resume_runs_only_what_is_missing(sweep, capsys):
+    sweep.ends[1] = JobEnd(75, "", "gpuopt train: saved", 1.0)
+    code, started = sweep("-m", "seed=1,2,3", "hydra.sweep.dir=S")
+    assert code == 75
+    assert [n for n, _ in started] == [0, 1]
+    assert states("S") == ["done", "stopped", "waiting"]
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last.endswith("sweep stopped, 1 of 3 jobs done; go on with -m resume=S")
+    code, started = sweep("-m", "resume=S")
+    assert code == 0
+    assert [(n, c["seed"]) for n, c in started] == [(1, 2), (2, 3)]
+    assert states("S") == ["done"] * 3
+    assert sweep("-m", "resume=S") == (0, [])
+
+
+def test_a_started_job_keeps_its_own_settings(sweep):
+    sweep.ends[0] = JobEnd(0, "SIGKILL", "", 1.0)
+    sweep("-m", "seed=1,2", "hydra.sweep.dir=S")
+    stored = yaml.safe_load(Path("S/0/config.yaml").read_text())
+    Path("S/0/config.yaml").write_text(yaml.safe_dump({**stored, "num_workers": 3}))
+    _, started = sweep("-m", "resume=S")
+    assert [(n, c["num_workers"]) for n, c in started] == [(0, 3)]
+
+
+def test_without_m_several_values_are_refused(sweep):
+    code, started = sweep("seed=1,2")
+    assert (code, started) == (2, [])
+
+
+def wait_for(path, process, seconds=150):
+    deadline = time.monotonic() + seconds
+    while not Path(path).exists():
+        assert process.poll() is None, "the sweep ended early"
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.02)
+
+
+def child_of(pid):
+    """Find the job, by its parent's id in /proc."""
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            text = stat.read_text()
+        except OSError:
+            continue
+        if int(text.rpartition(")")[2].split()[1]) == pid:
+            return int(stat.parent.name)
+    raise AssertionError("the sweep runs no job")
+
+
+def start(folder, *words):
+    return subprocess.Popen(
+        [sys.executable, "-m", "gpuopt.train", *words],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=ENVIRONMENT,
+    )
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the job through /proc")
+def test_killed_refused_and_interrupted_jobs_then_resumed(tmp_path, tiny):
+    swept = "trainer.gradient_clip_norm=1.0,-1,2.0"
+    words = (*tiny, "trainer.max_epochs=3", "logger=tensorboard", swept, "-m", "hydra.sweep.dir=S")
+    sweep = start(tmp_path, *words)
+    wait_for(tmp_path / "S/0/checkpoints/last.ckpt", sweep)
+    os.kill(child_of(sweep.pid), signal.SIGKILL)
+    wait_for(tmp_path / "S/2/checkpoints/last.ckpt", sweep)
+    sweep.send_signal(signal.SIGINT)
+    _, errors = sweep.communicate(timeout=150)
+    assert sweep.returncode == 75, errors
+    assert "go on with -m resume=S" in errors.strip().splitlines()[-1]
+    rows = table(tmp_path / "S")
+    assert [row["state"] for row in rows] == ["killed", "refused", "stopped"]
+    assert rows[0]["reason"].startswith("by SIGKILL")
+    assert "out of range" in rows[1]["reason"]
+    assert "saved" in rows[2]["reason"]
+
+    resumed = start(tmp_path, "-m", "resume=S")
+    _, errors = resumed.communicate(timeout=250)
+    assert resumed.returncode == 3, errors
+    assert "2 of 3 jobs done, 1 refused" in errors.strip().splitlines()[-1]
+    rows = table(tmp_path / "S")
+    assert [row["state"] for row in rows] == ["done", "refused", "done"]
+    for row in (rows[0], rows[2]):
+        assert float(row["f1"]) > 0
+        assert float(row["samples_per_second"]) > 0
+        assert row["peak_memory_gib"] == ""
+    assert "resuming from" in (tmp_path / "S/2/train.log").read_text()
+    events = (tmp_path / "S/0/tensorboard").rglob("events.*")
+    (row,) = [text for path in events if b"session_start_info" in (text := path.read_bytes())]
+    assert b"trainer.gradient_clip_norm" in row  # what was swept
+    assert b"test/f1" in row
