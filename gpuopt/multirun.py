@@ -4,10 +4,12 @@ Whatever launcher Hydra uses, the job's function only starts a process and never
 fails, is refused or is killed is a row with its reason, and the others go on.
 """
 
+import importlib
 import sys
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
 from gpuopt.entry import REFUSALS, checked, explain
@@ -19,12 +21,21 @@ from gpuopt.session.sweep_jobs import carry_out, refuse, stopped
 __all__ = ["is_job", "register_sweeps", "run_sweep_job"]
 
 _PLUGINS = Path(__file__).parent / "plugins"
+_CLASSES = (
+    ("gpuopt_sweeps", "GridSweeper"),
+    ("gpuopt_sweeps", "ProcessLauncher"),
+    ("gpuopt_optuna", "OptunaSweeper"),
+)
 
 
 def register_sweeps() -> None:
     """Let Hydra find its launcher and sweeper of ours; may be called again."""
     if str(_PLUGINS) not in sys.path:
         sys.path.append(str(_PLUGINS))
+    # Hydra looks for plugins once in a process, and may have done so before.
+    for module, name in _CLASSES:
+        plugin = getattr(importlib.import_module(f"hydra_plugins.{module}"), name)
+        Plugins.instance().register(plugin)
 
 
 def is_job() -> bool:

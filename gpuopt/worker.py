@@ -285,6 +285,7 @@ def _fit(
     if found is None and any(run.checkpoints.glob("*.ckpt")):
         raise InputError(f"no checkpoint in {run.checkpoints} is intact: start a new run")
     if found is not None:
+        _refuse_fewer_epochs(config.trainer.max_epochs, found[1].epoch)
         _log.info("resuming from %s (step %d)", found[0].name, found[1].step)
     checkpoint = build(
         config.callbacks["checkpoint"], "callbacks.checkpoint", folder=run.checkpoints
@@ -308,6 +309,14 @@ def _fit(
         resume_from=found[0] if found else None,
         rank=rank,
     )
+
+
+def _refuse_fewer_epochs(asked: int, done: int) -> None:
+    if asked < done:
+        raise InputError(
+            f"trainer.max_epochs={asked}: the run has trained {done} epochs already; give at least "
+            "as many, or start a new run"
+        )
 
 
 def _load_best(model: Classifier, checkpoint: DurableCheckpoint) -> Path | None:

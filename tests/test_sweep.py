@@ -51,6 +51,9 @@ def search(tmp_path, monkeypatch, tiny):
         return ended.value.code, list(started)
 
     monkeypatch.setattr(sweep_jobs, "run_job", pretend)
+    # Hydra would switch off the loggers of this process, which other tests listen to.
+    for module in ("hydra._internal.hydra", "hydra.core.utils"):
+        monkeypatch.setattr(f"{module}.configure_log", lambda *_: None)
     run.ends = ends
     return run
 

@@ -167,6 +167,12 @@ def test_a_run_that_fails_without_a_checkpoint_starts_again_the_same(train, tmp_
     assert train(tmp_path / "parts")["metrics"] == reference["metrics"]
 
 
+def test_a_run_does_not_go_back_to_fewer_epochs(train, tmp_path):
+    train(tmp_path, "trainer.max_epochs=2")
+    with pytest.raises(InputError, match="has trained 2 epochs already"):
+        train(tmp_path, "trainer.max_epochs=1")
+
+
 def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path, disturb, caplog):
     options = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2")
     train(tmp_path / "whole", *options)
