@@ -311,11 +311,12 @@ def _fit(
     )
 
 
-def _refuse_fewer_epochs(asked: int, done: int) -> None:
-    if asked < done:
+def _refuse_fewer_epochs(asked: int, epoch: int) -> None:
+    """Refuse what Lightning cannot go back to; `epoch` counts from 0, as in checkpoints."""
+    if asked < epoch:
         raise InputError(
-            f"trainer.max_epochs={asked}: the run has trained {done} epochs already; give at least "
-            "as many, or start a new run"
+            f"trainer.max_epochs={asked}: the run has come to epoch {epoch + 1}; give at least as "
+            "many, or start a new run"
         )
 
 

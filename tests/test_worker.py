@@ -168,8 +168,8 @@ def test_a_run_that_fails_without_a_checkpoint_starts_again_the_same(train, tmp_
 
 
 def test_a_run_does_not_go_back_to_fewer_epochs(train, tmp_path):
-    train(tmp_path, "trainer.max_epochs=2")
-    with pytest.raises(InputError, match="has trained 2 epochs already"):
+    train(tmp_path, "trainer.max_epochs=3")
+    with pytest.raises(InputError, match="has come to epoch 3"):
         train(tmp_path, "trainer.max_epochs=1")
 
 
