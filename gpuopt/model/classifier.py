@@ -174,10 +174,10 @@ class Classifier(L.LightningModule):
         real = batch.weights > 0  # padding rows keep shapes equal over ranks and count for nothing
         logits, targets = self(batch.images).float()[real], batch.targets[real]
         count = len(targets)
-        self.validation_f1.update(logits, targets)
-        self.validation_accuracy.update(logits, targets)
-        loss = F.cross_entropy(logits, targets) if count else logits.new_zeros(())
-        self.validation_loss.update(loss, count)
+        if count:  # a rank's last batch may be all padding, which torchmetrics does not take
+            self.validation_f1.update(logits, targets)
+            self.validation_accuracy.update(logits, targets)
+            self.validation_loss.update(F.cross_entropy(logits, targets), count)
         self.log("val/loss", self.validation_loss, prog_bar=True, batch_size=count)
         self.log("val/f1", self.validation_f1, prog_bar=True, batch_size=count)
         self.log("val/accuracy", self.validation_accuracy, batch_size=count)

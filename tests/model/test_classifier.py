@@ -207,3 +207,16 @@ def test_the_fused_optimizer_is_given_up_only_for_scaled_clipping():
         ("32-true", None): True,
         ("32-true", 1.0): True,
     }
+
+
+def test_a_validation_batch_of_padding_counts_for_nothing():
+    """A rank's last batch may have no real row, when the images do not go round."""
+    model, batch = classifier().eval(), labelled(8)
+    trainer = L.Trainer(
+        accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False
+    )
+    padding = batch._replace(weights=torch.zeros(8))
+    (with_padding,) = trainer.validate(model, DataLoader([batch, padding], batch_size=None))
+    (without,) = trainer.validate(model, DataLoader([batch], batch_size=None))
+    assert with_padding == without
+    assert with_padding["val/loss"] > 0
