@@ -29,7 +29,7 @@ from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
-from gpuopt.parallel.rank import Rank
+from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.console import make_console, print_plan, print_results
@@ -74,7 +74,7 @@ def _work_as(rank: Rank, arguments: list[str]) -> None:
         work(run, console, rank)
 
 
-def work(run: RunFolder, console: Console, rank: Rank = Rank()) -> dict[str, Any]:  # noqa: B008
+def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]:
     """Carry out a run; go on with its newest valid checkpoint when it has one.
 
     Args:

@@ -23,7 +23,7 @@ class CudaInstant:
 
     def is_reached(self) -> bool:
         """Whether the device has got there; never waits."""
-        return bool(self._event.query())  # type: ignore[no-untyped-call]  # torch's
+        return bool(self._event.query())
 
     def seconds_since(self, earlier: "CudaInstant") -> float:
         """Return the time between an earlier mark and this on the device's clock; waits for it."""
@@ -51,7 +51,7 @@ class HostCopy:
 
     def is_ready(self) -> bool:
         """Whether `value` would return at once."""
-        return self._event is None or bool(self._event.query())  # type: ignore[no-untyped-call]
+        return self._event is None or bool(self._event.query())
 
     def value(self) -> float:
         """Return the number; waits for it when it is not ready."""
@@ -61,6 +61,6 @@ class HostCopy:
 
 
 def _recorded_event(device: torch.device, *, timing: bool = False) -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=timing)  # type: ignore[no-untyped-call]  # torch's
+    event = torch.cuda.Event(enable_timing=timing)
     event.record(torch.cuda.current_stream(device))
     return event

@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as L
 import numpy as np
@@ -68,6 +68,8 @@ class ImageDataModule(L.LightningDataModule, ABC):
         InputError: For a value out of its range.
     """
 
+    __signature__: ClassVar[inspect.Signature]  # what `inspect.signature` reads of a class
+
     def __init__(
         self,
         *,
@@ -129,7 +131,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         ]
         names = {parameter.name for parameter in own}
         common = list(inspect.signature(ImageDataModule.__init__).parameters.values())[1:]
-        cls.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # read by inspect
+        cls.__signature__ = inspect.Signature(
             own + [parameter for parameter in common if parameter.name not in names]
         )
 

@@ -175,7 +175,8 @@ def _fused_attention(
         key, value = key.repeat_interleave(repeats, 1), value.repeat_interleave(repeats, 1)
     if attn_mask is not None:
         attn_mask = attn_mask.to(query.dtype).expand(*query.shape[:-1], key.shape[-2])
+    out: torch.Tensor
     out, *_ = torch.ops.aten._scaled_dot_product_efficient_attention(
         query, key, value, attn_mask, True, dropout_p, is_causal, scale=scale
     )
-    return out  # type: ignore[no-any-return]  # torch.ops is untyped
+    return out

@@ -11,7 +11,7 @@ from torch.utils._pytree import tree_leaves
 __all__ = ["LiveBytes"]
 
 
-class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's class is untyped
+class LiveBytes(TorchDispatchMode):
     """Follows every storage that operations create, and remembers the highest sum alive.
 
     It sees the recomputation of checkpointed parts and the temporaries of backward, which
@@ -25,7 +25,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's 
     """
 
     def __init__(self, existing: Iterable[torch.Tensor]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]  # torch's class is untyped
+        super().__init__()  # type: ignore[no-untyped-call]  # mypy excludes no calls by super()
         self.peak_bytes = 0
         self._alive_bytes = 0
         self._known = weakref.WeakSet(tensor.untyped_storage() for tensor in existing)

@@ -221,8 +221,8 @@ class Classifier(L.LightningModule):
         return not (self.trainer.precision == "16-mixed" and clips)
 
     def _head_parameters(self) -> list[nn.Parameter]:
-        head = self.backbone.get_classifier()  # type: ignore[operator]  # timm's models have it
-        return list(head.parameters())
+        backbone: Any = self.backbone  # timm's models have methods that nn.Module does not know
+        return list(backbone.get_classifier().parameters())
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:
@@ -240,10 +240,10 @@ def _wants_channels_last(network: nn.Module, choice: str | bool) -> bool:
     raise InputError(f"model.channels_last={choice} is not auto, true or false")
 
 
-def _set_checkpointing(network: nn.Module, name: str, choice: str) -> None:
+def _set_checkpointing(network: Any, name: str, choice: str) -> None:
     if choice not in ("none", "full"):
         raise InputError(f"model.checkpointing={choice} is neither none nor full")
     if choice == "full":
         if not hasattr(network, "set_grad_checkpointing"):
             raise InputError(f"{name} cannot recompute activations: set model.checkpointing=none")
-        network.set_grad_checkpointing(True)  # type: ignore[operator]  # timm's models have it
+        network.set_grad_checkpointing(True)

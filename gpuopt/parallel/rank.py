@@ -18,7 +18,7 @@ from pathlib import Path
 
 from gpuopt.errors import FaultError, GpuoptError
 
-__all__ = ["ERROR_FILE", "LAUNCHER", "Rank"]
+__all__ = ["ALONE", "ERROR_FILE", "LAUNCHER", "Rank"]
 
 LAUNCHER = "GPUOPT_LAUNCHER"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
@@ -120,6 +120,10 @@ class Rank:
         content = {"message": {"message": text, "extraInfo": details}}
         with contextlib.suppress(OSError):  # the exit code alone must do then
             self.error_file.write_text(json.dumps(content), "utf-8")
+
+
+ALONE = Rank()
+"""The place of a process that trains by itself."""
 
 
 def _as_known(error: Exception) -> GpuoptError | None:

@@ -25,7 +25,7 @@ from gpuopt.data import ImageDataModule
 from gpuopt.hardware import lightning_precision
 from gpuopt.model import Classifier
 from gpuopt.parallel.group import group_backend, join_group, leave_group
-from gpuopt.parallel.rank import Rank
+from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.session.plan import Plan
 from gpuopt.session.weights import describe_model
 from gpuopt.storage import write_json
@@ -95,7 +95,7 @@ def fit(
     callbacks: Sequence[L.Callback] = (),
     logger: Logger | None = None,
     resume_from: Path | None = None,
-    rank: Rank = Rank(),  # noqa: B008
+    rank: Rank = ALONE,
 ) -> Fitted:
     """Train a model, or go on with a checkpoint.
 
