@@ -5,6 +5,7 @@ import sys
 
 from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.run import RunFolder
+from gpuopt.session.sweep_words import quoted
 
 __all__ = ["train_in_process"]
 
@@ -26,8 +27,7 @@ def train_in_process(run: RunFolder, own: RunFolder, *, debug: bool) -> None:
         InputError: When the fold found its input bad.
         FaultError: When it failed otherwise, or was killed.
     """
-    path = str(own.path).replace("\\", "\\\\").replace("'", "\\'")
-    words = [f"resume='{path}'", *(["debug=true"] if debug else [])]
+    words = [f"resume={quoted(own.path)}", *(["debug=true"] if debug else [])]
     # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
     process = subprocess.Popen(
         [sys.executable, "-m", "gpuopt.train", *words], start_new_session=True

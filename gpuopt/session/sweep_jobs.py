@@ -3,13 +3,12 @@
 import sys
 from collections import Counter
 from dataclasses import replace
-from pathlib import Path
 
 from rich.console import Console
 
 from gpuopt.errors import FaultError, GpuoptError, InputError, PreemptedError
 from gpuopt.parallel import JobEnd, StopRequest, run_job
-from gpuopt.session.sweep_folder import Job, SweepFolder
+from gpuopt.session.sweep_folder import Job, SweepFolder, shown
 from gpuopt.session.sweep_words import quoted
 
 __all__ = ["carry_out", "conclude", "ended", "give_up", "refuse", "report", "stopped"]
@@ -101,7 +100,7 @@ def stopped(sweep: SweepFolder) -> PreemptedError:
     """Word the end of a sweep that was asked to stop."""
     done, count = _count(sweep)["done"], len(sweep.jobs)
     return PreemptedError(
-        f"sweep stopped, {done} of {count} jobs done; go on with -m resume={_shown(sweep.path)}"
+        f"sweep stopped, {done} of {count} jobs done; go on with -m resume={shown(sweep.path)}"
     )
 
 
@@ -116,7 +115,7 @@ def conclude(sweep: SweepFolder) -> None:
     error = _ending(sweep)
     if error is not None:
         raise error
-    sys.stdout.write(f"{len(sweep.jobs)} jobs done; table in {_shown(sweep.path)}/sweep.csv\n")
+    sys.stdout.write(f"{len(sweep.jobs)} jobs done; table in {shown(sweep.path)}/sweep.csv\n")
 
 
 def _ending(sweep: SweepFolder) -> GpuoptError | None:
@@ -125,7 +124,7 @@ def _ending(sweep: SweepFolder) -> GpuoptError | None:
     if not states:
         return None
     others = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    place = _shown(sweep.path)
+    place = shown(sweep.path)
     text = f"{done} of {count} jobs done, {others}; reasons in {place}/sweep.csv"
     if states["refused"] == count:
         return InputError(text)
@@ -137,8 +136,3 @@ def _ending(sweep: SweepFolder) -> GpuoptError | None:
 
 def _count(sweep: SweepFolder) -> Counter[str]:
     return Counter(job.state for job in sweep.jobs)
-
-
-def _shown(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path

@@ -5,6 +5,7 @@ Hydra composes every job from its own overrides, so the folder has to be one of 
 
 import datetime
 import importlib.util
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -62,8 +63,9 @@ def without_folder(words: Sequence[str]) -> list[str]:
 
 def quoted(path: Path) -> str:
     """Write a path in Hydra's grammar, whatever is in its name."""
-    text = str(path).replace("'", "\\'")
-    return f"'{text}'"
+    # A backslash means itself unless a quote follows, the closing one included.
+    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", str(path))
+    return "'" + doubled.replace("'", "\\'") + "'"
 
 
 def _require_installed(words: Sequence[str]) -> None:

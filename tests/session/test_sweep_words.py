@@ -99,3 +99,9 @@ def test_what_asks_for_several_jobs():
         "a=1",
         "hydra/launcher=joblib",
     ]
+
+
+@pytest.mark.parametrize("name", ["a\\b", "it's", "a\\'b", "end\\", "x\\\\y", "a b,c=d", "ü"])
+def test_hydra_reads_a_quoted_path_as_it_is(name):
+    override = OverridesParser.create().parse_override(f"resume={quoted(Path(name))}")
+    assert override.value() == name
