@@ -169,7 +169,8 @@ def stopping_on_signals(run: RunFolder) -> Iterator[None]:
         yield
     finally:
         for number, handler in previous.items():
-            signal.signal(number, handler)
+            if signal.getsignal(number) is stop:  # a stop leaves a late SIGUSR2 ignored
+                signal.signal(number, handler)
 
 
 def _plan(config: TrainConfig, rank: Rank) -> Plan:

@@ -26,7 +26,8 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
     """Turns SIGTERM, SIGUSR1 and Ctrl-C into a checkpoint and `PreemptedError`.
 
     The same signal again stops at once. Ranks agree before they save, so a signal to any one
-    suffices. SIGUSR2, by which a launcher passes on what it was sent, may come any number of times.
+    suffices. SIGUSR2, by which a launcher passes on what it was sent, may come any number of times,
+    and late: after a stop it stays ignored, since it would kill a process that is done.
 
     Args:
         checkpoint: Saves the state; the same object must be among the Trainer's callbacks.
@@ -85,6 +86,8 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
         return any_rank(trainer, bool(self._received))
 
     def _stop(self, trainer: L.Trainer) -> None:
+        self._previous[signal.SIGUSR2] = signal.SIG_IGN
+        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         path = self._checkpoint.save(trainer)
         trainer.strategy.barrier()
         reason = self._received[0].name if self._received else "a signal to another rank"

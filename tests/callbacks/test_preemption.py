@@ -22,6 +22,14 @@ class Signal(L.Callback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.fixture(autouse=True)
+def _handlers():
+    """A stop leaves SIGUSR2 ignored, which is nothing for the tests that follow."""
+    before = signal.getsignal(signal.SIGUSR2)
+    yield
+    signal.signal(signal.SIGUSR2, before)
+
+
 @pytest.fixture
 def interrupted(make_trainer, module, loader, tmp_path):
     def run(*callbacks, **options):
@@ -75,9 +83,20 @@ def test_a_second_signal_stops_at_once(interrupted):
 
 
 def test_handlers_are_given_back(interrupted):
-    before = [signal.getsignal(number) for number in Preemption.signals]
+    signals = [number for number in Preemption.signals if number != signal.SIGUSR2]
+    before = [signal.getsignal(number) for number in signals]
     interrupted(Signal("on_train_batch_start", 2))
-    assert [signal.getsignal(number) for number in Preemption.signals] == before
+    assert [signal.getsignal(number) for number in signals] == before
+
+
+def test_what_a_launcher_passes_on_late_does_not_kill_a_process_that_has_saved(interrupted):
+    class Late(L.Callback):
+        def on_exception(self, trainer, *_):
+            os.kill(os.getpid(), signal.SIGUSR2)
+
+    _, message = interrupted(Signal("on_train_batch_start", 2), Late())
+    assert "saved" in message
+    os.kill(os.getpid(), signal.SIGUSR2)  # with its default action this would be the end
 
 
 def test_what_a_launcher_passes_on_is_no_second_signal(interrupted):
