@@ -131,6 +131,15 @@ def test_every_kind_of_error_has_its_exit_code(error, code, capsys):
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gpuopt train: ")
 
 
+def test_an_error_of_a_loader_process_is_told_by_its_own_last_line(capsys):
+    told = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+    with pytest.raises(SystemExit) as caught, ending_clearly("train", debug=False):
+        raise RuntimeError(f"{told}call last):\n  File x\nKeyError: 'label'\n")
+    assert caught.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "gpuopt train: internal error: KeyError: 'label' (in a loader process)"
+
+
 def test_nearest_names_are_offered_only_when_they_help():
     assert nearest("rtx306", ["rtx3060", "cpu"]) == " (nearest: rtx3060)"
     assert nearest("zzz", ["a", "b"]) == " (known: a, b)"

@@ -157,6 +157,7 @@ class Command:
                 os.kill(pid, signal.SIGKILL)
         while self.code() is None:
             time.sleep(0.01)
+        self._logs.cleanup()
 
     def wait_for_orphans(self, limit_s: float = 30) -> None:
         """Wait until the processes that an ended command has started have noticed it."""

@@ -30,16 +30,25 @@ def warm():
 
 
 @pytest.fixture
-def start_train(warm, tiny):
-    """Start a small `gpuopt train` in a folder."""
+def start_command(warm):
+    """Start a command in a folder; none outlives the test."""
     started = []
 
     def start(cwd, *words, **options):
-        command = Command("gpuopt.train", *tiny, *words, cwd=cwd, warm=warm, **options)
+        command = Command(*words, cwd=cwd, warm=warm, **options)
         started.append(command)
         return command
 
     yield start
     for command in started:
-        if command.code() is None:
-            command.give_up()
+        command.give_up()
+
+
+@pytest.fixture
+def start_train(start_command, tiny):
+    """Start a small `gpuopt train` in a folder."""
+
+    def start(cwd, *words, **options):
+        return start_command(cwd, "gpuopt.train", *tiny, *words, **options)
+
+    return start

@@ -5,6 +5,7 @@ when their module is imported. `startup/sitecustomize.py` calls it in every Pyth
 has the folder `startup` on its path, so that ranks, folds and jobs get their faults as well.
 """
 
+import contextlib
 import functools
 import importlib.machinery
 import importlib.util
@@ -139,6 +140,23 @@ def _mark(fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: 
     return original(*a, **k)
 
 
+def _fill(fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: Any) -> Any:
+    """Fill a disk to its last byte, with a file whose removal frees it."""
+    with contextlib.suppress(OSError), Path(fault["path"]).open("wb", buffering=0) as stream:
+        while True:
+            stream.write(bytes(4096))
+    return original(*a, **k)
+
+
+def _turn_clock_back(
+    fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: Any
+) -> Any:
+    """Jump a day back, as a clock does that is set right; the monotonic one goes on."""
+    now = time.time
+    time.time = lambda: now() - 86400
+    return original(*a, **k)
+
+
 _ACTIONS = {
     "kill": _signal(signal.SIGKILL),
     "stop": _signal(signal.SIGTERM),
@@ -147,4 +165,6 @@ _ACTIONS = {
     "nan": _nan,
     "half": _half,
     "mark": _mark,
+    "fill": _fill,
+    "turn the clock back": _turn_clock_back,
 }
