@@ -111,6 +111,7 @@ class Command:
                     start_new_session=True,
                 )
             self.pid = self._process.pid
+        self._sessions = {self.pid}  # of its processes
 
     def code(self) -> int | None:
         """Return the exit code, or None while it runs."""
@@ -152,7 +153,7 @@ class Command:
 
     def give_up(self) -> None:
         """End the command and all processes of its session."""
-        for pid in self.session():
+        for pid in self.family():
             with contextlib.suppress(OSError):
                 os.kill(pid, signal.SIGKILL)
         while self.code() is None:
@@ -162,16 +163,25 @@ class Command:
     def wait_for_orphans(self, limit_s: float = 30) -> None:
         """Wait until the processes that an ended command has started have noticed it."""
         deadline = time.monotonic() + limit_s
-        while orphans := self.session():
+        while orphans := self.family():
             assert time.monotonic() < deadline, f"processes {orphans} of the command live on"
             time.sleep(0.02)
 
-    def session(self) -> list[int]:
-        """List the living processes of the command's session, such as loaders of a killed one."""
-        found = []
+    def family(self) -> list[int]:
+        """List the living processes of the command, such as loaders of a killed one.
+
+        Ranks lead sessions of their own: they are found as children, and known from then on.
+        """
+        living = {}
         for stat in Path("/proc").glob("[0-9]*/stat"):
             with contextlib.suppress(OSError, ValueError):
-                state, _, _, session = stat.read_text().rpartition(")")[2].split()[:4]
-                if int(session) == self.pid and state not in "ZX":
-                    found.append(int(stat.parent.name))
-        return found
+                state, parent, _, session = stat.read_text().rpartition(")")[2].split()[:4]
+                if state not in "ZX":
+                    living[int(stat.parent.name)] = int(parent), int(session)
+        found: set[int] = set()
+        for _ in range(3):  # generations: ranks or folds, and their loaders
+            for pid, (parent, session) in living.items():
+                if pid == self.pid or parent in found or session in self._sessions:
+                    found.add(pid)
+                    self._sessions.add(session)
+        return sorted(found)
