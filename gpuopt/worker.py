@@ -40,10 +40,11 @@ from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
+from gpuopt.session.resuming import checkpoint_to_resume
 from gpuopt.session.scalar_logs import make_logger
 from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
-from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
+from gpuopt.storage.checkpoint import read_checkpoint
 
 __all__ = ["main", "stopping_on_signals", "work"]
 
@@ -283,11 +284,8 @@ def _fit(
     logger: Any,
     rank: Rank,
 ) -> Fitted:
-    found = newest_valid(run.checkpoints)
-    if found is None and any(run.checkpoints.glob("*.ckpt")):
-        raise InputError(f"no checkpoint in {run.checkpoints} is intact: start a new run")
+    found = checkpoint_to_resume(run.checkpoints, model, config.trainer.max_epochs)
     if found is not None:
-        _refuse_fewer_epochs(config.trainer.max_epochs, found[1].epoch)
         _log.info("resuming from %s (step %d)", found[0].name, found[1].step)
     checkpoint = build(
         config.callbacks["checkpoint"], "callbacks.checkpoint", folder=run.checkpoints
@@ -311,15 +309,6 @@ def _fit(
         resume_from=found[0] if found else None,
         rank=rank,
     )
-
-
-def _refuse_fewer_epochs(asked: int, epoch: int) -> None:
-    """Refuse what Lightning cannot go back to; `epoch` counts from 0, as in checkpoints."""
-    if asked < epoch:
-        raise InputError(
-            f"trainer.max_epochs={asked}: the run has come to epoch {epoch + 1}; give at least as "
-            "many, or start a new run"
-        )
 
 
 def _load_best(model: Classifier, checkpoint: DurableCheckpoint) -> Path | None:
