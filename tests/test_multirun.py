@@ -129,6 +129,29 @@ def test_bad_words_of_a_sweep_leave_nothing_behind(sweep, word):
     assert not list(Path().glob("outputs/sweeps/*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["joblib", "hydra.launcher.n_jobs=many"], "hydra.launcher.n_jobs=many"),
+        (["submitit_local", "hydra.launcher.tasks_per_node=2"], "a job is one task"),
+        (["submitit_local", "hydra.launcher.nodes=2"], "hydra.launcher.nodes=2"),
+        (["submitit_slurm"], "this machine has no srun"),
+        (["submitit"], "hydra/launcher=submitit: no such option"),
+    ],
+)
+def test_what_a_launcher_cannot_do_is_refused_in_one_line(
+    sweep, capsys, monkeypatch, words, message
+):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra sweep")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    code, started = sweep("-m", "seed=1,2", f"hydra/launcher={words[0]}", *words[1:])
+    assert (code, started) == (2, [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gpuopt train: ")
+    assert message in line
+    assert not list(Path().glob("outputs/sweeps/*"))
+
+
 def test_ctrl_c_stops_the_sweep_and_resume_runs_only_what_is_missing(sweep, capsys):
     sweep.ends[1] = JobEnd(75, "", "gpuopt train: saved", 1.0)
     code, started = sweep("-m", "seed=1,2,3", "hydra.sweep.dir=S")

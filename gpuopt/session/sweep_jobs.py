@@ -76,10 +76,10 @@ def refuse(sweep: SweepFolder, job: Job, reason: str) -> None:
     report(sweep)
 
 
-def give_up(sweep: SweepFolder, reason: str) -> None:
-    """Note that another launcher lost the jobs that have not ended."""
+def give_up(sweep: SweepFolder, reason: str, *, only: int | None = None) -> None:
+    """Note that another launcher lost the jobs that have not ended, or `only` one of them."""
     for job in sweep.jobs:
-        if job.state in ("waiting", "running"):
+        if job.state in ("waiting", "running") and only in (None, job.number):
             sweep.write_job(replace(job, state="failed", reason=reason))
 
 

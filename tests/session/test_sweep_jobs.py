@@ -92,6 +92,12 @@ def test_jobs_that_a_launcher_lost_have_failed(sweep):
     assert sweep.jobs[2].reason == "the node went away"
 
 
+def test_one_job_that_a_launcher_lost_has_failed_alone(sweep):
+    set_states(sweep, "running", "running", "waiting")
+    give_up(sweep, "out of memory", only=1)
+    assert [job.state for job in sweep.jobs] == ["running", "failed", "waiting"]
+
+
 @pytest.mark.parametrize(
     ("states", "error", "message"),
     [
