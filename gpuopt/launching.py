@@ -9,19 +9,20 @@ import importlib
 import itertools
 import shutil
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
+from omegaconf import DictConfig
 
 from gpuopt.entry import explain
 from gpuopt.errors import GpuoptError, InputError
 from gpuopt.session.sweep_folder import SweepFolder, shown
 from gpuopt.session.sweep_jobs import give_up, report, stopped
 
-__all__ = ["launch", "refuse_launcher", "register_joblib"]
+__all__ = ["check_launcher", "launch", "register_joblib"]
 
 _OWN = "hydra_plugins.gpuopt_sweeps"
 
@@ -39,26 +40,34 @@ def register_joblib() -> None:
     ConfigStore.instance().store(group="hydra/launcher", name="joblib", node=node)
 
 
-def refuse_launcher(config: Mapping[str, Any]) -> None:
-    """Refuse what a launcher cannot do here.
+def check_launcher(config: DictConfig) -> None:
+    """Refuse what a launcher cannot do here, and say when it would hide the GPUs.
 
     Args:
-        config: Its settings, `hydra.launcher`.
+        config: All settings that the jobs share, with Hydra's node.
 
     Raises:
         InputError: When there is no SLURM, or several tasks would each run the same job.
     """
-    if _is_slurms(str(config["_target_"])) and shutil.which("srun") is None:
+    settings = config.hydra.launcher
+    target = str(settings["_target_"])
+    if _is_slurms(target) and shutil.which("srun") is None:
         raise InputError(
             "hydra/launcher=submitit_slurm: this machine has no srun; start the sweep on one of "
             "the cluster's"
         )
     for key in ("nodes", "tasks_per_node"):
-        if (count := config.get(key) or 1) != 1:
+        if (count := settings.get(key) or 1) != 1:
             raise InputError(
                 f"hydra.launcher.{key}={count}: a job is one task, which starts its own ranks; "
                 "leave it out and give trainer.devices and hydra.launcher.gpus_per_node"
             )
+    asked = any(settings.get(key) for key in ("gpus_per_node", "gpus_per_task", "gres"))
+    if "submitit" in target and not asked and config.gpu.name != "cpu":
+        count = config.trainer.devices
+        sys.stderr.write(
+            f"submitit gives jobs no GPU unless asked: add hydra.launcher.gpus_per_node={count}\n"
+        )
 
 
 def launch(

@@ -16,7 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from gpuopt.errors import InputError
-from gpuopt.launching import launch, refuse_launcher
+from gpuopt.launching import check_launcher, launch
 from gpuopt.session.sweep_folder import SweepFolder
 from gpuopt.session.sweep_jobs import conclude
 from gpuopt.session.sweep_words import without_folder
@@ -48,7 +48,7 @@ class OptunaSweeper(Sweeper):
         for name, value in (("n_trials", self._trials), ("seed", self._seed)):
             if type(value) is not int or value < (name == "n_trials"):
                 raise InputError(f"hydra.sweeper.{name}={value} is no whole number in its range")
-        refuse_launcher(config.hydra.launcher)
+        check_launcher(config)
         self.config, self._context = config, hydra_context
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config

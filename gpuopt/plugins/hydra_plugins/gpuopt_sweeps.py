@@ -19,7 +19,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from gpuopt.entry import REFUSALS, explain
-from gpuopt.launching import launch, refuse_launcher
+from gpuopt.launching import check_launcher, launch
 from gpuopt.parallel import StopRequest
 from gpuopt.session.sweep_folder import SweepFolder
 from gpuopt.session.sweep_jobs import conclude, refuse, stopped
@@ -43,7 +43,7 @@ class GridSweeper(Sweeper):
         Raises:
             InputError: When the launcher cannot run such jobs.
         """
-        refuse_launcher(config.hydra.launcher)
+        check_launcher(config)
         self.config, self._context = config, hydra_context
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
