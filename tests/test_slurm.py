@@ -91,6 +91,7 @@ def weights(folder):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_requeued_job_goes_on_in_its_folder_with_the_same_weights(cluster, tiny, train):
     whole, parts = cluster.path / "whole", cluster.path / "runs/parts"
     expected = train(whole, *LENGTH)
