@@ -1,5 +1,5 @@
 .DEFAULT_GOAL := help
-.PHONY: help install train test lint types tensorboard wheel bench clean
+.PHONY: help install train test lint types tensorboard wheel bench soak clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -36,6 +36,9 @@ wheel: $(STAMP) ## build the wheel into dist/
 
 bench: $(STAMP) ## run the benchmark programs that need no GPU
 	@$(BIN)/python -m benchmarks $(ARGS)
+
+soak: $(STAMP) ## kill runs 200 times at random and compare them to the bit
+	@$(BIN)/python -m benchmarks soak $(ARGS)
 
 clean: ## remove what was built; runs under outputs/ stay
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache

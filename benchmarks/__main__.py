@@ -16,6 +16,7 @@ PROGRAMS = {
     "freed_memory": "a CPU's training step with and without memory kept by the process",
     "startup": "time until help is shown and bad options are refused",
     "quickstart": "the README's command from nothing to scores",
+    "soak": "runs killed 200 times at random, resumed, and compared to the bit",
     "highperf_gpu": "training throughput and memory on a GPU",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart")

@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 a bug, 2 bad input, 3 a fault of the machine, 4 a target n
 """
 
 import contextlib
+import functools
 import os
 import re
 import signal
@@ -44,6 +45,8 @@ __all__ = [
 # What bad input raises.
 REFUSALS = (HydraException, OmegaConfBaseException, GpuoptError)
 
+# PyTorch puts this before the trace of an error in another process.
+_TRACE = "Original Traceback"
 _OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|\[.*\]|.*,.*")
 
 
@@ -59,9 +62,28 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
         refuse_values_for_groups(sys.argv[1:])
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the last line is ours
+        caught: list[Exception] = []
         with _sweep_folder(name):
-            hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)(task)()
+            run = hydra.main(version_base="1.3", config_path=str(CONF_DIR), config_name=name)
+            run(_handing_over(task, caught))()
+        if caught:
+            raise caught[0]
     sys.exit(0)
+
+
+def _handing_over(
+    task: Callable[[DictConfig], None], caught: list[Exception]
+) -> Callable[[DictConfig], None]:
+    """Let a task end well for Hydra, which adds a line of its own to what an error says."""
+
+    @functools.wraps(task)
+    def run(config: DictConfig) -> None:
+        try:
+            task(config)
+        except Exception as error:
+            caught.append(error)
+
+    return run
 
 
 @contextlib.contextmanager
@@ -89,7 +111,7 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
-        _end(name, f"stopped by {error or 'Ctrl-C'}; the same command starts again", 75)
+        _end(name, f"stopped by {str(error) or 'Ctrl-C'}; the same command starts again", 75)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -104,7 +126,8 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
         _end(name, f"{place}{error.strerror or error}; nothing that was saved before is lost", 3)
     except Exception as error:
         traceback.print_exc()
-        _end(name, f"internal error: {type(error).__name__}: {_first_line(error)}", 1)
+        kind = "" if _TRACE in str(error) else f"{type(error).__name__}: "
+        _end(name, f"internal error: {kind}{_first_line(error)}", 1)
 
 
 @contextlib.contextmanager
@@ -252,4 +275,6 @@ def _end(name: str, message: str, code: int) -> NoReturn:
 
 def _first_line(error: BaseException, limit: int = 500) -> str:
     lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[0][:limit]
+    # What a loader process raised comes with its trace, and what is wrong stands at the end.
+    line = f"{lines[-1]} (in a loader process)" if _TRACE in str(error) else lines[0]
+    return line[:limit]

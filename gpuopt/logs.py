@@ -16,6 +16,25 @@ class _Stderr(logging.Handler):
         sys.stderr.write(f"{self.format(record)}\n")
 
 
+class _File(logging.FileHandler):
+    """Writes to a file while it can; a full disk costs lines, not the run, and is said once."""
+
+    has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self.has_failed:
+            self.has_failed = True
+            name = Path(self.baseFilename).name
+            sys.stderr.write(f"{name} cannot be written ({error.strerror}): lines are missing\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):  # what was left in the buffer
+            super().close()
+
+
 @contextlib.contextmanager
 def logging_to(path: Path, *, on_screen: bool = True) -> Iterator[None]:
     """Send gpuopt's messages to stderr and, with Lightning's, to a file that is appended to.
@@ -28,7 +47,7 @@ def logging_to(path: Path, *, on_screen: bool = True) -> Iterator[None]:
     lightning = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     screen = _Stderr()
     screen.setFormatter(logging.Formatter("%(message)s"))
-    file = logging.FileHandler(path, encoding="utf-8")
+    file = _File(path, encoding="utf-8")
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     level = own.level
     before = [(logger, list(logger.handlers), logger.propagate) for logger in lightning]

@@ -33,6 +33,7 @@ _ROOT = Path("outputs/train")
 # What may differ between a run and its resumption.
 RESUMABLE_KEYS = (
     "cache_dir",
+    "data.worker_timeout_s",
     "debug",
     "fold",
     "fold_processes",

@@ -35,11 +35,12 @@ from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import draw_figures, evaluate
-from gpuopt.session.fitting import FitSettings, Fitted, fit, make_logger
+from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
+from gpuopt.session.scalar_logs import make_logger
 from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid, read_checkpoint

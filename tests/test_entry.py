@@ -133,15 +133,27 @@ def test_every_kind_of_error_has_its_exit_code(error, code, capsys):
     assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gpuopt train: ")
 
 
+def test_an_error_of_a_loader_process_is_told_by_its_own_last_line(capsys):
+    told = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
+    with pytest.raises(SystemExit) as caught, ending_clearly("train", debug=False):
+        raise RuntimeError(f"{told}call last):\n  File x\nKeyError: 'label'\n")
+    assert caught.value.code == 1
+    last = capsys.readouterr().err.strip().splitlines()[-1]
+    assert last == "gpuopt train: internal error: KeyError: 'label' (in a loader process)"
+
+
 def test_nearest_names_are_offered_only_when_they_help():
     assert nearest("rtx306", ["rtx3060", "cpu"]) == " (nearest: rtx3060)"
     assert nearest("zzz", ["a", "b"]) == " (known: a, b)"
     assert nearest("zzz", [f"name{i}" for i in range(50)]) == ""
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGINT, "Ctrl-C")],
+)
 def test_a_scheduler_may_stop_a_command_before_it_answers_signals_itself(
-    monkeypatch, capsys, number
+    monkeypatch, capsys, number, name
 ):
     def task(config):
         os.kill(os.getpid(), number)
@@ -153,6 +165,6 @@ def test_a_scheduler_may_stop_a_command_before_it_answers_signals_itself(
         run_command("train", task)
     assert caught.value.code == 75
     assert capsys.readouterr().err.splitlines()[-1] == (
-        f"gpuopt train: stopped by {number.name}; the same command starts again"
+        f"gpuopt train: stopped by {name}; the same command starts again"
     )
     assert signal.getsignal(number) is before

@@ -16,6 +16,7 @@ from gpuopt.data.child_process import ObeyParent, signals_held_back
 from gpuopt.data.dataset import ImageDataset
 from gpuopt.data.window_sampler import EvaluationSampler, GlobalWindowSampler
 from gpuopt.errors import FaultError
+from gpuopt.hardware.shared_memory import full_shared_memory
 
 __all__ = ["WindowLoader", "loader_fault"]
 
@@ -163,6 +164,11 @@ def loader_fault(error: BaseException) -> FaultError | None:
     if not isinstance(error, RuntimeError):
         return None
     if "DataLoader timed out" in message:
+        if (full := full_shared_memory()) is not None:
+            return FaultError(
+                f"a data loader worker could not hand its batch over: {full}; "
+                "lower num_workers or micro_batch_size, or enlarge it (docker run --shm-size=8g)"
+            )
         return FaultError(
             "a data loader worker stopped answering: check the disk that holds the images, "
             "or raise data.worker_timeout_s"

@@ -12,7 +12,7 @@ import lightning.pytorch as L
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
 from gpuopt.callbacks import (
@@ -34,7 +34,7 @@ from gpuopt.session.weights import describe_model
 from gpuopt.storage import write_json
 from gpuopt.storage.checkpoint import DurableCheckpointIO
 
-__all__ = ["FitSettings", "Fitted", "fit", "make_logger"]
+__all__ = ["FitSettings", "Fitted", "fit"]
 
 _LOGS_PER_EPOCH = 10
 # How long a rank waits for another: while the first one saves, say, or decodes on a slow disk.
@@ -193,20 +193,6 @@ def _take_signals_from(trainer: L.Trainer) -> None:
     """
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
-
-
-def make_logger(name: str, folder: Path) -> Logger | None:
-    """Make the logger of a run.
-
-    Args:
-        name: `tensorboard`, `csv` or `none`.
-        folder: The run folder.
-    """
-    if name == "tensorboard":
-        return TensorBoardLogger(folder, name=None, version="tensorboard", default_hp_metric=False)
-    if name == "csv":
-        return CSVLogger(folder, name=None, version="csv")
-    return None
 
 
 def _report_batch(folder: Path, data: ImageDataModule, step: int, batch: Any) -> None:

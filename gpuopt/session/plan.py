@@ -13,6 +13,7 @@ from gpuopt.hardware import (
     resolve_precision,
     select_gpu,
 )
+from gpuopt.hardware.shared_memory import workers_that_fit
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
 from gpuopt.session.device import cuda_properties
 
@@ -64,7 +65,18 @@ class Plan:
         asked: Any = requested if requested == "auto" else int(requested)
         share = max(1, available_cpus() // ranks)
         workers = recommended_workers(asked, self.gpu, cached=decoded, cpus=share)
+        if asked == "auto":
+            workers = self._within_shared_memory(workers, ranks)
         return replace(self, num_workers=int(workers.value), choices=(*self.choices, workers))
+
+    def _within_shared_memory(self, workers: Choice, ranks: int) -> Choice:
+        # Mixed images travel beside their partners.
+        batch_bytes = 2 * self.micro_batch_size * 3 * self.image_size**2
+        fit = workers_that_fit(batch_bytes * ranks)
+        if fit is None or fit >= int(workers.value):
+            return workers
+        reason = f"shared memory (/dev/shm) holds the batches of {fit}, not of {workers.value}"
+        return Choice(workers.key, fit, "measured", reason)
 
 
 def make_plan(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 import yaml
-from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.loggers import Logger
 from matplotlib.figure import Figure
 
 from gpuopt import __version__
@@ -20,6 +20,7 @@ from gpuopt.report import save_png, write_predictions_csv
 from gpuopt.session.contest import SUBMISSION, contest_of_data, write_submission
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
+from gpuopt.session.scalar_logs import EventLog
 from gpuopt.session.sweep_folder import swept_settings
 
 __all__ = ["SCHEMA", "assemble_results", "describe_machine", "log_results", "write_artifacts"]
@@ -136,7 +137,7 @@ def log_results(
 
     The row of a sweep's job also holds the settings that the sweep varies.
     """
-    if not isinstance(logger, TensorBoardLogger):
+    if not isinstance(logger, EventLog) or logger.has_failed:
         return
     scores = {
         "test/f1": evaluation.macro_f1.value,
@@ -144,10 +145,12 @@ def log_results(
         "test/accuracy": evaluation.accuracy.value,
         "test/accuracy_tta": evaluation.tta_accuracy.value,
     }
-    writer = logger.experiment
-    for name, figure in figures.items():
-        writer.add_figure(f"test/{name}", figure, global_step=step, close=False)
-    writer.add_text("config", f"```yaml\n{yaml.safe_dump(dict(config), sort_keys=False)}\n```")
+    with logger.tolerated():
+        writer = logger.experiment
+        for name, figure in figures.items():
+            writer.add_figure(f"test/{name}", figure, global_step=step, close=False)
+        text = yaml.safe_dump(dict(config), sort_keys=False)
+        writer.add_text("config", f"```yaml\n{text}\n```")
     compared = {**swept_settings(Path(logger.save_dir)), **_hyperparameters(config)}
     logger.log_hyperparams(compared, scores)
     logger.log_metrics(scores, step=step)

@@ -35,10 +35,15 @@ class FolderLock:
         """Take the lock.
 
         Raises:
-            InputError: When a living process holds the folder; names it.
-            OSError: When the folder cannot be written.
+            InputError: When a living process holds the folder; names it. When it cannot be written.
         """
-        self._take(waits=False)
+        try:
+            self._take(waits=False)
+        except OSError as error:
+            raise InputError(
+                f"{self._path.parent} cannot be written ({error.strerror}): "
+                "make it writable, or copy it to where it is"
+            ) from error
 
     def wait(self) -> None:
         """Take the lock as soon as no living process holds it; logs once who does.

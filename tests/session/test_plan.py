@@ -96,3 +96,14 @@ def test_ranks_of_one_machine_share_its_processors(monkeypatch):
         plan.with_workers("auto", decoded=False, ranks=ranks).num_workers for ranks in (1, 2, 9)
     ]
     assert workers == [2, 1, 1]  # the preset alone would take 2
+
+
+def test_batches_of_the_workers_fit_into_shared_memory(monkeypatch):
+    monkeypatch.setattr("gpuopt.session.plan.available_cpus", lambda: 8)
+    monkeypatch.setattr("gpuopt.session.plan.workers_that_fit", lambda batch_bytes: 1)
+    few = planned("rtx3060").with_workers("auto", decoded=False)
+    assert few.num_workers == 1
+    assert few.choices[-1].evidence == "measured"
+    assert "/dev/shm" in few.choices[-1].reason
+    # Who gives a number knows better.
+    assert planned("rtx3060").with_workers(4, decoded=False).num_workers == 4
