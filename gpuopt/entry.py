@@ -8,11 +8,13 @@ import contextlib
 import functools
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn, get_type_hints
 
 import hydra
@@ -55,7 +57,7 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
         name: The command, which is also the name of its primary configuration.
         task: Called with the composed, checked configuration.
     """
-    with ending_clearly(name, debug="debug=true" in sys.argv[1:]):
+    with ending_clearly(name, debug="debug=true" in sys.argv[1:]), _ending_on_signals():
         sys.argv[1:] = translate_arguments(name, sys.argv[1:])
         refuse_values_for_groups(sys.argv[1:])
         register()
@@ -108,8 +110,8 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
     """
     try:
         yield
-    except KeyboardInterrupt:
-        _end(name, "stopped by Ctrl-C; the same command starts again", 75)
+    except KeyboardInterrupt as error:
+        _end(name, f"stopped by {str(error) or 'Ctrl-C'}; the same command starts again", 75)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
@@ -126,6 +128,25 @@ def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
         traceback.print_exc()
         kind = "" if _TRACE in str(error) else f"{type(error).__name__}: "
         _end(name, f"internal error: {kind}{_first_line(error)}", 1)
+
+
+@contextlib.contextmanager
+def _ending_on_signals() -> Iterator[None]:
+    """Let a scheduler's signals end a command as Ctrl-C does, where nothing answers them yet.
+
+    SIGUSR1 would kill the process while it imports torch, and nobody knew that it can go on.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt(signal.Signals(number).name)
+
+    numbers = (signal.SIGTERM, signal.SIGUSR1)
+    previous = {number: signal.signal(number, stop) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class CheckBeforeRun(Callback):

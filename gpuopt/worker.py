@@ -209,6 +209,8 @@ def _settings(config: TrainConfig, plan: Plan, rank: Rank) -> Iterator[None]:
     """Seed, and set what PyTorch only has once per process; given back afterwards."""
     # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # It advises srun wherever that is installed, and does not know that gpuopt starts the ranks.
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available.*")
     L.seed_everything(config.seed, workers=True, verbose=False)
     with torch_settings(
         precision=plan.precision,

@@ -1,11 +1,13 @@
+import os
 import re
+import signal
 
 import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.config import compose_settings
-from gpuopt.entry import ending_clearly, explain
+from gpuopt.entry import ending_clearly, explain, run_command
 from gpuopt.errors import FaultError, InputError, PreemptedError, TargetNotMetError, nearest
 
 BAD = {
@@ -144,3 +146,25 @@ def test_nearest_names_are_offered_only_when_they_help():
     assert nearest("rtx306", ["rtx3060", "cpu"]) == " (nearest: rtx3060)"
     assert nearest("zzz", ["a", "b"]) == " (known: a, b)"
     assert nearest("zzz", [f"name{i}" for i in range(50)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGINT, "Ctrl-C")],
+)
+def test_a_scheduler_may_stop_a_command_before_it_answers_signals_itself(
+    monkeypatch, capsys, number, name
+):
+    def task(config):
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr("hydra.main", lambda **options: lambda task: lambda: task(None))
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("train", task)
+    assert caught.value.code == 75
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"gpuopt train: stopped by {name}; the same command starts again"
+    )
+    assert signal.getsignal(number) is before
