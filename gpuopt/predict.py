@@ -1,6 +1,5 @@
 """Predict the classes of images with a trained run, with any test-time augmentation."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,10 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gpuopt.entry import checked, run_command
+from gpuopt.configuration import check_prediction_places
+from gpuopt.entry import checked, ending_clearly, run_command
 from gpuopt.errors import FaultError, InputError
-from gpuopt.run import has_weights, latest_run, read_config
+from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 
 __all__ = ["main", "predict"]
@@ -24,13 +24,13 @@ def main() -> None:
 def _predict(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     config = to_predict_config(checked(composed))
-    try:
-        predict(config, folder)
-    except BaseException:
-        if not config.output:  # Hydra made the folder for this command alone
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
-        raise
+    with ending_clearly("predict", debug=config.debug):  # here, or Hydra adds a line of its own
+        try:
+            predict(config, folder)
+        except BaseException:
+            if not config.output:  # Hydra made the folder for this command alone
+                remove_empty(folder)
+            raise
 
 
 def predict(config: PredictConfig, folder: Path) -> Path:
@@ -134,7 +134,9 @@ def _folds_of(place: Path) -> int | None:
 def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what `data=` names, else the data of the run itself, with what decides its split."""
     if config.data is not None:
-        return dict(config.data), {"seed": 0}
+        node = dict(config.data)
+        check_prediction_places(node)
+        return node, {"seed": 0}
     if not place.is_dir():
         raise InputError("say what to predict: data=image_folder data.root=FOLDER")
     path = place / "config.yaml"

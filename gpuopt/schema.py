@@ -30,6 +30,7 @@ __all__ = [
     "PredictConfig",
     "TrainConfig",
     "TrainerValues",
+    "fitting",
     "register",
     "to_predict_config",
     "to_train_config",
@@ -166,6 +167,28 @@ def to_train_config(content: Mapping[str, Any]) -> TrainConfig:
 def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(PredictConfig, content)
+
+
+def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit plain settings into a schema: what an interpolation brought may be of another type.
+
+    Args:
+        kind: `TrainConfig` or `PredictConfig`.
+        content: Resolved settings.
+
+    Raises:
+        InputError: Names the key of the first value that does not fit.
+    """
+    merged = OmegaConf.structured(kind)
+    for key, value in content.items():
+        try:
+            merged = OmegaConf.merge(merged, {key: value})
+        except OmegaConfBaseException as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(f"{error.full_key or key}={value}: {reason}") from error
+    content = OmegaConf.to_container(merged)
+    assert isinstance(content, dict)  # a structured configuration is a mapping
+    return {str(key): value for key, value in content.items()}
 
 
 def _to_object(kind: type[_Config], content: Mapping[str, Any]) -> _Config:

@@ -1,11 +1,13 @@
 """Train, test with and without test-time augmentation, and write a run folder."""
 
 from pathlib import Path
+from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.configuration import check_machine
+from gpuopt.entry import checked, ending_clearly, run_command, typed_keys
 from gpuopt.multirun import is_job, register_sweeps, run_sweep_job
 from gpuopt.run import RunFolder, is_fold, resumed_settings
 
@@ -23,10 +25,16 @@ def _train(config: DictConfig) -> None:
         run_sweep_job(config)
         return
     settings = checked(config)
+    with ending_clearly("train", debug=settings["debug"]):  # here, or Hydra adds a line of its own
+        _train_one(settings)
+
+
+def _train_one(settings: dict[str, Any]) -> None:
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     with run.lock, run.discarded_on_bad_input():
         if settings["resume"]:
             settings = resumed_settings(settings, run.path, typed_keys(HydraConfig.get()))
+            check_machine(settings)
         run.write_config(settings)
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
         from gpuopt.logs import logging_to

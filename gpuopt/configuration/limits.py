@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
-from gpuopt.hardware import Gpu
+from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
@@ -83,6 +83,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
 }
 # Whole numbers that may also be left to gpuopt.
 _AUTO = ("batch_size", "image_size", "micro_batch_size", "num_workers")
+_NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
 _GIVEN: dict[str, tuple[str, ...]] = {
@@ -112,6 +113,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: For an unknown key, a wrong type, a number out of range or an unknown word.
     """
+    for key in _NEVER_EMPTY:
+        group, _, name = key.rpartition(".")
+        values = config.get(group) if group else config
+        if isinstance(values, Mapping) and str(values.get(name)).strip() == "":
+            raise InputError(f"{key} is empty: give a name")
     for key in _AUTO:
         if key in config:
             _check_auto(key, config[key])
@@ -124,7 +130,10 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
-    _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu").check()
+    gpu = _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu")
+    gpu.check()
+    if gpu.is_cpu:
+        resolve_precision(config["precision"]["name"], None, is_cuda=False)
     _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
 
 
