@@ -189,7 +189,7 @@ def refuse_words(words: Sequence[str]) -> None:
         is_list = group == "callbacks" and value.startswith("[")
         if group in groups and equals and not (_OPTION.fullmatch(value) or is_list):
             options = [path.stem for path in (CONF_DIR / group).glob("*.yaml")]
-            raise InputError(f"{word}: choose one option of {group}{nearest(value, options)}")
+            raise InputError(f"{word}: choose an option of {group}{nearest(value, options)}")
 
 
 def _refuse_wrong_flags(name: str, words: Sequence[str]) -> None:

@@ -134,9 +134,8 @@ def _folds_of(place: Path) -> int | None:
 def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what `data=` names, else the data of the run itself, with what decides its split."""
     if config.data is not None:
-        node = dict(config.data)
-        check_prediction_places(node)
-        return node, {"seed": 0}
+        check_prediction_places(config.data)
+        return dict(config.data), {"seed": 0}
     if not place.is_dir():
         raise InputError("say what to predict: data=image_folder data.root=FOLDER")
     path = place / "config.yaml"

@@ -179,16 +179,12 @@ def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         InputError: Names the key of the first value that does not fit.
     """
-    merged = OmegaConf.structured(kind)
-    for key, value in content.items():
-        try:
-            merged = OmegaConf.merge(merged, {key: value})
-        except OmegaConfBaseException as error:
-            reason = str(error).splitlines()[0]
-            raise InputError(f"{error.full_key or key}={value}: {reason}") from error
-    content = OmegaConf.to_container(merged)
-    assert isinstance(content, dict)  # a structured configuration is a mapping
-    return {str(key): value for key, value in content.items()}
+    try:
+        fitted = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(kind), content))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(fitted, dict)  # a structured configuration is a mapping
+    return {str(key): value for key, value in fitted.items()}
 
 
 def _to_object(kind: type[_Config], content: Mapping[str, Any]) -> _Config:
