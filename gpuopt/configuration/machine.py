@@ -12,7 +12,7 @@ from gpuopt.errors import InputError
 from gpuopt.hardware import available_cpus
 from gpuopt.storage import existing_folder, shown
 
-__all__ = ["check_prediction_places", "check_machine"]
+__all__ = ["check_machine", "check_prediction_places"]
 
 
 def check_machine(config: Mapping[str, Any]) -> None:
