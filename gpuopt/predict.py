@@ -10,6 +10,7 @@ from omegaconf import DictConfig
 from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, ending_clearly, run_command
 from gpuopt.errors import FaultError, InputError
+from gpuopt.logs import logging_to
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 
@@ -26,7 +27,8 @@ def _predict(composed: DictConfig) -> None:
     config = to_predict_config(checked(composed))
     with ending_clearly("predict", debug=config.debug):  # here, or Hydra adds a line of its own
         try:
-            predict(config, folder)
+            with logging_to(None):
+                predict(config, folder)
         except BaseException:
             if not config.output:  # Hydra made the folder for this command alone
                 remove_empty(folder)
