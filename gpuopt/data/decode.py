@@ -9,6 +9,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,6 +55,8 @@ def decode_image(path: Path, image_size: int) -> npt.NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow comments on odd but readable files
+            if not stat.S_ISREG(path.stat().st_mode):  # a pipe would keep its reader waiting
+                raise UnreadableImageError("no regular file")
             with Image.open(path, formats=_FORMATS) as image:
                 return _letterbox(image, path, image_size)
     except UnreadableImageError:
