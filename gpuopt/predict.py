@@ -8,8 +8,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gpuopt.configuration import check_prediction_places
-from gpuopt.entry import checked, ending_clearly, run_command
-from gpuopt.errors import FaultError, InputError
+from gpuopt.entry import checked, run_command
+from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
@@ -25,14 +25,13 @@ def main() -> None:
 def _predict(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     config = to_predict_config(checked(composed))
-    with ending_clearly("predict", debug=config.debug):  # here, or Hydra adds a line of its own
-        try:
-            with logging_to(None):
-                predict(config, folder)
-        except BaseException:
-            if not config.output:  # Hydra made the folder for this command alone
-                remove_empty(folder)
-            raise
+    try:
+        with logging_to(None):
+            predict(config, folder)
+    except BaseException:
+        if not config.output:  # Hydra made the folder for this command alone
+            remove_empty(folder)
+        raise
 
 
 def predict(config: PredictConfig, folder: Path) -> Path:
@@ -105,7 +104,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
             "file with output=..."
         ) from error
     for line in rejected:
-        console.print(f"left out: {line}", soft_wrap=True, markup=False)
+        console.print(one_line(f"left out: {line}"), soft_wrap=True, markup=False)
     if interval is not None:
         console.print(f"macro-F1 with tta={config.tta.name}: {interval}")
     for path in written:

@@ -1,13 +1,12 @@
 """Train, test with and without test-time augmentation, and write a run folder."""
 
 from pathlib import Path
-from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from gpuopt.configuration import check_machine
-from gpuopt.entry import checked, ending_clearly, run_command, typed_keys
+from gpuopt.entry import checked, run_command, typed_keys
 from gpuopt.multirun import is_job, register_sweeps, run_sweep_job
 from gpuopt.run import RunFolder, is_fold, resumed_settings
 
@@ -25,11 +24,6 @@ def _train(config: DictConfig) -> None:
         run_sweep_job(config)
         return
     settings = checked(config)
-    with ending_clearly("train", debug=settings["debug"]):  # here, or Hydra adds a line of its own
-        _train_one(settings)
-
-
-def _train_one(settings: dict[str, Any]) -> None:
     run = RunFolder(Path(HydraConfig.get().runtime.output_dir))
     with run.lock, run.discarded_on_bad_input():
         if settings["resume"]:

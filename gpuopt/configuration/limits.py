@@ -69,10 +69,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.validation_ratio": (0.01, 0.9),
     "data.worker_timeout_s": (0, 86_400),
 }
+# What validation logs, and whether more or less of it is better.
+_BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
 # Settings that take one of a few words, or true and false.
 CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.mode": ("max", "min"),
+    "callbacks.checkpoint.monitor": tuple(_BETTER),
     "callbacks.early_stopping.mode": ("max", "min"),
+    "callbacks.early_stopping.monitor": tuple(_BETTER),
     "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
@@ -176,6 +180,17 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and name != "checkpoint":
             node = {key: value for key, value in node.items() if key != "enabled"}
         _check_object(node, where, config)
+        if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
+            _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
+
+
+def _check_direction(where: str, monitor: str, mode: Any) -> None:
+    """Refuse to keep the worst epoch as the best."""
+    if mode != _BETTER[monitor]:
+        raise InputError(
+            f"{where}.mode={mode} would take the worst {monitor} for the best: "
+            f"give {where}.mode={_BETTER[monitor]}"
+        )
 
 
 def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:

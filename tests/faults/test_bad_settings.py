@@ -46,6 +46,8 @@ TRAIN = {
     "trainer.devices=1000": r"global_batch_size=32 is smaller than trainer.devices=1000",
     "trainer.devices=1000 global_batch_size=4000 gpu=cpu": r"devices=1000: this machine has \d+",
     "precision=fp16 gpu=cpu": r"precision=fp16: .* give precision=fp32 or bf16",
+    "callbacks.checkpoint.monitor=val/f2": r"val/f2 is not one of val/accuracy, val/f1, val/loss",
+    "callbacks.checkpoint.monitor=val/loss": r"the worst val/loss for the best: give .*mode=min",
     # grammar
     "seed=[1": r"seed=\[1: settings are written key=value; quote special characters",
     "cache_dir='open": r"cache_dir='open: settings are written key=value; quote",
