@@ -18,13 +18,14 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, GpuStats, Preemption
 from gpuopt.data import ImageDataModule
 from gpuopt.entry import ending_clearly
-from gpuopt.errors import InputError, PreemptedError
+from gpuopt.errors import InputError, PreemptedError, nearest
 from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
@@ -270,9 +271,12 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
     if config.compile.mode != "off":
+        backend, known = config.compile.backend, torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise InputError(f"compile.backend={backend}: no such backend{nearest(backend, known)}")
         mode = None if config.compile.mode == "default" else config.compile.mode
         # In place, so that the names of the weights in checkpoints stay the same.
-        model.backbone.compile(mode=mode, backend=config.compile.backend)
+        model.backbone.compile(mode=mode, backend=backend)
     return model
 
 

@@ -8,7 +8,14 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.config import compose_settings
 from gpuopt.entry import ending_clearly, explain, run_command
-from gpuopt.errors import FaultError, InputError, PreemptedError, TargetNotMetError, nearest
+from gpuopt.errors import (
+    FaultError,
+    InputError,
+    PreemptedError,
+    TargetNotMetError,
+    nearest,
+    one_line,
+)
 
 BAD = {
     "gpu=rtx306": r"gpu=rtx306: no such option \(nearest: rtx3060",
@@ -140,6 +147,15 @@ def test_an_error_of_a_loader_process_is_told_by_its_own_last_line(capsys):
     assert caught.value.code == 1
     last = capsys.readouterr().err.strip().splitlines()[-1]
     assert last == "gpuopt train: internal error: KeyError: 'label' (in a loader process)"
+
+
+def test_a_message_is_one_line_of_bounded_length_and_keeps_its_remedy():
+    assert one_line("a\nb\x1b[2J\u202ec, é 日本") == "a\\nb\\x1b[2J\\u202ec, é 日本"
+    assert one_line("short") == "short"
+    long = one_line(f"key={'x' * 10_000}: give a shorter one")
+    assert len(long) <= 2000
+    assert long.startswith("key=xxx")
+    assert long.endswith("xxx: give a shorter one")
 
 
 def test_nearest_names_are_offered_only_when_they_help():

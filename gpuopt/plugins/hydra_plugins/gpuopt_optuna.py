@@ -120,7 +120,10 @@ def _distribution(override: Override) -> Any:
 
     value = override.value()
     if not isinstance(value, IntervalSweep):
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
+        choices = list(override.sweep_string_iterator())
+        if not choices:  # such as glob(*), where nothing matches
+            raise InputError(f"{override.input_line}: nothing to choose from, give values")
+        return CategoricalDistribution(choices)
     low, high, is_log = value.start, value.end, "log" in value.tags
     if low is None or high is None:
         raise InputError(f"{override.input_line}: an interval has two ends")
