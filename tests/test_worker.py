@@ -48,6 +48,8 @@ def test_every_automatic_choice_has_its_evidence(finished):
     choices = {choice["key"]: choice for choice in finished[1]["choices"]}
     assert choices.keys() >= {"gpu", "precision", "image_size", "micro_batch_size", "num_workers"}
     assert choices["micro_batch_size"]["value"] == 32
+    assert choices["model.channels_last"]["value"] is False  # no BatchNorm in it
+    assert choices["tta.chunk_size"]["value"] == 32
     assert all(choice["reason"] and choice["evidence"] for choice in choices.values())
 
 
