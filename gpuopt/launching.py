@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from gpuopt.endings import explain
 from gpuopt.errors import GpuoptError, InputError
-from gpuopt.session.sweep_folder import SweepFolder, shown
+from gpuopt.session.sweep_folder import SweepFolder, from_here
 from gpuopt.session.sweep_jobs import give_up, report, stopped
 
 __all__ = ["check_launcher", "launch", "register_joblib"]
@@ -87,7 +87,9 @@ def launch(
     if type(launcher).__module__ == _OWN:
         launcher.launch(jobs, initial_job_idx=first)
         return
-    sys.stdout.write(f"{len(jobs)} jobs start elsewhere, their output is in {shown(sweep.path)}\n")
+    sys.stdout.write(
+        f"{len(jobs)} jobs start elsewhere, their output is in {from_here(sweep.path)}\n"
+    )
     sys.stdout.flush()
     try:
         with _waiting_for_all(launcher, sweep, first):

@@ -177,19 +177,31 @@ def test_a_run_does_not_go_back_to_fewer_epochs(train, tmp_path):
         train(tmp_path, "trainer.max_epochs=1")
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path, disturb, caplog):
-    options = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2")
-    train(tmp_path / "whole", *options)
-    undo = disturb(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(PreemptedError):
-        train(tmp_path / "parts", *options)
-    undo()
-    last = tmp_path / "parts/checkpoints/last.ckpt"
+SAVES_OFTEN = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2")
+
+
+@pytest.fixture
+def stopped(train, disturb):
+    """Train one run whole and stop another in its first epoch; return the newest checkpoint."""
+
+    def stop(folder):
+        train(folder / "whole", *SAVES_OFTEN)
+        undo = disturb(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        with pytest.raises(PreemptedError):
+            train(folder / "parts", *SAVES_OFTEN)
+        undo()
+        return folder / "parts/checkpoints/last.ckpt"
+
+    return stop
+
+
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path, stopped, caplog):
+    last = stopped(tmp_path)
     content = bytearray(last.read_bytes())
     content[len(content) // 2] ^= 1
     last.write_bytes(bytes(content))
     with caplog.at_level("INFO", "gpuopt"):
-        train(tmp_path / "parts", *options)
+        train(tmp_path / "parts", *SAVES_OFTEN)
     assert "last.ckpt is damaged" in caplog.text
     assert "resuming from previous.ckpt" in caplog.text
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
@@ -208,22 +220,16 @@ def test_a_late_signal_of_the_launcher_is_ignored_once_the_run_has_saved(train, 
 
 
 def test_a_vouched_for_checkpoint_that_would_run_code_is_passed_over(
-    train, tmp_path, disturb, caplog
+    train, tmp_path, stopped, caplog
 ):
     """Somebody who can write the file can write its checksum as well."""
-    options = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2")
-    train(tmp_path / "whole", *options)
-    undo = disturb(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
-    with pytest.raises(PreemptedError):
-        train(tmp_path / "parts", *options)
-    undo()
-    last = tmp_path / "parts/checkpoints/last.ckpt"
+    last = stopped(tmp_path)
     content = read_checkpoint(last)
     torch.save({**content, "hyper_parameters": {"_instantiator": "os.system"}}, last)
     size_bytes = last.stat().st_size
     Sidecar(last).vouch(FileRecord(size_bytes, sha256_of(last), content["global_step"], 0))
     with caplog.at_level("INFO", "gpuopt"):
-        train(tmp_path / "parts", *options)
+        train(tmp_path / "parts", *SAVES_OFTEN)
     assert "asks to call code (_instantiator); it is not used" in caplog.text
     assert "resuming from previous.ckpt" in caplog.text
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")

@@ -15,7 +15,7 @@ import yaml
 from gpuopt.errors import InputError
 from gpuopt.storage import write_json, write_text
 
-__all__ = ["Job", "SweepFolder", "newest_sweep", "shown", "swept_settings"]
+__all__ = ["Job", "SweepFolder", "from_here", "newest_sweep", "swept_settings"]
 
 _SWEEP = "sweep.yaml"
 _JOB = "job.json"
@@ -134,7 +134,9 @@ class SweepFolder:
         try:
             content = yaml.safe_load(path.read_text("utf-8"))
         except FileNotFoundError as error:
-            raise InputError(f"{shown(self.path)} is not a sweep: it holds no {_SWEEP}") from error
+            raise InputError(
+                f"{from_here(self.path)} is not a sweep: it holds no {_SWEEP}"
+            ) from error
         except (OSError, yaml.YAMLError) as error:
             raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
         lists = [content.get(key) for key in ("words", "jobs")] if isinstance(content, dict) else []
@@ -190,7 +192,7 @@ def _scalar(text: str) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-def shown(path: Path) -> Path:
+def from_here(path: Path) -> Path:
     """Return a path as people type it from here."""
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from gpuopt.errors import FaultError, GpuoptError, InputError, PreemptedError
 from gpuopt.parallel import JobEnd, StopRequest, run_job
-from gpuopt.session.sweep_folder import Job, SweepFolder, shown
+from gpuopt.session.sweep_folder import Job, SweepFolder, from_here
 from gpuopt.session.sweep_words import quoted
 
 __all__ = ["carry_out", "conclude", "ended", "give_up", "refuse", "report", "stopped"]
@@ -102,7 +102,7 @@ def stopped(sweep: SweepFolder) -> PreemptedError:
     """Word the end of a sweep that was asked to stop."""
     done, count = _count(sweep)["done"], len(sweep.jobs)
     return PreemptedError(
-        f"sweep stopped, {done} of {count} jobs done; go on with -m resume={shown(sweep.path)}"
+        f"sweep stopped, {done} of {count} jobs done; go on with -m resume={from_here(sweep.path)}"
     )
 
 
@@ -117,7 +117,7 @@ def conclude(sweep: SweepFolder) -> None:
     error = _ending(sweep)
     if error is not None:
         raise error
-    sys.stdout.write(f"{len(sweep.jobs)} jobs done; table in {shown(sweep.path)}/sweep.csv\n")
+    sys.stdout.write(f"{len(sweep.jobs)} jobs done; table in {from_here(sweep.path)}/sweep.csv\n")
 
 
 def _ending(sweep: SweepFolder) -> GpuoptError | None:
@@ -126,7 +126,7 @@ def _ending(sweep: SweepFolder) -> GpuoptError | None:
     if not states:
         return None
     others = ", ".join(f"{number} {state}" for state, number in sorted(states.items()))
-    place = shown(sweep.path)
+    place = from_here(sweep.path)
     text = f"{done} of {count} jobs done, {others}; reasons in {place}/sweep.csv"
     if states["refused"] == count:
         reasons = {job.reason for job in sweep.jobs}

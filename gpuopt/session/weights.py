@@ -128,7 +128,7 @@ def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -
     require_weights_of(model, checkpoint, where)
     try:
         model.load_state_dict(checkpoint["state_dict"])
-    except (RuntimeError, NotImplementedError) as error:  # such as a tensor without data
+    except RuntimeError as error:  # such as a tensor without data
         raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
 
 

@@ -14,6 +14,7 @@ from tests.faults.fingerprint import fingerprint
 
 # A disk of its own for each test; the run needs about 13 MiB, three checkpoints among them.
 SIZE = "40m"
+WORKERS = ("num_workers=2", "data.worker_timeout_s=3")
 
 
 @pytest.fixture
@@ -137,7 +138,7 @@ def test_full_shared_memory_is_named(tiny, tmp_path):
     if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
         pytest.skip("a mount namespace is not permitted here")
     done = subprocess.run(
-        [*inside, sys.executable, "-m", "gpuopt.train", *tiny, "num_workers=2", "run=run"],
+        [*inside, sys.executable, "-m", "gpuopt.train", *tiny, *WORKERS, "run=run"],
         cwd=tmp_path,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,

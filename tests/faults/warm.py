@@ -7,7 +7,6 @@ Requests and the numbers of the forked processes go through stdin and stdout as 
 
 import atexit
 import json
-import logging.config
 import os
 import runpy
 import select
@@ -63,8 +62,6 @@ def _become(request: dict[str, Any]) -> None:
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["environment"])
-    # Hydra would silence the loggers that exist by now; in a new process there are none yet.
-    logging.config._handle_existing_loggers = lambda *_: None
     module, *words = request["words"]
     sys.argv = [module, *words]
     from tests.faults.injection import install
