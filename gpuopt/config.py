@@ -12,15 +12,15 @@ from omegaconf import DictConfig, OmegaConf
 from gpuopt.configuration import translate_arguments
 from gpuopt.entry import checked, ending_clearly, refuse_values_for_groups
 from gpuopt.errors import InputError, nearest
-from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, register
+from gpuopt.schema import CONF_DIR, SCHEMAS, USER_CONF_MARKER, register
 
 __all__ = ["main"]
 
 _VERBS = ("show", "copy", "validate")
-_PRIMARY = ("train", "predict")
+_PRIMARY = tuple(SCHEMAS)
 _USAGE = """\
-usage: gpuopt config show [train|predict] [key=value ...]      print the composed settings
-       gpuopt config validate [train|predict] [key=value ...]  check them, run nothing
+usage: gpuopt config show [train|predict|check] [key=value ...]      print the composed settings
+       gpuopt config validate [train|predict|check] [key=value ...]  check them, run nothing
        gpuopt config copy [FOLDER]                             copy the shipped files (./conf)
 """
 
@@ -54,7 +54,7 @@ def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
     """Compose and check a configuration without running anything.
 
     Args:
-        primary: `train` or `predict`.
+        primary: `train`, `predict` or `check`.
         overrides: As on the command line.
 
     Raises:

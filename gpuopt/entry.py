@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 from gpuopt.configuration import check_config, settle_batch_sizes, translate_arguments
 from gpuopt.errors import GpuoptError, InputError, nearest
 from gpuopt.run import choose_folder
-from gpuopt.schema import CONF_DIR, PredictConfig, TrainConfig, register
+from gpuopt.schema import CONF_DIR, SCHEMAS, register
 from gpuopt.session.sweep_words import is_sweep, prepare_sweep
 
 __all__ = [
@@ -184,11 +184,11 @@ def checked(config: DictConfig) -> dict[str, Any]:
         InputError: For the first thing that cannot work.
     """
     content = plain(config)
-    _refuse_unknown(content, TrainConfig if "trainer" in content else PredictConfig)
+    hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
+    _refuse_unknown(content, SCHEMAS[str(hydra_node.job.config_name)])
     check_config(content)
     if "micro_batch_size" not in content:
         return content
-    hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
     return settle_batch_sizes(content, typed_keys(hydra_node))
 
 

@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
-from gpuopt.hardware import Gpu
+from gpuopt.hardware import AbsentGpu, Gpu
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
 
-_Values = TypeVar("_Values", Gpu, TestTimeAugmentation)
+_Values = TypeVar("_Values", bound=Gpu | TestTimeAugmentation)
 
 _COUNT = (1, 10_000_000)
 _SHARE = (0.0, 1.0)
@@ -79,6 +79,8 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "model.channels_last": ("auto", True, False),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "full"),
+    "format": ("table", "json"),
+    "report": ("fit",),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
@@ -124,8 +126,10 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
-    _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu").check()
-    _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
+    kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
+    _of_fields(kind, {**config["gpu"], "seed": None}, "gpu").check()
+    if "tta" in config:
+        _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
-__all__ = ["FixedMemory", "Line", "MemoryEstimate", "highest_lines"]
+__all__ = ["FixedMemory", "Line", "MemoryEstimate", "StepMemory", "highest_lines"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,25 @@ class Line:
     def at(self, samples: int) -> int:
         """Return the bytes at that many samples."""
         return self.base_bytes + samples * self.bytes_per_sample
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """What following one step of a model has shown, whatever optimizer trains it.
+
+    Attributes:
+        parameters_bytes: fp32.
+        buffers_bytes: Such as the running statistics of BatchNorm.
+        weight_copies_bytes: Autocast's copies of the weights.
+        lines: Its highest moments, without parameters, gradients and buffers.
+        image_size: Side in pixels.
+    """
+
+    parameters_bytes: int
+    buffers_bytes: int
+    weight_copies_bytes: int
+    lines: tuple[Line, ...]
+    image_size: int
 
 
 @dataclass(frozen=True)

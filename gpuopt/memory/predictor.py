@@ -8,9 +8,9 @@ that an H200 measured; see `benchmarks/results`.
 from pathlib import Path
 
 from gpuopt.errors import InputError
-from gpuopt.memory.estimate import FixedMemory, Line, MemoryEstimate, highest_lines
-from gpuopt.memory.estimate_cache import EstimateCache
+from gpuopt.memory.estimate import FixedMemory, Line, MemoryEstimate, StepMemory, highest_lines
 from gpuopt.memory.setup import MemorySetup
+from gpuopt.memory.step_cache import StepCache
 
 __all__ = ["CONTEXT_BYTES", "predict_memory"]
 
@@ -18,7 +18,6 @@ __all__ = ["CONTEXT_BYTES", "predict_memory"]
 CONTEXT_BYTES = 800_000_000
 # What torch's CUDABlas takes on SM 9.0; 8.1 MiB on other cards.
 _WORKSPACE_BYTES = 32 * 2**20
-_FLOAT_BYTES = 4
 
 
 def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -> MemoryEstimate:
@@ -34,12 +33,22 @@ def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -
         InputError: timm does not know the model, or the model does not take that image size
             or cannot be run without data.
     """
-    cache = EstimateCache(cache_dir)
-    known = cache.read(setup)
-    if known is not None:
-        return known
+    cache = StepCache(cache_dir)
+    step = cache.read(setup)
+    if step is None:
+        step = _follow(setup)
+        cache.write(setup, step)
+    return _with_optimizer(setup, step)
+
+
+def _follow(setup: MemorySetup) -> StepMemory:
+    # torch and timm take seconds to import.
+    from gpuopt.memory.meta_model import MetaModel
+    from gpuopt.memory.step_trace import step_lines
+
     try:
-        estimate = _predict(setup)
+        model = MetaModel(setup)
+        lines = step_lines(model, training=setup.training)
     # What timm's models raise: TypeError for an option that they lack, AssertionError and
     # ValueError for a size that they do not take, RuntimeError for shapes and for missing data.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:
@@ -49,34 +58,31 @@ def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -
             f"model.name={setup.model_name}: its memory{size} cannot be predicted "
             f"({reason}); try another image_size, or give micro_batch_size"
         ) from error
-    cache.write(setup, estimate)
-    return estimate
+    return StepMemory(
+        parameters_bytes=sum(parameter.nbytes for parameter in model.parameters),
+        buffers_bytes=sum(buffer.nbytes for buffer in model.buffers),
+        weight_copies_bytes=model.emulation.weight_copies_bytes,
+        lines=lines,
+        image_size=model.image_size,
+    )
 
 
-def _predict(setup: MemorySetup) -> MemoryEstimate:
-    # torch and timm take seconds to import.
-    from gpuopt.memory.meta_model import MetaModel
-    from gpuopt.memory.step_trace import step_lines
-
-    model = MetaModel(setup)
-    lines = step_lines(model, training=setup.training)
-    count = sum(parameter.numel() for parameter in model.parameters)
-    weights = sum(parameter.nbytes for parameter in model.parameters)
-    buffers = sum(buffer.nbytes for buffer in model.buffers)
-    copies = model.emulation.weight_copies_bytes
-    training = int(setup.training)
+def _with_optimizer(setup: MemorySetup, step: StepMemory) -> MemoryEstimate:
+    """Add what stays from step to step, and the optimizer's own step, to the passes."""
+    weights, buffers, copies = step.parameters_bytes, step.buffers_bytes, step.weight_copies_bytes
+    trains = int(setup.training)
     fixed = FixedMemory(
         parameters=weights,
-        gradients=training * weights,
-        optimizer_state=training * _FLOAT_BYTES * setup.optimizer_moments * count,
-        moving_average=training * int(setup.moving_average) * (weights + buffers),
+        gradients=trains * weights,
+        optimizer_state=trains * setup.optimizer_moments * weights,
+        moving_average=trains * int(setup.moving_average) * (weights + buffers),
         buffers=buffers,
         half_precision_weights=copies,
         workspace=_WORKSPACE_BYTES,
         context=CONTEXT_BYTES,
     )
-    moments = [Line(line.base_bytes - copies, line.bytes_per_sample) for line in lines]
+    moments = [Line(line.base_bytes - copies, line.bytes_per_sample) for line in step.lines]
     if setup.training and not setup.optimizer_is_fused:
-        # The step of AdamW and SGD over lists of tensors makes one new list of that size.
-        moments.append(Line(_FLOAT_BYTES * count - copies, 0))
-    return MemoryEstimate(fixed, highest_lines(moments), model.image_size)
+        # The step of AdamW and SGD over lists of tensors makes one new list as large as the weights.
+        moments.append(Line(weights - copies, 0))
+    return MemoryEstimate(fixed, highest_lines(moments), step.image_size)

@@ -1,4 +1,4 @@
-"""Predictions on disk, by everything that they depend on."""
+"""Steps that were followed, on disk by everything that they depend on."""
 
 import contextlib
 import functools
@@ -9,17 +9,17 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gpuopt.memory.estimate import FixedMemory, Line, MemoryEstimate
+from gpuopt.memory.estimate import Line, StepMemory
 from gpuopt.memory.setup import MemorySetup
 from gpuopt.storage import default_cache_dir, write_json
 
-__all__ = ["EstimateCache"]
+__all__ = ["StepCache"]
 
 _PACKAGES = ("gpuopt", "timm", "torch")
 
 
-class EstimateCache:
-    """One small JSON file for each prediction.
+class StepCache:
+    """One small JSON file for each step.
 
     Args:
         folder: Folder of all caches; None means the user's cache folder.
@@ -28,7 +28,7 @@ class EstimateCache:
     def __init__(self, folder: str | Path | None = None) -> None:
         self.folder = Path(folder or default_cache_dir()) / "memory"
 
-    def read(self, setup: MemorySetup) -> MemoryEstimate | None:
+    def read(self, setup: MemorySetup) -> StepMemory | None:
         """Return what is kept, or None when there is nothing or it is damaged."""
         question = _question(setup)
         try:
@@ -40,9 +40,9 @@ class EstimateCache:
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
-    def write(self, setup: MemorySetup, estimate: MemoryEstimate) -> None:
-        """Keep a prediction; a folder that cannot be written only costs time."""
-        question, answer = _question(setup), _plain(estimate)
+    def write(self, setup: MemorySetup, step: StepMemory) -> None:
+        """Keep a step; a folder that cannot be written only costs time."""
+        question, answer = _question(setup), _plain(step)
         content = {"question": question, "answer": answer, "sum": _digest(answer)}
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -53,8 +53,19 @@ class EstimateCache:
 
 
 def _question(setup: MemorySetup) -> dict[str, Any]:
-    precision = "half" if setup.in_half else "single"  # of each kind all take the same
-    return {**asdict(setup), "precision": precision, "code": _code(), **_versions()}
+    """Word what the step depends on; the optimizer and the weights' average are no part of it."""
+    return {
+        "model_name": setup.model_name,
+        "image_size": setup.image_size,
+        "in_half": setup.in_half,
+        "checkpointing": setup.checkpointing,
+        "num_classes": setup.num_classes,
+        "drop_rate": setup.drop_rate,
+        "drop_path_rate": setup.drop_path_rate,
+        "training": setup.training,
+        "code": _code(),
+        **_versions(),
+    }
 
 
 @functools.cache
@@ -79,11 +90,10 @@ def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
-def _plain(estimate: MemoryEstimate) -> dict[str, Any]:
-    lines = [[line.base_bytes, line.bytes_per_sample] for line in estimate.lines]
-    return {"fixed": asdict(estimate.fixed), "lines": lines, "image_size": estimate.image_size}
+def _plain(step: StepMemory) -> dict[str, Any]:
+    lines = [[line.base_bytes, line.bytes_per_sample] for line in step.lines]
+    return {**asdict(step), "lines": lines}
 
 
-def _from_plain(answer: dict[str, Any]) -> MemoryEstimate:
-    lines = tuple(Line(*pair) for pair in answer["lines"])
-    return MemoryEstimate(FixedMemory(**answer["fixed"]), lines, answer["image_size"])
+def _from_plain(answer: dict[str, Any]) -> StepMemory:
+    return StepMemory(**{**answer, "lines": tuple(Line(*pair) for pair in answer["lines"])})
