@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
-from gpuopt.checks.fit_table import cards_table, fixed_lines, seed_table
+from gpuopt.checks.fit_table import cards_table, parts_table, seed_table
 from gpuopt.checks.request import CheckRequest
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, resolve_precision
@@ -112,7 +112,7 @@ class FitReport:
         """Lay the answer out for a terminal."""
         title = f"{self.model_name} at {self.image_size} px: the largest micro-batch, predicted"
         parts: list[RenderableType] = [cards_table(title, self.cards, tuple(WAYS))]
-        parts += [fixed_lines(self.estimates), *self.refusals.values()]
+        parts += [*self.refusals.values(), parts_table(self.estimates)]
         if self.seeds:
             parts.append(seed_table(self.seeds))
         return Group(*parts)

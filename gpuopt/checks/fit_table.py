@@ -13,8 +13,18 @@ from gpuopt.report.tables import new_table
 if TYPE_CHECKING:
     from gpuopt.checks.fit import CardFit, SeedFit
 
-__all__ = ["cards_table", "fixed_lines", "seed_table"]
+__all__ = ["cards_table", "parts_table", "seed_table"]
 
+# Columns of the parts, and the fields of `FixedMemory` that they add up.
+_PARTS = {
+    "weights": ("parameters", "buffers"),
+    "gradients": ("gradients",),
+    "optimizer": ("optimizer_state",),
+    "average": ("moving_average",),
+    "half copies": ("half_precision_weights",),
+    "cuBLAS": ("workspace",),
+    "context": ("context",),
+}
 _STYLES = {"fits": "green", "fits without headroom": "yellow", "does not fit": "red"}
 
 
@@ -27,13 +37,18 @@ def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> 
         ways: The columns of largest micro-batches.
     """
     table = new_table(title)
+    table.caption = Text(
+        "GiB; usable: memory less the preset's headroom; checkpointed: activations are recomputed",
+        style="dim",
+    )
+    table.caption_justify = "left"
     table.add_column("gpu=", no_wrap=True, style="bold")
     table.add_column("card", no_wrap=True)
-    for heading in ("memory", "to use"):
-        table.add_column(f"{heading} (GiB)", justify="right")
-    table.add_column("precision")
+    for heading in ("memory", "usable"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("in", no_wrap=True)
     for way in ways:
-        table.add_column(way, justify="right")
+        table.add_column(way, justify="right", no_wrap=True)
     for card in cards:
         gpu = card.gpu
         table.add_row(
@@ -41,39 +56,35 @@ def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> 
             Text(plain_text(gpu.name)),
             _gib((gpu.memory_mib or 0) * 2**20),
             _gib(gpu.budget_bytes()),
-            card.precision or "impossible",
+            card.precision or "cannot",
             *(_count(card.largest[way]) for way in ways),
         )
     return table
 
 
-def fixed_lines(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Text:
-    """Word what every batch size holds, and what a sample adds, of each way and precision."""
-    lines = []
+def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
+    """Lay out what every batch size holds, and what a sample adds to a large one."""
+    table = new_table("What it takes (GiB), predicted")
+    table.add_column("way", no_wrap=True, style="bold")
+    table.add_column("in", no_wrap=True)
+    for heading in (*_PARTS, "MiB a sample"):
+        table.add_column(heading, justify="right")
+    precisions: dict[tuple[str, MemoryEstimate], list[str]] = {}
     for (way, precision), estimate in estimates.items():
+        precisions.setdefault((way, estimate), []).append(precision)
+    for (way, estimate), names in precisions.items():
         fixed = estimate.fixed
-        parts = {
-            "weights": fixed.parameters + fixed.buffers,
-            "gradients": fixed.gradients,
-            "optimizer": fixed.optimizer_state,
-            "average": fixed.moving_average,
-            "half copies": fixed.half_precision_weights,
-            "cuBLAS": fixed.workspace,
-            "context": fixed.context,
-        }
-        words = " + ".join(f"{name} {_gib(size)}" for name, size in parts.items() if size)
-        lines.append(
-            f"{way}, {precision}: {words} GiB, "
-            f"+ {estimate.bytes_per_sample / 2**20:.1f} MiB a sample"
-        )
-    return Text("\n".join(lines), style="dim")
+        sizes = (sum(getattr(fixed, field) for field in fields) for fields in _PARTS.values())
+        cells = (_gib(size) if size else "" for size in sizes)
+        table.add_row(way, ", ".join(names), *cells, f"{estimate.bytes_per_sample / 2**20:.1f}")
+    return table
 
 
 def seed_table(seeds: Sequence["SeedFit"]) -> Table:
     """Lay out what becomes of the guide's batches."""
-    table = new_table("The batches of the optimisation guide, without checkpointing, predicted")
+    table = new_table("The optimisation guide's batches, not checkpointed, predicted")
     table.add_column("gpu=", no_wrap=True, style="bold")
-    for heading in ("batch", "size (px)", "needs (GiB)", "memory (GiB)", "largest"):
+    for heading in ("batch", "px", "needs GiB", "memory GiB", "largest that fits"):
         table.add_column(heading, justify="right")
     table.add_column("verdict", no_wrap=True)
     for seed in seeds:

@@ -42,7 +42,7 @@ _IN_HALF = _functions(_HALF_NAMES)
 _IN_FP32 = _functions(_FP32_NAMES)
 
 
-def emulate_cuda(model: torch.nn.Module, half: bool) -> "Emulation":
+def emulate_cuda(model: torch.nn.Module) -> "Emulation":
     """Make a model on the meta device keep for backward what it keeps on CUDA.
 
     Each module enters the emulation by itself unless it is called from within one, because a
@@ -50,9 +50,11 @@ def emulate_cuda(model: torch.nn.Module, half: bool) -> "Emulation":
 
     Args:
         model: Changed in place and of no other use afterwards.
-        half: Whether to emulate autocast to fp16 or bf16, which take the same bytes.
+
+    Returns:
+        What to begin before each pass.
     """
-    emulation = Emulation(half)
+    emulation = Emulation()
     for module in model.modules():
         module.forward = emulation.wrap(module.forward)
     return emulation
@@ -61,14 +63,20 @@ def emulate_cuda(model: torch.nn.Module, half: bool) -> "Emulation":
 class Emulation:
     """What surrounds the forward passes of a model.
 
-    Args:
-        half: Whether autocast is on.
-
     Attributes:
-        weight_copies_bytes: Most bytes that autocast's copies of the weights have taken.
+        weight_copies_bytes: Most bytes that autocast's copies of the weights have taken since
+            the emulation began.
     """
 
-    def __init__(self, half: bool) -> None:
+    def __init__(self) -> None:
+        self.begin(half=False)
+
+    def begin(self, *, half: bool) -> None:
+        """Begin anew.
+
+        Args:
+            half: Whether to emulate autocast to fp16 or bf16, which take the same bytes.
+        """
         self.weight_copies_bytes = 0
         self._half = half
         self._active = False

@@ -1,5 +1,6 @@
 """A timm model without data, that behaves on the meta device as it would on CUDA."""
 
+import functools
 from typing import Any
 
 import timm
@@ -11,9 +12,14 @@ from gpuopt.memory.setup import MemorySetup
 
 __all__ = ["MetaModel"]
 
+_USUAL_SIZE = 224
+
 
 class MetaModel:
     """A model on the meta device, where tensors have shapes but no data.
+
+    Building takes as long as following a step, so the same network serves one instance after
+    another; only the newest one may be used.
 
     Args:
         setup: Which model, and how it runs.
@@ -38,14 +44,18 @@ class MetaModel:
         if not timm.is_model(name):
             raise InputError(f"model.name={name}: unknown to timm{nearest(name, _names())}")
         config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
-        self.image_size = setup.image_size or (config.input_size[-1] if config else 224)
-        options = _options(setup)
-        if config is not None and config.fixed_input_size:
-            options["img_size"] = self.image_size
-        self.network = _build(name, options).train(setup.training)
-        if setup.checkpointing == "full" and setup.training:
-            _checkpoint(self.network, name)
-        self.emulation = emulate_cuda(self.network, half=setup.in_half)
+        self.image_size = setup.image_size or (config.input_size[-1] if config else _USUAL_SIZE)
+        has_fixed_size = config is not None and config.fixed_input_size
+        self.network, self.emulation = _built(
+            name,
+            self.image_size if has_fixed_size else None,
+            setup.num_classes,
+            setup.drop_rate,
+            setup.drop_path_rate,
+        )
+        self.network.train(setup.training)
+        _set_checkpointing(self.network, name, setup.checkpointing == "full" and setup.training)
+        self.emulation.begin(half=setup.in_half)
 
     @property
     def parameters(self) -> list[torch.nn.Parameter]:
@@ -62,26 +72,38 @@ def _names() -> list[str]:
     return list(timm.list_models())
 
 
-def _options(setup: MemorySetup) -> dict[str, Any]:
-    options = {"num_classes": setup.num_classes, "drop_path_rate": setup.drop_path_rate}
-    given: dict[str, Any] = {key: value for key, value in options.items() if value is not None}
-    if setup.drop_rate:
-        given["drop_rate"] = setup.drop_rate
-    return given
-
-
-def _build(name: str, options: dict[str, Any]) -> torch.nn.Module:
+@functools.lru_cache(maxsize=1)
+def _built(
+    name: str,
+    image_size: int | None,
+    num_classes: int | None,
+    drop_rate: float,
+    drop_path_rate: float | None,
+) -> tuple[torch.nn.Module, Emulation]:
+    """Build a network; None and 0 leave an option to the model, which need not have it."""
+    options: dict[str, Any] = {
+        key: value
+        for key, value in (
+            ("img_size", image_size),
+            ("num_classes", num_classes),
+            ("drop_rate", drop_rate or None),
+            ("drop_path_rate", drop_path_rate),
+        )
+        if value is not None
+    }
     try:
         with torch.device("meta"):
-            model: torch.nn.Module = timm.create_model(name, pretrained=False, **options)
+            network: torch.nn.Module = timm.create_model(name, pretrained=False, **options)
     except RuntimeError:  # some, as RegNet on torch 2.11, compute with tensors while they are built
-        model = timm.create_model(name, pretrained=False, **options).to("meta")
-    return model
+        network = timm.create_model(name, pretrained=False, **options).to("meta")
+    return network, emulate_cuda(network)
 
 
-def _checkpoint(network: Any, name: str) -> None:
+def _set_checkpointing(network: Any, name: str, wanted: bool) -> None:
+    if not (wanted or hasattr(network, "set_grad_checkpointing")):
+        return
     try:
-        network.set_grad_checkpointing(True)
+        network.set_grad_checkpointing(wanted)
     except (AttributeError, AssertionError) as error:
         raise InputError(
             f"model.name={name}: it has no activation checkpointing; switch it off"
