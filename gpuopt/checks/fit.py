@@ -9,7 +9,7 @@ from rich.console import Group, RenderableType
 from gpuopt.checks.fit_table import cards_table, parts_table, seed_table
 from gpuopt.checks.request import CheckRequest
 from gpuopt.errors import InputError
-from gpuopt.hardware import Gpu, resolve_precision
+from gpuopt.hardware import Gpu, SeedRow, resolve_precision
 from gpuopt.memory import MemoryEstimate, MemorySetup, predict_memory
 from gpuopt.session.memory import memory_setup
 
@@ -21,6 +21,9 @@ WAYS: dict[str, dict[str, Any]] = {
     "checkpointed": {"checkpointing": "full"},
     "predict": {"checkpointing": "none", "training": False},
 }
+
+
+_TRAININGS = ("plain", "checkpointed")
 
 
 @dataclass(frozen=True)
@@ -46,26 +49,29 @@ class SeedFit:
 
     Attributes:
         preset: What `gpu=` takes.
-        gpu: The card, with the guide's row.
-        needed_bytes: Of the guide's batch at its size, not checkpointed; None when the model
-            does not take that size.
-        largest: What fits at that size instead.
+        gpu: The card.
+        row: The guide's row for it.
+        needed_bytes: Of the guide's batch at its size, by way; a way is left out when the model
+            does not have it at that size.
+        largest: What fits at that size instead, by way.
     """
 
     preset: str
     gpu: Gpu
-    needed_bytes: int | None
-    largest: int | None
+    row: SeedRow
+    needed_bytes: Mapping[str, int]
+    largest: Mapping[str, int]
 
     @property
     def verdict(self) -> str:
-        """`fits`, `fits without headroom`, `does not fit`, or `not for this model`."""
-        if self.needed_bytes is None or self.gpu.memory_mib is None:
+        """`fits`, `fits only checkpointed`, `does not fit`, or `not for this model`."""
+        if not self.needed_bytes:
             return "not for this model"
-        if self.needed_bytes <= self.gpu.budget_bytes():
+        budget_bytes = self.gpu.budget_bytes()
+        fits = [way for way, needed in self.needed_bytes.items() if needed <= budget_bytes]
+        if "plain" in fits:
             return "fits"
-        fits_barely = self.needed_bytes <= self.gpu.memory_mib * 2**20
-        return "fits without headroom" if fits_barely else "does not fit"
+        return "fits only checkpointed" if fits else "does not fit"
 
 
 @dataclass(frozen=True)
@@ -126,27 +132,51 @@ def report(request: CheckRequest) -> FitReport:
     """
     cards = {stem: (gpu, _precision(request, gpu)) for stem, gpu in _cards(request).items()}
     precisions = sorted({precision for _, precision in cards.values() if precision})
-    ways = {(way, precision): _setup(request, precision, way) for precision in precisions for way in WAYS}
+    ways = {
+        (way, precision): _setup(request, precision, way)
+        for way in WAYS
+        for precision in precisions
+    }
     guided = {
-        stem: _setup(request, precision, "plain", gpu.seed.image_size)
+        (stem, way): _setup(request, precision, way, gpu.seed.image_size)
         for stem, (gpu, precision) in cards.items()
+        for way in _TRAININGS
         if precision and gpu.seed and gpu.seed.batch_size and gpu.seed.image_size
     }
     found: dict[MemorySetup, MemoryEstimate | InputError] = {}
     for setup in request.track(list(dict.fromkeys([*ways.values(), *guided.values()]))):
         found[setup] = _try(setup, request.cache_dir)
-    estimates = {key: answer for key, setup in ways.items() if isinstance(answer := found[setup], MemoryEstimate)}
-    refusals = {way: str(answer) for (way, _), setup in ways.items() if isinstance(answer := found[setup], InputError)}
+    refusals = {
+        way: str(answer)
+        for (way, _), setup in ways.items()
+        if isinstance(answer := found[setup], InputError)
+    }
     if "plain" in refusals:
         raise InputError(refusals["plain"])
+    estimates = _estimates(ways, found)
+    needs = _estimates(guided, found)
     return FitReport(
         model_name=str(request.model["name"]),
         image_size=next(iter(estimates.values())).image_size,
         estimates=estimates,
         refusals=refusals,
         cards=[_card_fit(estimates, stem, *card) for stem, card in cards.items()],
-        seeds=[_seed_fit(found[setup], stem, cards[stem][0]) for stem, setup in guided.items()],
+        seeds=[
+            _seed_fit(needs, stem, cards[stem][0]) for stem in dict.fromkeys(s for s, _ in guided)
+        ],
     )
+
+
+def _estimates(
+    setups: Mapping[tuple[str, str], MemorySetup],
+    found: Mapping[MemorySetup, MemoryEstimate | InputError],
+) -> dict[tuple[str, str], MemoryEstimate]:
+    """Return the answers that are no refusals."""
+    return {
+        key: answer
+        for key, setup in setups.items()
+        if isinstance(answer := found[setup], MemoryEstimate)
+    }
 
 
 def _cards(request: CheckRequest) -> dict[str, Gpu]:
@@ -206,11 +236,17 @@ def _card_fit(
     return CardFit(stem, gpu, precision, largest)
 
 
-def _seed_fit(answer: MemoryEstimate | InputError, stem: str, gpu: Gpu) -> SeedFit:
-    if isinstance(answer, InputError) or gpu.seed is None or gpu.seed.batch_size is None:
-        return SeedFit(stem, gpu, None, None)
-    needed_bytes = answer.peak_bytes(gpu.seed.batch_size)
-    return SeedFit(stem, gpu, needed_bytes, answer.largest_batch(gpu.budget_bytes()))
+def _seed_fit(needs: Mapping[tuple[str, str], MemoryEstimate], stem: str, gpu: Gpu) -> SeedFit:
+    row, budget_bytes = gpu.seed or SeedRow(), gpu.budget_bytes()
+    samples = row.batch_size or 0
+    answers = {way: needs[stem, way] for way in _TRAININGS if (stem, way) in needs}
+    return SeedFit(
+        stem,
+        gpu,
+        row,
+        {way: answer.peak_bytes(samples) for way, answer in answers.items()},
+        {way: answer.largest_batch(budget_bytes) for way, answer in answers.items()},
+    )
 
 
 def _card_values(card: CardFit) -> dict[str, Any]:
@@ -226,12 +262,11 @@ def _card_values(card: CardFit) -> dict[str, Any]:
 
 
 def _seed_values(seed: SeedFit) -> dict[str, Any]:
-    assert seed.gpu.seed is not None  # only cards with a row of the guide are here
     return {
         "gpu": seed.preset,
-        "batch_size": seed.gpu.seed.batch_size,
-        "image_size": seed.gpu.seed.image_size,
-        "needed_bytes": seed.needed_bytes,
-        "largest": seed.largest,
+        "batch_size": seed.row.batch_size,
+        "image_size": seed.row.image_size,
+        "needed_bytes": dict(seed.needed_bytes),
+        "largest": dict(seed.largest),
         "verdict": seed.verdict,
     }

@@ -18,14 +18,14 @@ __all__ = ["cards_table", "parts_table", "seed_table"]
 # Columns of the parts, and the fields of `FixedMemory` that they add up.
 _PARTS = {
     "weights": ("parameters", "buffers"),
-    "gradients": ("gradients",),
-    "optimizer": ("optimizer_state",),
-    "average": ("moving_average",),
+    "grad.": ("gradients",),
+    "opt.": ("optimizer_state",),
+    "avg.": ("moving_average",),
     "half copies": ("half_precision_weights",),
     "cuBLAS": ("workspace",),
     "context": ("context",),
 }
-_STYLES = {"fits": "green", "fits without headroom": "yellow", "does not fit": "red"}
+_STYLES = {"fits": "green", "fits only checkpointed": "yellow", "does not fit": "red"}
 
 
 def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> Table:
@@ -65,10 +65,10 @@ def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> 
 def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
     """Lay out what every batch size holds, and what a sample adds to a large one."""
     table = new_table("What it takes (GiB), predicted")
-    table.add_column("way", no_wrap=True, style="bold")
+    table.add_column("", no_wrap=True, style="bold")
     table.add_column("in", no_wrap=True)
     for heading in (*_PARTS, "MiB a sample"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", overflow="fold")
     precisions: dict[tuple[str, MemoryEstimate], list[str]] = {}
     for (way, precision), estimate in estimates.items():
         precisions.setdefault((way, estimate), []).append(precision)
@@ -82,20 +82,20 @@ def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
 
 def seed_table(seeds: Sequence["SeedFit"]) -> Table:
     """Lay out what becomes of the guide's batches."""
-    table = new_table("The optimisation guide's batches, not checkpointed, predicted")
+    table = new_table("The optimisation guide's batches and what they take (GiB), predicted")
     table.add_column("gpu=", no_wrap=True, style="bold")
-    for heading in ("batch", "px", "needs GiB", "memory GiB", "largest that fits"):
-        table.add_column(heading, justify="right")
+    for heading in ("batch", "px", "usable", "plain", "checkpointed", "largest plain"):
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for seed in seeds:
-        row = seed.gpu.seed
+        needed = seed.needed_bytes
         table.add_row(
             Text(plain_text(seed.preset)),
-            str(row.batch_size) if row else "",
-            str(row.image_size) if row else "",
-            "" if seed.needed_bytes is None else _gib(seed.needed_bytes),
-            _gib((seed.gpu.memory_mib or 0) * 2**20),
-            _count(seed.largest),
+            str(seed.row.batch_size),
+            str(seed.row.image_size),
+            _gib(seed.gpu.budget_bytes()),
+            *(_gib(needed[way]) if way in needed else "" for way in ("plain", "checkpointed")),
+            _count(seed.largest.get("plain")),
             Text(seed.verdict, style=_STYLES.get(seed.verdict, "")),
         )
     return table

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from gpuopt.memory.shapes_only import SHAPES_ONLY
+
 __all__ = ["LiveBytes"]
 
 
@@ -49,7 +51,7 @@ class LiveBytes(TorchDispatchMode):
         args: tuple[Any, ...] = (),
         kwargs: Mapping[str, Any] | None = None,
     ) -> Any:
-        out = func(*args, **(kwargs or {}))
+        out = SHAPES_ONLY.get(func, func)(*args, **(kwargs or {}))
         for tensor in out if isinstance(out, list | tuple) else (out,):
             if isinstance(tensor, torch.Tensor):
                 self._follow(tensor)

@@ -65,6 +65,4 @@ def absent_micro_batch(gpu: Gpu, config: Mapping[str, Any]) -> Choice:
         clips_gradients=config["trainer"]["gradient_clip_norm"] is not None,
     )
     per_device = math.ceil(config["global_batch_size"] / config["trainer"]["devices"])
-    return choose_micro_batch(
-        gpu, predict_memory(setup, cache_dir=config["cache_dir"]), per_device
-    )
+    return choose_micro_batch(gpu, predict_memory(setup, cache_dir=config["cache_dir"]), per_device)
