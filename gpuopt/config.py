@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from gpuopt.configuration import translate_arguments
 from gpuopt.entry import checked, ending_clearly, refuse_values_for_groups
 from gpuopt.errors import InputError, nearest
+from gpuopt.hardware import Gpu
 from gpuopt.schema import CONF_DIR, SCHEMAS, USER_CONF_MARKER, register
 
 __all__ = ["main"]
@@ -44,6 +45,7 @@ def _run(verb: str, arguments: list[str]) -> None:
     primary = arguments.pop(0) if arguments and arguments[0] in _PRIMARY else "train"
     settings, origins = _compose(primary, arguments)
     if verb == "show":
+        origins += _prediction(settings)
         sys.stdout.write("".join(f"# {line}\n" for line in origins))
         sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(settings)))
     else:
@@ -89,6 +91,19 @@ def _origins(hydra_node: DictConfig) -> list[str]:
         lines.append(f"{group}={option} from {'gpuopt' if found == CONF_DIR else found}")
     typed = ", ".join(hydra_node.overrides.task)
     return [*lines, f"typed: {typed}"] if typed else lines
+
+
+def _prediction(settings: dict[str, Any]) -> list[str]:
+    """Say what `micro_batch_size=auto` is on a named card, which need not be there."""
+    gpu = Gpu(**{**settings["gpu"], "seed": None}) if "trainer" in settings else Gpu()
+    if settings.get("micro_batch_size") != "auto" or gpu.memory_mib is None:
+        return []
+    from gpuopt.session.memory import absent_micro_batch
+
+    try:
+        return [f"on {gpu.name}: {absent_micro_batch(gpu, settings)}"]
+    except InputError as error:  # there may be no such model or too little memory: only shown
+        return [str(error)]
 
 
 def _take_config_dir(arguments: list[str]) -> tuple[list[str], Path | None]:

@@ -64,14 +64,14 @@ class SeedFit:
 
     @property
     def verdict(self) -> str:
-        """`fits`, `fits only checkpointed`, `does not fit`, or `not for this model`."""
+        """`fits`, `checkpointed only`, `does not fit`, or `not for this model`."""
         if not self.needed_bytes:
             return "not for this model"
         budget_bytes = self.gpu.budget_bytes()
         fits = [way for way, needed in self.needed_bytes.items() if needed <= budget_bytes]
         if "plain" in fits:
             return "fits"
-        return "fits only checkpointed" if fits else "does not fit"
+        return "checkpointed only" if fits else "does not fit"
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ _PARTS = {
     "cuBLAS": ("workspace",),
     "context": ("context",),
 }
-_STYLES = {"fits": "green", "fits only checkpointed": "yellow", "does not fit": "red"}
+_STYLES = {"fits": "green", "checkpointed only": "yellow", "does not fit": "red"}
 
 
 def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> Table:

@@ -83,6 +83,6 @@ def _with_optimizer(setup: MemorySetup, step: StepMemory) -> MemoryEstimate:
     )
     moments = [Line(line.base_bytes - copies, line.bytes_per_sample) for line in step.lines]
     if setup.training and not setup.optimizer_is_fused:
-        # The step of AdamW and SGD over lists of tensors makes one new list as large as the weights.
+        # Over lists of tensors AdamW and SGD make one new list as large as the weights.
         moments.append(Line(weights - copies, 0))
     return MemoryEstimate(fixed, highest_lines(moments), step.image_size)
