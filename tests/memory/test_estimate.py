@@ -11,7 +11,7 @@ def estimate(*lines, **fixed):
 
 
 def test_only_lines_that_are_the_highest_somewhere_are_kept():
-    never = [Line(30, 10), Line(50, 5), Line(-100, 15), Line(99, 0), Line(35, 11)]
+    never = [Line(30, 10), Line(50, 5), Line(-100, 15), Line(99, 0), Line(20, 12)]
     assert highest_lines([STEEP, *never, FLAT, MIDDLE, FLAT]) == (FLAT, MIDDLE, STEEP)
     assert highest_lines([Line(0, 5), Line(10, 1)]) == (Line(10, 1), Line(0, 5))
     assert highest_lines([Line(0, 5), Line(4, 1)]) == (Line(0, 5),)  # above from 1 sample on
