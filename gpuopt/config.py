@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from gpuopt.configuration import translate_arguments
-from gpuopt.entry import checked, ending_clearly, refuse_values_for_groups
+from gpuopt.endings import ending_clearly
+from gpuopt.entry import checked, refuse_words
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import Gpu
 from gpuopt.schema import CONF_DIR, SCHEMAS, USER_CONF_MARKER, register
@@ -20,9 +21,9 @@ __all__ = ["main"]
 _VERBS = ("show", "copy", "validate")
 _PRIMARY = tuple(SCHEMAS)
 _USAGE = """\
-usage: gpuopt config show [train|predict|check] [key=value ...]      print the composed settings
+usage: gpuopt config show [train|predict|check] [key=value ...]      print composed settings
        gpuopt config validate [train|predict|check] [key=value ...]  check them, run nothing
-       gpuopt config copy [FOLDER]                             copy the shipped files (./conf)
+       gpuopt config copy [FOLDER]                                   copy the shipped files (./conf)
 """
 
 
@@ -40,6 +41,8 @@ def _run(verb: str, arguments: list[str]) -> None:
     if verb not in _VERBS:
         raise InputError(f"config has no verb {verb!r}{nearest(verb, _VERBS)}")
     if verb == "copy":
+        if len(arguments) > 1:
+            raise InputError(f"config copy takes one folder, not {' '.join(arguments)}")
         copy_conf(Path(arguments[0]) if arguments else Path("conf"))
         return
     primary = arguments.pop(0) if arguments and arguments[0] in _PRIMARY else "train"
@@ -70,7 +73,7 @@ def _compose(primary: str, overrides: list[str]) -> tuple[dict[str, Any], list[s
     register()
     overrides, folder = _take_config_dir(overrides)
     words = translate_arguments(primary, overrides)
-    refuse_values_for_groups(words)
+    refuse_words(words)
     if folder is not None:
         words = [f"hydra.searchpath=[file://{folder}]", *words]
     GlobalHydra.instance().clear()
@@ -115,7 +118,7 @@ def _take_config_dir(arguments: list[str]) -> tuple[list[str], Path | None]:
         raise InputError("--config-dir needs a folder")
     folder = Path(arguments[place + 1])
     if not folder.is_dir():
-        raise InputError(f"--config-dir {folder}: no such folder")
+        raise InputError(f"--config-dir {folder}: no such folder; name one with your settings")
     return arguments[:place] + arguments[place + 2 :], folder.absolute()
 
 
@@ -131,7 +134,9 @@ def copy_conf(target: Path) -> None:
         shutil.copytree(CONF_DIR, target)
         (target / USER_CONF_MARKER).write_text("Settings of gpuopt; files here win.\n", "utf-8")
     except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"{target} cannot be written ({error.strerror}): name another folder"
+        ) from error
     used = "" if target == Path("conf") else "; gpuopt reads ./conf, or --config-dir FOLDER"
     sys.stdout.write(f"copied to {target}{used}\n")
 

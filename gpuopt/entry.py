@@ -1,51 +1,46 @@
-"""What every command has in common: compose, check, run, and end in one clear line.
+"""What every command has in common: compose, check, run; `gpuopt.endings` says how it ended."""
 
-Exit codes: 0 done, 1 a bug, 2 bad input, 3 a fault of the machine, 4 a target not met,
-75 stopped on request and resumable. The last line of stderr says what, where and what to do.
-"""
-
+import argparse
 import contextlib
 import functools
 import os
 import re
 import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import hydra
+from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
-from gpuopt.configuration import check_config, settle_batch_sizes, translate_arguments
-from gpuopt.errors import GpuoptError, InputError, nearest
-from gpuopt.run import choose_folder
-from gpuopt.schema import CONF_DIR, SCHEMAS, register
+from gpuopt.configuration import (
+    check_config,
+    check_machine,
+    settle_batch_sizes,
+    translate_arguments,
+)
+from gpuopt.endings import ending_clearly, ending_on_signals
+from gpuopt.errors import InputError, nearest
+from gpuopt.run import choose_folder, remove_empty
+from gpuopt.schema import CONF_DIR, SCHEMAS, fitting, register
 from gpuopt.session.sweep_words import is_sweep, prepare_sweep
 
 __all__ = [
-    "REFUSALS",
     "CheckBeforeRun",
     "checked",
-    "ending_clearly",
-    "explain",
     "plain",
-    "refuse_values_for_groups",
+    "refuse_words",
     "run_command",
     "typed_keys",
 ]
 
-# What bad input raises.
-REFUSALS = (HydraException, OmegaConfBaseException, GpuoptError)
-
-# PyTorch puts this before the trace of an error in another process.
-_TRACE = "Original Traceback"
-_OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|\[.*\]|.*,.*")
+_OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|[^\[].*,.*")
+_LONGEST_NAME = 255  # of a file, such as the option of a group
+_PLACES = ("cache_dir", "output", "resume", "run")
 
 
 def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
@@ -55,9 +50,10 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
         name: The command, which is also the name of its primary configuration.
         task: Called with the composed, checked configuration.
     """
-    with ending_clearly(name, debug="debug=true" in sys.argv[1:]):
+    with ending_clearly(name, debug="debug=true" in sys.argv[1:]), ending_on_signals():
         sys.argv[1:] = translate_arguments(name, sys.argv[1:])
-        refuse_values_for_groups(sys.argv[1:])
+        refuse_words(sys.argv[1:])
+        _refuse_wrong_flags(name, sys.argv[1:])
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the last line is ours
         caught: list[Exception] = []
@@ -94,38 +90,7 @@ def _sweep_folder(name: str) -> Iterator[None]:
     try:
         yield
     finally:
-        with contextlib.suppress(OSError):  # it is not empty
-            folder.rmdir()
-
-
-@contextlib.contextmanager
-def ending_clearly(name: str, *, debug: bool) -> Iterator[None]:
-    """Turn every error of a command into one last line on stderr and an exit code.
-
-    Args:
-        name: The command.
-        debug: Show the trace of expected errors as well.
-    """
-    try:
-        yield
-    except KeyboardInterrupt:
-        _end(name, "stopped by Ctrl-C; the same command starts again", 75)
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
-    except REFUSALS as error:
-        if debug:
-            traceback.print_exc()
-        _end(name, explain(error), error.exit_code if isinstance(error, GpuoptError) else 2)
-    except OSError as error:
-        if debug:
-            traceback.print_exc()
-        place = f"{error.filename}: " if error.filename else ""
-        _end(name, f"{place}{error.strerror or error}; nothing that was saved before is lost", 3)
-    except Exception as error:
-        traceback.print_exc()
-        kind = "" if _TRACE in str(error) else f"{type(error).__name__}: "
-        _end(name, f"internal error: {kind}{_first_line(error)}", 1)
+        remove_empty(folder)
 
 
 class CheckBeforeRun(Callback):
@@ -136,39 +101,58 @@ class CheckBeforeRun(Callback):
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check, and choose the folder of the run."""
-        try:
-            folder = choose_folder(
-                checked(config), Path(config.hydra.run.dir), typed_keys(config.hydra)
-            )
-        except (OmegaConfBaseException, GpuoptError) as error:
-            _stop_early(config, error)
-        with read_write(config), open_dict(config):
-            config.hydra.run.dir = str(folder)
+        with _ending(config):
+            settings = checked(config)
+            if "resume" in settings and not settings["resume"]:  # else the stored data count
+                check_machine(settings)
+            folder = choose_folder(settings, Path(config.hydra.run.dir), typed_keys(config.hydra))
+            with read_write(config), open_dict(config):
+                config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check what all jobs of a sweep share."""
-        try:
+        with _ending(config):
             settings = checked(config)
+            if "trainer" not in settings:
+                raise InputError("only `gpuopt train` takes -m: predict once per setting")
             if settings.get("run") not in (None, "latest") or settings.get("resume"):
                 raise InputError("run= and resume= name one folder, a sweep makes one per job")
-        except (OmegaConfBaseException, GpuoptError) as error:
-            _stop_early(config, error)
 
 
-def refuse_values_for_groups(words: Sequence[str]) -> None:
-    """Refuse `data=null` or `model=5`, which Hydra answers with an error of its own insides.
+def refuse_words(words: Sequence[str]) -> None:
+    """Refuse `data=null`, `model=5`, `=1` or `run=`, which Hydra answers with its own insides.
 
     Raises:
-        InputError: Names the group and its options.
+        InputError: Names the word, and the options of a group.
     """
     groups = [path.name for path in CONF_DIR.iterdir() if path.is_dir()]
     for word in words:
         group, equals, value = word.partition("=")
         if group.startswith("~") and group[1:] in groups:
             raise InputError(f"{word}: a setting cannot be taken away; choose {group[1:]}=...")
-        if group in groups and equals and not _OPTION.fullmatch(value):
+        if equals and not group.strip("+~"):
+            raise InputError(f"{word}: settings are written key=value")
+        if group in _PLACES and equals and value.strip(" '\"") == "":
+            raise InputError(f"{word} is empty: give a place, or leave it out")
+        if len(group) > _LONGEST_NAME:
+            raise InputError(f"{group} is no setting")
+        is_option = group in groups or "/" in group
+        if is_option and any(len(name) > _LONGEST_NAME for name in value.split(",")):
+            raise InputError(f"{word}: no such option")
+        is_list = group == "callbacks" and value.startswith("[")
+        if group in groups and equals and not (_OPTION.fullmatch(value) or is_list):
             options = [path.stem for path in (CONF_DIR / group).glob("*.yaml")]
             raise InputError(f"{word}: choose an option of {group}{nearest(value, options)}")
+
+
+def _refuse_wrong_flags(name: str, words: Sequence[str]) -> None:
+    """Refuse what Hydra's parser would answer with its usage, which names neither remedy nor us."""
+    parser = get_args_parser()
+    parser.exit_on_error = False
+    try:
+        parser.parse_known_args(list(words))
+    except argparse.ArgumentError as error:
+        raise InputError(f"{error}; gpuopt {name} --hydra-help lists these options") from error
 
 
 def checked(config: DictConfig) -> dict[str, Any]:
@@ -185,7 +169,9 @@ def checked(config: DictConfig) -> dict[str, Any]:
     """
     content = plain(config)
     hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
-    _refuse_unknown(content, SCHEMAS[str(hydra_node.job.config_name)])
+    kind = SCHEMAS[str(hydra_node.job.config_name)]
+    _refuse_unknown(content, kind)
+    content = fitting(kind, content)
     check_config(content)
     if "micro_batch_size" not in content:
         return content
@@ -206,29 +192,6 @@ def plain(config: DictConfig) -> dict[str, Any]:
     return {str(key): value for key, value in content.items()}
 
 
-def explain(error: BaseException) -> str:
-    """Word an error of Hydra or OmegaConf as one line that names file, key and remedy."""
-    if isinstance(error, GpuoptError):
-        return _first_line(error, 2000)
-    if isinstance(error, MissingConfigException) and error.missing_cfg_file:
-        missing = str(error.missing_cfg_file).removesuffix(".yaml")
-        group, _, option = missing.rpartition("/")
-        known = [str(name) for name in error.options or ()]
-        return f"{group}={option}: no such option{nearest(option, known)}"
-    if isinstance(error, OverrideParseException):
-        return f"{error.override}: settings are written key=value"
-    cause = error.__cause__
-    unknown = re.search(r"Key '([^']+)' (?:is )?not in", f"{error}\n{cause or ''}")
-    parent = getattr(cause or error, "parent_node", None)
-    if unknown and isinstance(parent, DictConfig):
-        key = getattr(cause or error, "full_key", None) or unknown.group(1)
-        return f"{key} is no setting{nearest(unknown.group(1), [str(name) for name in parent])}"
-    parts = [_first_line(error)]
-    if cause is not None and _first_line(cause) not in parts[0]:
-        parts.append(_first_line(cause))
-    return ": ".join(part.rstrip(".") for part in parts)
-
-
 def _refuse_unknown(content: Mapping[str, Any], kind: type, prefix: str = "") -> None:
     """Refuse what `+key=value` adds to a schema that does not have it."""
     hints = get_type_hints(kind)
@@ -240,20 +203,8 @@ def _refuse_unknown(content: Mapping[str, Any], kind: type, prefix: str = "") ->
             _refuse_unknown(value, hints[key], f"{prefix}{key}.")
 
 
-def _stop_early(config: DictConfig, error: BaseException) -> NoReturn:
-    if config.get("debug"):
-        traceback.print_exception(error)
-    _end(str(config.hydra.job.config_name), explain(error), getattr(error, "exit_code", 2))
-
-
-def _end(name: str, message: str, code: int) -> NoReturn:
-    sys.stdout.flush()
-    sys.stderr.write(f"gpuopt {name}: {message}\n")
-    sys.exit(code)
-
-
-def _first_line(error: BaseException, limit: int = 500) -> str:
-    lines: Sequence[str] = str(error).strip().splitlines() or [type(error).__name__]
-    # What a loader process raised comes with its trace, and what is wrong stands at the end.
-    line = f"{lines[-1]} (in a loader process)" if _TRACE in str(error) else lines[0]
-    return line[:limit]
+@contextlib.contextmanager
+def _ending(config: DictConfig) -> Iterator[None]:
+    """End the process in a callback: Hydra would warn of any other exception and go on."""
+    with ending_clearly(str(config.hydra.job.config_name), debug=bool(config.get("debug"))):
+        yield

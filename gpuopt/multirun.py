@@ -12,8 +12,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from gpuopt.entry import REFUSALS, checked, explain
+from gpuopt.endings import REFUSALS, explain
+from gpuopt.entry import checked
 from gpuopt.errors import PreemptedError
+from gpuopt.launching import register_joblib
 from gpuopt.run import RunFolder
 from gpuopt.session.sweep_folder import SweepFolder
 from gpuopt.session.sweep_jobs import carry_out, refuse, stopped
@@ -36,6 +38,7 @@ def register_sweeps() -> None:
     for module, name in _CLASSES:
         plugin = getattr(importlib.import_module(f"hydra_plugins.{module}"), name)
         Plugins.instance().register(plugin)
+    register_joblib()
 
 
 def is_job() -> bool:

@@ -1,12 +1,19 @@
+import os
 import re
+import signal
 
 import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.config import compose_settings
-from gpuopt.entry import ending_clearly, explain
-from gpuopt.errors import FaultError, InputError, PreemptedError, TargetNotMetError, nearest
+from gpuopt.endings import explain
+from gpuopt.entry import run_command
+from gpuopt.errors import (
+    InputError,
+    nearest,
+    one_line,
+)
 
 BAD = {
     "gpu=rtx306": r"gpu=rtx306: no such option \(nearest: rtx3060",
@@ -113,34 +120,38 @@ def test_predict_has_its_own_settings():
     assert compose_settings("predict", ["batch_size=16"])["batch_size"] == 16
 
 
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (InputError("x"), 2),
-        (FaultError("x"), 3),
-        (TargetNotMetError("x"), 4),
-        (PreemptedError("x"), 75),
-        (KeyboardInterrupt(), 75),
-        (ZeroDivisionError("x"), 1),
-    ],
-)
-def test_every_kind_of_error_has_its_exit_code(error, code, capsys):
-    with pytest.raises(SystemExit) as caught, ending_clearly("train", debug=False):
-        raise error
-    assert caught.value.code == code
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gpuopt train: ")
-
-
-def test_an_error_of_a_loader_process_is_told_by_its_own_last_line(capsys):
-    told = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
-    with pytest.raises(SystemExit) as caught, ending_clearly("train", debug=False):
-        raise RuntimeError(f"{told}call last):\n  File x\nKeyError: 'label'\n")
-    assert caught.value.code == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == "gpuopt train: internal error: KeyError: 'label' (in a loader process)"
+def test_a_message_is_one_line_of_bounded_length_and_keeps_its_remedy():
+    assert one_line("a\nb\x1b[2J\u202ec, é 日本") == "a\\nb\\x1b[2J\\u202ec, é 日本"
+    assert one_line("short") == "short"
+    long = one_line(f"key={'x' * 10_000}: give a shorter one")
+    assert len(long) <= 2000
+    assert long.startswith("key=xxx")
+    assert long.endswith("xxx: give a shorter one")
 
 
 def test_nearest_names_are_offered_only_when_they_help():
     assert nearest("rtx306", ["rtx3060", "cpu"]) == " (nearest: rtx3060)"
     assert nearest("zzz", ["a", "b"]) == " (known: a, b)"
     assert nearest("zzz", [f"name{i}" for i in range(50)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGINT, "Ctrl-C")],
+)
+def test_a_scheduler_may_stop_a_command_before_it_answers_signals_itself(
+    monkeypatch, capsys, number, name
+):
+    def task(config):
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr("hydra.main", lambda **options: lambda task: lambda: task(None))
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("train", task)
+    assert caught.value.code == 75
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"gpuopt train: stopped by {name}; the same command starts again"
+    )
+    assert signal.getsignal(number) is before

@@ -3,6 +3,7 @@
 from gpuopt.storage.atomic import atomic_write, write_json, write_text
 from gpuopt.storage.cache_folder import default_cache_dir
 from gpuopt.storage.lock import FolderLock, wait_for_folder
+from gpuopt.storage.paths import existing_folder, shown
 from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
 
 __all__ = [
@@ -11,7 +12,9 @@ __all__ = [
     "Sidecar",
     "atomic_write",
     "default_cache_dir",
+    "existing_folder",
     "sha256_of",
+    "shown",
     "wait_for_folder",
     "write_json",
     "write_text",
