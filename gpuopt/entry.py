@@ -114,7 +114,8 @@ class CheckBeforeRun(Callback):
         with _ending(config):
             settings = checked(config)
             if "trainer" not in settings:
-                raise InputError("only `gpuopt train` takes -m: predict once per setting")
+                name = config.hydra.job.config_name
+                raise InputError(f"only `gpuopt train` takes -m: {name} once per setting")
             if settings.get("run") not in (None, "latest") or settings.get("resume"):
                 raise InputError("run= and resume= name one folder, a sweep makes one per job")
 

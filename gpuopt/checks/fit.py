@@ -182,6 +182,8 @@ def _estimates(
 def _cards(request: CheckRequest) -> dict[str, Gpu]:
     """Return the cards in question by what `gpu=` takes, least memory first."""
     asked = request.gpu
+    if asked.is_cpu:
+        raise InputError("gpu=cpu has no memory of its own: leave it out, or name a card")
     if asked.is_nameless or asked.name != "auto":
         card = asked.card()
         stems = [stem for stem, gpu in request.catalogue.items() if gpu.name == card.name]

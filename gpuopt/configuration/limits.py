@@ -209,6 +209,8 @@ def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
 
 def _check_value(key: str, value: Any) -> None:
     known = CHOICES.get(key)
+    if key == "report" and value is None:
+        raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
     if known is not None and not any(value is word or str(value) == word for word in known):
         # YAML reads a bare on or off as true or false.
         slipped = isinstance(value, bool) or value in ("True", "False")

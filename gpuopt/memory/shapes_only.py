@@ -20,6 +20,39 @@ def _like_input(grad: Tensor, values: Tensor, *rest: Any, **options: Any) -> Ten
     return torch.empty_like(values)
 
 
+def _like(values: Tensor, *rest: Any, **options: Any) -> Tensor:
+    return torch.empty_like(values)
+
+
+def _addmm(bias: Tensor, left: Tensor, right: Tensor, **options: Any) -> Tensor:
+    return left.new_empty(left.shape[0], right.shape[1])
+
+
+def _batch_norm(
+    values: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor | None,
+    variance: Tensor | None,
+    training: bool,
+    *rest: Any,
+) -> tuple[Tensor, Tensor, Tensor]:
+    kept = values.shape[1] if training else 0
+    saved = (values.new_empty(kept, dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(values), *saved
+
+
+def _batch_norm_backward(
+    grad: Tensor, values: Tensor, weight: Tensor | None, *rest: Any
+) -> tuple[Tensor | None, ...]:
+    *_, mask = rest
+    like = (values, weight, weight)
+    return tuple(
+        torch.empty_like(tensor) if wanted and tensor is not None else None
+        for tensor, wanted in zip(like, mask, strict=True)
+    )
+
+
 def _layer_norm_backward(
     grad: Tensor,
     values: Tensor,
@@ -50,9 +83,13 @@ def _contiguous(values: Tensor) -> Tensor:
 
 # By operation, functions of the same arguments.
 SHAPES_ONLY: dict[Any, Callable[..., Any]] = {
+    aten.addmm.default: _addmm,
+    aten.gelu.default: _like,
     aten.gelu_backward.default: _like_input,
     aten.silu_backward.default: _like_input,
     aten.hardswish_backward.default: _like_input,
+    aten.native_batch_norm.default: _batch_norm,
+    aten.native_batch_norm_backward.default: _batch_norm_backward,
     aten.native_layer_norm.default: _layer_norm,
     aten.native_layer_norm_backward.default: _layer_norm_backward,
 }

@@ -35,6 +35,7 @@ def compose_all():
         yield compose_settings("train", [word for word in rows if word])
     for data in (None, *options_of("data")):
         yield compose_settings("predict", [f"data={data}"] if data else [])
+    yield compose_settings("check", ["report=fit"])
 
 
 @pytest.fixture(scope="module")

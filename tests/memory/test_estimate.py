@@ -1,3 +1,5 @@
+import itertools
+
 import pytest
 
 from gpuopt.memory import FixedMemory, Line, MemoryEstimate
@@ -28,7 +30,7 @@ def test_the_kept_lines_have_the_maximum_of_all(samples):
 def test_the_peak_is_convex_and_adds_up():
     memory = estimate(FLAT, MIDDLE, STEEP, context=7)
     peaks = [memory.peak_bytes(samples) for samples in range(1, 30)]
-    steps = [after - before for before, after in zip(peaks, peaks[1:], strict=False)]
+    steps = [after - before for before, after in itertools.pairwise(peaks)]
     assert steps == sorted(steps)
     assert (steps[0], steps[-1], memory.bytes_per_sample) == (0, 15, 15)
     assert memory.peak_bytes(7) == 50 + 7 + 110

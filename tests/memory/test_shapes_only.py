@@ -8,13 +8,34 @@ aten = torch.ops.aten
 VALUES = torch.randn(2, 6, 4, 4).permute(0, 2, 3, 1)  # as timm's LayerNorm2d hands them over
 PLAIN = torch.randn(3, 6)
 STATS = torch.randn(2, 4, 4, 1)
+IMAGES = torch.randn(2, 6, 4, 4).contiguous(memory_format=torch.channels_last)
+ONES, ZEROS = torch.ones(6), torch.zeros(6)
+NORM_BACKWARD = (IMAGES.clone(), IMAGES, ONES, ZEROS, ONES, ZEROS, ONES)
 CASES = {
+    "linear": (aten.addmm.default, (torch.ones(5), PLAIN, torch.ones(6, 5))),
+    "gelu forward": (aten.gelu.default, (PLAIN,)),
+    "batch norm": (
+        aten.native_batch_norm.default,
+        (IMAGES, ONES, ZEROS, ZEROS, ONES, True, 0.1, 1e-5),
+    ),
+    "batch norm in evaluation": (
+        aten.native_batch_norm.default,
+        (IMAGES, ONES, ZEROS, ZEROS, ONES, False, 0.1, 1e-5),
+    ),
+    "batch norm backward": (
+        aten.native_batch_norm_backward.default,
+        (*NORM_BACKWARD, True, 1e-5, [True, True, True]),
+    ),
+    "batch norm backward, frozen": (
+        aten.native_batch_norm_backward.default,
+        (*NORM_BACKWARD, True, 1e-5, [True, False, False]),
+    ),
     "gelu": (aten.gelu_backward.default, (PLAIN, PLAIN.clone())),
     "silu": (aten.silu_backward.default, (PLAIN, PLAIN.clone())),
     "hardswish": (aten.hardswish_backward.default, (PLAIN, PLAIN.clone())),
     "layer norm": (
         aten.native_layer_norm.default,
-        (VALUES, [6], torch.ones(6), torch.zeros(6), 1e-5),
+        (VALUES, [6], ONES, ZEROS, 1e-5),
     ),
     "layer norm without weights": (aten.native_layer_norm.default, (PLAIN, [6], None, None, 1e-5)),
     "layer norm backward": (
@@ -25,8 +46,8 @@ CASES = {
             [6],
             STATS,
             STATS,
-            torch.ones(6),
-            torch.zeros(6),
+            ONES,
+            ZEROS,
             [True, True, False],
         ),
     ),
@@ -39,7 +60,7 @@ def on_meta(value):
 
 def described(out):
     tensors = out if isinstance(out, tuple) else (out,)
-    return [None if t is None else (t.shape, t.dtype, t.is_contiguous()) for t in tensors]
+    return [None if t is None else (t.shape, t.dtype, t.stride()) for t in tensors]
 
 
 @pytest.mark.parametrize("name", CASES)

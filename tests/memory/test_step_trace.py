@@ -2,8 +2,8 @@ import pytest
 import torch
 
 from gpuopt.data import Augmentation
-from gpuopt.data.batch import Batch
 from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS
+from gpuopt.data.batch import Batch
 from gpuopt.data.mixing import mix_batch
 from gpuopt.memory import MemorySetup
 from gpuopt.memory.live_bytes import LiveBytes
