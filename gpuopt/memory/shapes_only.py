@@ -32,14 +32,14 @@ def _batch_norm(
     values: Tensor,
     weight: Tensor | None,
     bias: Tensor | None,
-    mean: Tensor | None,
-    variance: Tensor | None,
+    running_mean: Tensor | None,
+    running_variance: Tensor | None,
     training: bool,
     *rest: Any,
 ) -> tuple[Tensor, Tensor, Tensor]:
     kept = values.shape[1] if training else 0
-    saved = (values.new_empty(kept, dtype=torch.float32) for _ in range(2))
-    return torch.empty_like(values), *saved
+    mean, rstd = (values.new_empty(kept, dtype=torch.float32) for _ in range(2))
+    return torch.empty_like(values), mean, rstd
 
 
 def _batch_norm_backward(
