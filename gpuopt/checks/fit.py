@@ -132,6 +132,8 @@ def report(request: CheckRequest) -> FitReport:
     """
     cards = {stem: (gpu, _precision(request, gpu)) for stem, gpu in _cards(request).items()}
     precisions = sorted({precision for _, precision in cards.values() if precision})
+    if not precisions:  # the first card says why
+        resolve_precision(request.precision, next(iter(cards.values()))[0], is_cuda=True)
     ways = {
         (way, precision): _setup(request, precision, way)
         for way in WAYS

@@ -1,8 +1,11 @@
 """How much GPU memory a model takes, computed without a GPU.
 
 The model is built on the meta device, where tensors have shapes but no data, and one step is
-followed operation by operation. At batch 256 of ConvNeXt-Base at 384 px this gave the 94.1 GiB
-that an H200 measured; see `benchmarks/results`.
+followed operation by operation. For ConvNeXt-Base at 384 px and batch 256 that gives 94.07 GiB,
+where an H200 measured 94.11 (`benchmarks/results`); it is the one peak that was measured.
+
+Not in it: the workspaces of cuDNN, what the allocator keeps in pieces too small to use (0.9 GiB
+there), and what a compiler saves. The headroom of a card is there for these.
 """
 
 from pathlib import Path

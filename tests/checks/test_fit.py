@@ -116,6 +116,11 @@ def test_a_precision_that_a_card_cannot_compute_in_leaves_its_row_empty():
         assert (card.largest["plain"] is None) == (card.preset in empty)
 
 
+def test_a_single_card_that_cannot_compute_in_it_is_refused():
+    with pytest.raises(InputError, match="precision=bf16"):
+        ask(gpu=preset("t4"), precision="bf16")
+
+
 def test_the_optimizer_and_the_average_count(whole):
     names = ("plain", "bf16")
     sgd = ask(gpu=preset("h200"), optimizer={"_target_": "gpuopt.model.Sgd"})
