@@ -26,7 +26,7 @@ from benchmarks.step_time import compare_steps, step_rows
 from benchmarks.trainer_segments import GPUOPT, Design, time_fit
 from gpuopt.callbacks import MovingAverage
 from gpuopt.hardware import load_catalogue
-from gpuopt.memory import predict_memory
+from gpuopt.memory import MemorySetup, predict_memory
 from gpuopt.session.plan import Plan, make_plan
 
 __all__ = ["OP_BY_OP_LIMITS", "Job", "Outcome", "main", "run_jobs"]
@@ -271,8 +271,14 @@ def _share(setting: StepSetting, speed: Row) -> list[Row]:
 
 
 def _memory(setting: StepSetting) -> list[Row]:
-    estimate = predict_memory(setting.model, setting.image_size, setting.precision)
-    predicted = estimate.peak_bytes(setting.micro_batch_size) - estimate.context_bytes
+    setup = MemorySetup(
+        setting.model,
+        setting.image_size,
+        setting.precision,
+        num_classes=setting.num_classes,
+        moving_average=True,
+    )
+    predicted = predict_memory(setup).allocated_bytes(setting.micro_batch_size)
     found: dict[str, Any] = {
         "peak memory, allocated": torch.cuda.max_memory_allocated(),
         "peak memory, reserved": torch.cuda.max_memory_reserved(),

@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train, test with and without test-time augmentation, write a run folder",
     "predict": "predict the classes of images with a trained run",
+    "check": "which micro-batch fits which GPU, predicted without one",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",
 }

@@ -13,16 +13,17 @@ from gpuopt.configuration import translate_arguments
 from gpuopt.endings import ending_clearly
 from gpuopt.entry import checked, refuse_words
 from gpuopt.errors import InputError, nearest
-from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, register
+from gpuopt.hardware import Gpu
+from gpuopt.schema import CONF_DIR, SCHEMAS, USER_CONF_MARKER, register
 
 __all__ = ["main"]
 
 _VERBS = ("show", "copy", "validate")
-_PRIMARY = ("train", "predict")
+_PRIMARY = tuple(SCHEMAS)
 _USAGE = """\
-usage: gpuopt config show [train|predict] [key=value ...]      print the composed settings
-       gpuopt config validate [train|predict] [key=value ...]  check them, run nothing
-       gpuopt config copy [FOLDER]                             copy the shipped files (./conf)
+usage: gpuopt config show [train|predict|check] [key=value ...]      print composed settings
+       gpuopt config validate [train|predict|check] [key=value ...]  check them, run nothing
+       gpuopt config copy [FOLDER]                                   copy the shipped files (./conf)
 """
 
 
@@ -47,6 +48,7 @@ def _run(verb: str, arguments: list[str]) -> None:
     primary = arguments.pop(0) if arguments and arguments[0] in _PRIMARY else "train"
     settings, origins = _compose(primary, arguments)
     if verb == "show":
+        origins += _prediction(settings)
         sys.stdout.write("".join(f"# {line}\n" for line in origins))
         sys.stdout.write(OmegaConf.to_yaml(OmegaConf.create(settings)))
     else:
@@ -57,7 +59,7 @@ def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
     """Compose and check a configuration without running anything.
 
     Args:
-        primary: `train` or `predict`.
+        primary: `train`, `predict` or `check`.
         overrides: As on the command line.
 
     Raises:
@@ -92,6 +94,19 @@ def _origins(hydra_node: DictConfig) -> list[str]:
         lines.append(f"{group}={option} from {'gpuopt' if found == CONF_DIR else found}")
     typed = ", ".join(hydra_node.overrides.task)
     return [*lines, f"typed: {typed}"] if typed else lines
+
+
+def _prediction(settings: dict[str, Any]) -> list[str]:
+    """Say what `micro_batch_size=auto` is on a named card, which need not be there."""
+    gpu = Gpu(**{**settings["gpu"], "seed": None}) if "trainer" in settings else Gpu()
+    if settings.get("micro_batch_size") != "auto" or gpu.memory_mib is None:
+        return []
+    from gpuopt.session.memory import absent_micro_batch
+
+    try:
+        return [f"on {gpu.name}: {absent_micro_batch(gpu, settings)}"]
+    except InputError as error:  # there may be no such model or too little memory: only shown
+        return [str(error)]
 
 
 def _take_config_dir(arguments: list[str]) -> tuple[list[str], Path | None]:

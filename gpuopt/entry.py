@@ -26,7 +26,7 @@ from gpuopt.configuration import (
 from gpuopt.endings import ending_clearly, ending_on_signals
 from gpuopt.errors import InputError, nearest
 from gpuopt.run import choose_folder, remove_empty
-from gpuopt.schema import CONF_DIR, PredictConfig, TrainConfig, fitting, register
+from gpuopt.schema import CONF_DIR, SCHEMAS, fitting, register
 from gpuopt.session.sweep_words import is_sweep, prepare_sweep
 
 __all__ = [
@@ -114,7 +114,8 @@ class CheckBeforeRun(Callback):
         with _ending(config):
             settings = checked(config)
             if "trainer" not in settings:
-                raise InputError("only `gpuopt train` takes -m: predict once per setting")
+                name = config.hydra.job.config_name
+                raise InputError(f"only `gpuopt train` takes -m: {name} once per setting")
             if settings.get("run") not in (None, "latest") or settings.get("resume"):
                 raise InputError("run= and resume= name one folder, a sweep makes one per job")
 
@@ -168,13 +169,13 @@ def checked(config: DictConfig) -> dict[str, Any]:
         InputError: For the first thing that cannot work.
     """
     content = plain(config)
-    kind = TrainConfig if "trainer" in content else PredictConfig
+    hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
+    kind = SCHEMAS[str(hydra_node.job.config_name)]
     _refuse_unknown(content, kind)
     content = fitting(kind, content)
     check_config(content)
     if "micro_batch_size" not in content:
         return content
-    hydra_node = config.hydra if "hydra" in config else HydraConfig.get()
     return settle_batch_sizes(content, typed_keys(hydra_node))
 
 

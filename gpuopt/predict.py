@@ -75,6 +75,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         precision=config.precision.name,
         batch_size=config.batch_size,
         num_workers=config.num_workers,
+        cache_dir=config.cache_dir,
     )
     for choice in setup.choices:
         console.print(str(choice), soft_wrap=True, markup=False)

@@ -18,12 +18,14 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
-from gpuopt.hardware import Gpu
+from gpuopt.hardware import AbsentGpu, Gpu
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = [
     "CONF_DIR",
+    "SCHEMAS",
     "USER_CONF_MARKER",
+    "CheckConfig",
     "Compile",
     "Logging",
     "Precision",
@@ -32,6 +34,7 @@ __all__ = [
     "TrainerValues",
     "fitting",
     "register",
+    "to_check_config",
     "to_predict_config",
     "to_train_config",
 ]
@@ -146,6 +149,26 @@ class PredictConfig:
     debug: bool = False
 
 
+@dataclass
+class CheckConfig:
+    """Everything that `gpuopt check` can be told; see `conf/check.yaml`."""
+
+    report: Any = None
+    format: str = "table"
+    model: Any = None
+    optimizer: Any = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    image_size: Any = "auto"
+    moving_average: bool = False
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+# By the name of the primary configuration.
+SCHEMAS: dict[str, type] = {"check": CheckConfig, "predict": PredictConfig, "train": TrainConfig}
+
+
 class _UserConf(SearchPathPlugin):
     """Puts ./conf before the shipped folder, so that a user's file of the same name wins."""
 
@@ -167,6 +190,11 @@ def to_train_config(content: Mapping[str, Any]) -> TrainConfig:
 def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(PredictConfig, content)
+
+
+def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(CheckConfig, content)
 
 
 def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
@@ -201,6 +229,6 @@ def _to_object(kind: type[_Config], content: Mapping[str, Any]) -> _Config:
 def register() -> None:
     """Register the schemas and the user's conf folder with Hydra; may be called again."""
     store = ConfigStore.instance()
-    store.store(name="train_schema", node=TrainConfig)
-    store.store(name="predict_schema", node=PredictConfig)
+    for name, kind in SCHEMAS.items():
+        store.store(name=f"{name}_schema", node=kind)
     Plugins.instance().register(_UserConf)

@@ -106,7 +106,9 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         if config.model.get("channels_last") == "auto":
             plan = plan.with_choice(model.channels_last_choice())
         steps = _total_steps(config, plan, data)
-        forecast_s = forecast_training_s(plan, model.name, steps * plan.global_batch_size)
+        forecast_s = forecast_training_s(
+            plan, model.name, steps * plan.global_batch_size, cache_dir=config.cache_dir
+        )
         print_plan(
             console,
             plan,
@@ -196,15 +198,11 @@ def _plan(config: TrainConfig, rank: Rank) -> Plan:
         devices=config.trainer.devices,
         device_index=rank.local_number,
         local_devices=rank.local_world_size,
-        state_bytes_per_parameter=_state_bytes(config),
+        optimizer=config.optimizer,
+        moving_average=bool(config.callbacks.get("moving_average", {}).get("enabled")),
+        clips_gradients=config.trainer.gradient_clip_norm is not None,
+        cache_dir=config.cache_dir,
     )
-
-
-def _state_bytes(config: TrainConfig) -> int:
-    """Count what a parameter carries along: moments of the optimizer, the averaged weight."""
-    moments = 2 if str(config.optimizer["_target_"]).endswith("AdamW") else 1
-    averages = int(bool(config.callbacks.get("moving_average", {}).get("enabled")))
-    return 4 * (moments + averages)
 
 
 @contextlib.contextmanager

@@ -31,6 +31,15 @@ def _one_thread():
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _own_predictions(tmp_path_factory):
+    """Predictions of this session only: what another one left behind is not looked at."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpuopt.memory.step_cache.default_cache_dir", lambda: folder)
+        yield
+
+
 @pytest.fixture(scope="session")
 def tiny() -> tuple[str, ...]:
     return TINY

@@ -19,6 +19,7 @@ FLOORS = [
     {"memory", "model", "data", "measure"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
+    {"checks"},
 ]
 MOST_LINES = 400
 
@@ -105,11 +106,15 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt",
         "gpuopt.train",
         "gpuopt.predict",
+        "gpuopt.check",
+        "gpuopt.checks",
         "gpuopt.config",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
         "gpuopt.hardware",
+        "gpuopt.memory",
+        "gpuopt.session.memory",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],

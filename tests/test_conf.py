@@ -19,6 +19,7 @@ from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
 from gpuopt.schema import (
     CONF_DIR,
+    CheckConfig,
     Compile,
     Logging,
     Precision,
@@ -94,6 +95,13 @@ def test_every_option_that_predict_shares_composes(group, name):
     if group == "gpu" and name not in ("auto", "cpu", "rtx3060"):
         return  # the same files as for train
     assert compose_settings("predict", [f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [o for o in COMPOSABLE if o[0] in ("gpu", "model", "optimizer", "precision")]
+)
+def test_every_option_that_check_shares_composes(group, name):
+    assert compose_settings("check", ["report=fit", f"{group}={name}"])[group]
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
@@ -182,7 +190,7 @@ def reads():
 LABELS = {"experiment"}
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, PredictConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, PredictConfig, CheckConfig])
 def test_every_setting_is_read(kind, reads):
     # Composed settings are called `config` wherever they are read.
     unread = {field.name for field in fields(kind) if f"config.{field.name}" not in reads}

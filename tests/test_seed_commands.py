@@ -202,7 +202,7 @@ def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
         assert status.get(flag["flag"], "works") == flag["status"], flag
 
 
-@pytest.mark.parametrize("command", ["train", "predict"])
+@pytest.mark.parametrize("command", ["train", "predict", "check"])
 def test_every_flag_of_the_guide_is_known_to_every_command(command):
     shell = {row["flag"] for row in ROWS if row["status"] == "shell"}
     for flag in GUIDE_FLAGS:

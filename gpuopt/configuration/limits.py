@@ -6,12 +6,12 @@ from typing import Any, TypeVar
 
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
-from gpuopt.hardware import Gpu, resolve_precision
+from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
 
-_Values = TypeVar("_Values", Gpu, TestTimeAugmentation)
+_Values = TypeVar("_Values", bound=Gpu | TestTimeAugmentation)
 
 _COUNT = (1, 10_000_000)
 _SHARE = (0.0, 1.0)
@@ -83,6 +83,8 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "model.channels_last": ("auto", True, False),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "full"),
+    "format": ("table", "json"),
+    "report": ("fit",),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
@@ -134,11 +136,13 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
-    gpu = _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu")
+    kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
+    gpu = _of_fields(kind, {**config["gpu"], "seed": None}, "gpu")
     gpu.check()
     if gpu.is_cpu:
         resolve_precision(config["precision"]["name"], None, is_cuda=False)
-    _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
+    if "tta" in config:
+        _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
 
 
 def leaves(config: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -205,6 +209,8 @@ def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
 
 def _check_value(key: str, value: Any) -> None:
     known = CHOICES.get(key)
+    if key == "report" and value is None:
+        raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
     if known is not None and not any(value is word or str(value) == word for word in known):
         # YAML reads a bare on or off as true or false.
         slipped = isinstance(value, bool) or value in ("True", "False")

@@ -74,7 +74,10 @@ _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debu
     fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
     num_workers optimizer pin_memory precision resume run scheduler seed trainer tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
-KEYS = {"train": _TRAIN, "predict": _PREDICT}
+_CHECK = _WORDS(
+    "cache_dir debug format gpu image_size model moving_average optimizer precision report"
+)
+KEYS = {"train": _TRAIN, "predict": _PREDICT, "check": _CHECK}
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {

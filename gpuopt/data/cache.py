@@ -12,27 +12,21 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-import platformdirs
 
 from gpuopt.data.decode import UnreadableImageError, decode_image
 from gpuopt.data.image_store import FileImages, ImageStore, MappedImages
 from gpuopt.data.parallel_rows import work_through
 from gpuopt.data.row_ledger import RowLedger
 from gpuopt.errors import FaultError, GpuoptError, InputError
-from gpuopt.storage import wait_for_folder
+from gpuopt.storage import default_cache_dir, wait_for_folder
 
-__all__ = ["CacheMode", "default_cache_dir", "open_images"]
+__all__ = ["CacheMode", "open_images"]
 
 CacheMode = Literal["off", "on", "auto"]
 """Keep decoded images: never, always, or below a total size."""
 
 _VERSION = 2  # raise it whenever decode_image makes other pixels
 _logger = logging.getLogger(__name__)
-
-
-def default_cache_dir() -> Path:
-    """Return the user's own cache folder for gpuopt."""
-    return platformdirs.user_cache_path("gpuopt")
 
 
 def open_images(

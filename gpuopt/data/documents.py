@@ -5,11 +5,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from gpuopt.data.cache import default_cache_dir
 from gpuopt.data.datamodule import ImageDataModule
 from gpuopt.data.drawing import CLASS_NAMES, Disturbance, DocumentSet, Sample
 from gpuopt.data.splits import DataSets, ImageSet
 from gpuopt.errors import InputError
+from gpuopt.storage import default_cache_dir
 
 __all__ = ["Documents"]
 

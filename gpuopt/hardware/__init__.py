@@ -1,5 +1,6 @@
 """Floor 1: what the machine is and what it can do. Importing this does not import torch."""
 
+from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
 from gpuopt.hardware.catalogue import load_catalogue, recognise
 from gpuopt.hardware.device import Device, DeviceReading, NullDevice
@@ -18,6 +19,7 @@ from gpuopt.hardware.selection import select_gpu
 
 __all__ = [
     "PRECISIONS",
+    "AbsentGpu",
     "Device",
     "DeviceReading",
     "Gpu",

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["emulate_cuda"]
+__all__ = ["Emulation", "emulate_cuda"]
 
 _HALF = torch.bfloat16
 
@@ -42,7 +42,7 @@ _IN_HALF = _functions(_HALF_NAMES)
 _IN_FP32 = _functions(_FP32_NAMES)
 
 
-def emulate_cuda(model: torch.nn.Module, half: bool) -> None:
+def emulate_cuda(model: torch.nn.Module) -> "Emulation":
     """Make a model on the meta device keep for backward what it keeps on CUDA.
 
     Each module enters the emulation by itself unless it is called from within one, because a
@@ -50,19 +50,40 @@ def emulate_cuda(model: torch.nn.Module, half: bool) -> None:
 
     Args:
         model: Changed in place and of no other use afterwards.
-        half: Whether to emulate autocast to fp16 or bf16, which take the same bytes.
+
+    Returns:
+        What to begin before each pass.
     """
-    emulation = _Emulation(half)
+    emulation = Emulation()
     for module in model.modules():
         module.forward = emulation.wrap(module.forward)
+    return emulation
 
 
-class _Emulation:
-    def __init__(self, half: bool) -> None:
+class Emulation:
+    """What surrounds the forward passes of a model.
+
+    Attributes:
+        weight_copies_bytes: Most bytes that autocast's copies of the weights have taken since
+            the emulation began.
+    """
+
+    def __init__(self) -> None:
+        self.begin(half=False)
+
+    def begin(self, *, half: bool) -> None:
+        """Begin anew.
+
+        Args:
+            half: Whether to emulate autocast to fp16 or bf16, which take the same bytes.
+        """
+        self.weight_copies_bytes = 0
         self._half = half
         self._active = False
 
     def wrap(self, forward: Callable[..., Any]) -> Callable[..., Any]:
+        """Let a module's forward pass enter the emulation when it is the outermost."""
+
         @functools.wraps(forward)
         def run(*args: Any, **kwargs: Any) -> Any:
             if self._active:
@@ -72,12 +93,16 @@ class _Emulation:
                 with ExitStack() as modes:
                     modes.enter_context(_FusedAttention())
                     if self._half:
-                        modes.enter_context(_Autocast())
+                        autocast = modes.enter_context(_Autocast())
+                        modes.callback(self._note, autocast)
                     return forward(*args, **kwargs)
             finally:
                 self._active = False
 
         return run
+
+    def _note(self, autocast: "_Autocast") -> None:
+        self.weight_copies_bytes = max(self.weight_copies_bytes, autocast.copies_bytes)
 
 
 class _FusedAttention(TorchFunctionMode):
@@ -109,6 +134,11 @@ class _Autocast(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self._weights: dict[int, torch.Tensor] = {}
+
+    @property
+    def copies_bytes(self) -> int:
+        """Bytes of the copies that were made."""
+        return sum(copy.nbytes for copy in self._weights.values())
 
     def __torch_function__(
         self,

@@ -5,7 +5,7 @@ import math
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
-from gpuopt.memory.predictor import MemoryEstimate
+from gpuopt.memory.estimate import MemoryEstimate
 
 __all__ = ["choose_micro_batch"]
 
@@ -45,18 +45,19 @@ def choose_micro_batch(
     chunks = math.ceil(global_batch_per_device / largest)
     value = math.ceil(global_batch_per_device / chunks)
     reason = (
-        f"{largest} fit: {_gib(estimate.peak_bytes(0))} + {largest} x "
-        f"{estimate.bytes_per_sample / 2**20:.0f} MiB of {_gib(budget_bytes)}; "
+        f"{largest} fit: {_gib(estimate.fixed.total_bytes)} + {largest} x "
+        f"{estimate.varying_bytes(largest) / largest / 2**20:.0f} MiB of {_gib(budget_bytes)}; "
         f"{global_batch_per_device} in {chunks} of up to {value}"
     )
     return Choice("micro_batch_size", value, "predicted", reason)
 
 
 def _too_small(gpu: Gpu, estimate: MemoryEstimate, budget_bytes: int) -> str:
+    context = estimate.fixed.context
     return (
         f"micro_batch_size=auto: not one sample fits gpu={gpu.name}: context "
-        f"{_gib(estimate.context_bytes)} + weights and optimizer {_gib(estimate.fixed_bytes)} + "
-        f"one sample {_gib(estimate.bytes_per_sample)} = {_gib(estimate.peak_bytes(1))}, budget "
+        f"{_gib(context)} + weights and optimizer {_gib(estimate.fixed.total_bytes - context)} + "
+        f"one sample {_gib(estimate.varying_bytes(1))} = {_gib(estimate.peak_bytes(1))}, budget "
         f"{_gib(budget_bytes)}; take a smaller model or image_size, or checkpointing"
     )
 

@@ -2,7 +2,7 @@
 
 from gpuopt.errors import InputError
 from gpuopt.measure.roofline import cpu_rates, forward_flops, gpu_rates, predict_sample_s
-from gpuopt.memory import predict_memory
+from gpuopt.memory import MemorySetup, predict_memory
 from gpuopt.session.plan import Plan
 
 # An assumption for the loop around a step and its launches, which no micro-batch is too small for.
@@ -11,13 +11,16 @@ _LAUNCH_S = 0.01
 __all__ = ["forecast_training_s"]
 
 
-def forecast_training_s(plan: Plan, model_name: str, samples: int) -> float | None:
+def forecast_training_s(
+    plan: Plan, model_name: str, samples: int, *, cache_dir: str | None = None
+) -> float | None:
     """Predict the duration of training, loader and validation left out.
 
     Args:
         plan: Device, precision and image size.
         model_name: timm model name.
         samples: Samples that training will see.
+        cache_dir: Folder of all caches; None means the user's cache folder.
 
     Returns:
         Seconds, or None for a model or device about which too little is known.
@@ -26,7 +29,8 @@ def forecast_training_s(plan: Plan, model_name: str, samples: int) -> float | No
     if rates is None:
         return None
     try:
-        estimate = predict_memory(model_name, plan.image_size, plan.precision)
+        setup = MemorySetup(model_name, plan.image_size, plan.precision)
+        estimate = predict_memory(setup, cache_dir=cache_dir)
         flops = forward_flops(model_name, plan.image_size)
     except (InputError, RuntimeError):  # cannot be run without data, which training can
         return None

@@ -16,6 +16,7 @@ from gpuopt.hardware import (
 from gpuopt.hardware.shared_memory import workers_that_fit
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
 from gpuopt.session.device import cuda_properties
+from gpuopt.session.memory import memory_setup
 
 __all__ = ["Plan", "make_plan"]
 
@@ -95,14 +96,17 @@ def make_plan(
     devices: int,
     device_index: int = 0,
     local_devices: int | None = None,
-    state_bytes_per_parameter: int = 8,
+    optimizer: Mapping[str, Any] | None = None,
+    moving_average: bool = False,
+    clips_gradients: bool = True,
+    cache_dir: str | None = None,
 ) -> Plan:
     """Resolve what was left to gpuopt.
 
     Args:
         preset: The `gpu=` option.
         catalogue: All presets, to recognise the card.
-        model: The model's settings: `name` and `checkpointing`.
+        model: The model's settings, see `memory_setup`.
         precision: `auto` or a name.
         image_size: `auto` or pixels.
         micro_batch_size: `auto` or samples.
@@ -110,7 +114,10 @@ def make_plan(
         devices: Processes that train together, each on a device of its own.
         device_index: The device of this process on its machine.
         local_devices: Those of them on this machine; None means all.
-        state_bytes_per_parameter: Optimizer state and averaged weights; 8 is AdamW alone.
+        optimizer: The optimizer's settings; None is AdamW.
+        moving_average: Whether the weights are averaged.
+        clips_gradients: Whether gradients are clipped.
+        cache_dir: Folder of all caches; None means the user's cache folder.
 
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
@@ -123,13 +130,15 @@ def make_plan(
     size = _choose_image_size(image_size, gpu)
     estimate = None
     if is_cuda:
-        estimate = predict_memory(
-            model["name"],
+        setup = memory_setup(
+            model,
             int(size.value),
             str(chosen_precision.value),
-            checkpointing=model.get("checkpointing") == "full",
-            optimizer_bytes_per_parameter=state_bytes_per_parameter,
+            optimizer=optimizer,
+            moving_average=moving_average,
+            clips_gradients=clips_gradients,
         )
+        estimate = predict_memory(setup, cache_dir=cache_dir)
     micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(global_batch_size / devices))
     choices += [chosen_precision, size, micro]
     return Plan(

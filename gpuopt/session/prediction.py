@@ -16,7 +16,7 @@ from gpuopt.data.loader import WindowLoader
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, recommended_workers, resolve_precision, select_gpu
 from gpuopt.measure import Interval, bootstrap_interval, macro_f1
-from gpuopt.memory import choose_micro_batch, predict_memory
+from gpuopt.memory import MemorySetup, choose_micro_batch, predict_memory
 from gpuopt.model import Classifier
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
 from gpuopt.session.evaluation import predict_all
@@ -86,10 +86,9 @@ class PredictionSetup:
         precision: str,
         batch_size: int | str,
         num_workers: int | str,
+        cache_dir: str | None = None,
     ) -> "PredictionSetup":
         """Resolve what was left to gpuopt; the arguments are those of the configuration.
-
-        A batch that fits in training fits in prediction, so the training estimate bounds it.
 
         Raises:
             InputError: When the device cannot run the model.
@@ -99,10 +98,9 @@ class PredictionSetup:
         gpu, gpu_choice = select_gpu(preset, properties, catalogue)
         arithmetic = resolve_precision(precision, gpu, is_cuda)
         if batch_size == "auto":
-            size = description.image_size
-            estimate = (
-                predict_memory(description.model, size, str(arithmetic.value)) if is_cuda else None
-            )
+            name, size = description.model, description.image_size
+            setup = MemorySetup(name, size, str(arithmetic.value), training=False)
+            estimate = predict_memory(setup, cache_dir=cache_dir) if is_cuda else None
             fits = choose_micro_batch(gpu, estimate, _LARGEST_BATCH)
             batch = Choice("batch_size", fits.value, fits.evidence, fits.reason)
         else:

@@ -1,6 +1,7 @@
 """Files that survive: atomic writes, validated checkpoints, folder locks. Imports no torch."""
 
 from gpuopt.storage.atomic import atomic_write, write_json, write_text
+from gpuopt.storage.cache_folder import default_cache_dir
 from gpuopt.storage.lock import FolderLock, wait_for_folder
 from gpuopt.storage.paths import existing_folder, shown
 from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
@@ -10,6 +11,7 @@ __all__ = [
     "FolderLock",
     "Sidecar",
     "atomic_write",
+    "default_cache_dir",
     "existing_folder",
     "sha256_of",
     "shown",

@@ -41,7 +41,7 @@ def images():
 def build(half):
     with torch.device("meta"):
         model = Recorder()
-    emulate_cuda(model, half)
+    emulate_cuda(model).begin(half=half)
     return model
 
 
@@ -74,7 +74,7 @@ def test_attention_with_mask_and_grouped_heads_keeps_its_shape():
             )
 
     model = Attention()
-    emulate_cuda(model, half=True)
+    emulate_cuda(model).begin(half=True)
     query = torch.empty(2, 8, 10, 16, device="meta", requires_grad=True)
     key = torch.empty(2, 4, 12, 16, device="meta")
     mask = torch.empty(10, 12, dtype=torch.bool, device="meta")

@@ -21,3 +21,17 @@ def test_views_and_existing_tensors_are_not_counted_again():
         product = weight[:5] * 2
         product.view(5, 1)
     assert live.peak_bytes == 4 * 5
+
+
+def test_a_prime_batch_tells_samples_from_the_rest():
+    weight = torch.empty(20, 5, device="meta")
+    with LiveBytes((weight,), samples=10_007) as live:
+        images = torch.empty(10_007, 20, device="meta")
+        copy = weight.half()
+        product = images.half() @ copy
+        del copy
+    assert product.shape == (10_007, 5)
+    assert live.history[0] == (0, 80)
+    assert live.history[1] == (200, 80)
+    assert live.history[-1] == (200, 80 + 40 + 10)
+    assert live.peak_bytes == 200 + 10_007 * 130

@@ -5,11 +5,11 @@ import pytest
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
-from gpuopt.memory import MemoryEstimate, choose_micro_batch
+from gpuopt.memory import FixedMemory, Line, MemoryEstimate, choose_micro_batch
 
 MIB = 2**20
 ESTIMATE = MemoryEstimate(
-    bytes_per_sample=100 * MIB, fixed_bytes=1000 * MIB, context_bytes=1000 * MIB
+    FixedMemory(parameters=1000 * MIB, context=1000 * MIB), (Line(0, 100 * MIB),), 224
 )
 
 

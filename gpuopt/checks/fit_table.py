@@ -1,0 +1,109 @@
+"""How `report=fit` looks in a terminal."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+from rich.text import Text
+
+from gpuopt.memory import MemoryEstimate
+from gpuopt.report.names import plain_text
+from gpuopt.report.tables import new_table
+
+if TYPE_CHECKING:
+    from gpuopt.checks.fit import CardFit, SeedFit
+
+__all__ = ["cards_table", "parts_table", "seed_table"]
+
+# Columns of the parts, and the fields of `FixedMemory` that they add up.
+_PARTS = {
+    "weights": ("parameters", "buffers"),
+    "grad.": ("gradients",),
+    "opt.": ("optimizer_state",),
+    "avg.": ("moving_average",),
+    "half copies": ("half_precision_weights",),
+    "cuBLAS": ("workspace",),
+    "context": ("context",),
+}
+_STYLES = {"fits": "green", "checkpointed only": "yellow", "does not fit": "red"}
+
+
+def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> Table:
+    """Lay out what fits each card.
+
+    Args:
+        title: Above the table.
+        cards: One row each.
+        ways: The columns of largest micro-batches.
+    """
+    table = new_table(title)
+    table.caption = Text(
+        "GiB; usable: memory less the preset's headroom; checkpointed: activations are recomputed",
+        style="dim",
+    )
+    table.caption_justify = "left"
+    table.add_column("gpu=", no_wrap=True, style="bold")
+    table.add_column("card", no_wrap=True)
+    for heading in ("memory", "usable"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("in", no_wrap=True)
+    for way in ways:
+        table.add_column(way, justify="right", no_wrap=True)
+    for card in cards:
+        gpu = card.gpu
+        table.add_row(
+            Text(plain_text(card.preset)),
+            Text(plain_text(gpu.name)),
+            _gib((gpu.memory_mib or 0) * 2**20),
+            _gib(gpu.budget_bytes()),
+            card.precision or "cannot",
+            *(_count(card.largest[way]) for way in ways),
+        )
+    return table
+
+
+def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
+    """Lay out what every batch size holds, and what a sample adds to a large one."""
+    table = new_table("What it takes (GiB), predicted")
+    table.add_column("", no_wrap=True, style="bold")
+    table.add_column("in", no_wrap=True)
+    for heading in (*_PARTS, "MiB a sample"):
+        table.add_column(heading, justify="right", overflow="fold")
+    precisions: dict[tuple[str, MemoryEstimate], list[str]] = {}
+    for (way, precision), estimate in estimates.items():
+        precisions.setdefault((way, estimate), []).append(precision)
+    for (way, estimate), names in precisions.items():
+        fixed = estimate.fixed
+        sizes = (sum(getattr(fixed, field) for field in fields) for fields in _PARTS.values())
+        cells = (_gib(size) if size else "" for size in sizes)
+        table.add_row(way, ", ".join(names), *cells, f"{estimate.bytes_per_sample / 2**20:.1f}")
+    return table
+
+
+def seed_table(seeds: Sequence["SeedFit"]) -> Table:
+    """Lay out what becomes of the guide's batches."""
+    table = new_table("The optimisation guide's batches and what they take (GiB), predicted")
+    table.add_column("gpu=", no_wrap=True, style="bold")
+    for heading in ("batch", "px", "usable", "plain", "checkpointed", "largest plain"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for seed in seeds:
+        needed = seed.needed_bytes
+        table.add_row(
+            Text(plain_text(seed.preset)),
+            str(seed.row.batch_size),
+            str(seed.row.image_size),
+            _gib(seed.gpu.budget_bytes()),
+            *(_gib(needed[way]) if way in needed else "" for way in ("plain", "checkpointed")),
+            _count(seed.largest.get("plain")),
+            Text(seed.verdict, style=_STYLES.get(seed.verdict, "")),
+        )
+    return table
+
+
+def _count(number: int | None) -> str:
+    return "" if number is None else str(number)
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f}"

@@ -1,0 +1,110 @@
+"""A timm model without data, that behaves on the meta device as it would on CUDA."""
+
+import functools
+from typing import Any
+
+import timm
+import torch
+
+from gpuopt.errors import InputError, nearest
+from gpuopt.memory.autocast import Emulation, emulate_cuda
+from gpuopt.memory.setup import MemorySetup
+
+__all__ = ["MetaModel"]
+
+_USUAL_SIZE = 224
+
+
+class MetaModel:
+    """A model on the meta device, where tensors have shapes but no data.
+
+    Building takes as long as following a step, so the same network serves one instance after
+    another; only the newest one may be used.
+
+    Args:
+        setup: Which model, and how it runs.
+
+    Attributes:
+        network: In training or evaluation mode, under the emulation of CUDA.
+        image_size: Side of its images in pixels.
+        emulation: Knows how much autocast's copies of the weights take.
+
+    Raises:
+        InputError: timm does not know the model, or cannot checkpoint it.
+        RuntimeError: What else timm raises for an option or a size that a model does not take;
+            also AssertionError, ValueError and TypeError.
+    """
+
+    network: torch.nn.Module
+    image_size: int
+    emulation: Emulation
+
+    def __init__(self, setup: MemorySetup) -> None:
+        name = setup.model_name
+        if not timm.is_model(name):
+            raise InputError(f"model.name={name}: unknown to timm{nearest(name, _names())}")
+        config = timm.models.get_pretrained_cfg(name, allow_unregistered=True)
+        self.image_size = setup.image_size or (config.input_size[-1] if config else _USUAL_SIZE)
+        has_fixed_size = config is not None and config.fixed_input_size
+        self.network, self.emulation = _built(
+            name,
+            self.image_size if has_fixed_size else None,
+            setup.num_classes,
+            setup.drop_rate,
+            setup.drop_path_rate,
+        )
+        self.network.train(setup.training)
+        _set_checkpointing(self.network, name, setup.checkpointing == "full" and setup.training)
+        self.emulation.begin(half=setup.in_half)
+
+    @property
+    def parameters(self) -> list[torch.nn.Parameter]:
+        """All parameters."""
+        return list(self.network.parameters())
+
+    @property
+    def buffers(self) -> list[torch.Tensor]:
+        """All buffers."""
+        return list(self.network.buffers())
+
+
+def _names() -> list[str]:
+    return list(timm.list_models())
+
+
+@functools.lru_cache(maxsize=1)
+def _built(
+    name: str,
+    image_size: int | None,
+    num_classes: int | None,
+    drop_rate: float,
+    drop_path_rate: float | None,
+) -> tuple[torch.nn.Module, Emulation]:
+    """Build a network; None and 0 leave an option to the model, which need not have it."""
+    options: dict[str, Any] = {
+        key: value
+        for key, value in (
+            ("img_size", image_size),
+            ("num_classes", num_classes),
+            ("drop_rate", drop_rate or None),
+            ("drop_path_rate", drop_path_rate),
+        )
+        if value is not None
+    }
+    try:
+        with torch.device("meta"):
+            network: torch.nn.Module = timm.create_model(name, pretrained=False, **options)
+    except RuntimeError:  # some, as RegNet on torch 2.11, compute with tensors while they are built
+        network = timm.create_model(name, pretrained=False, **options).to("meta")
+    return network, emulate_cuda(network)
+
+
+def _set_checkpointing(network: Any, name: str, wanted: bool) -> None:
+    if not (wanted or hasattr(network, "set_grad_checkpointing")):
+        return
+    try:
+        network.set_grad_checkpointing(wanted)
+    except (AttributeError, AssertionError) as error:
+        raise InputError(
+            f"model.name={name}: it has no activation checkpointing; switch it off"
+        ) from error

@@ -1,0 +1,43 @@
+"""What decides how much memory a model takes, apart from its batch."""
+
+from dataclasses import dataclass
+
+__all__ = ["MemorySetup"]
+
+
+@dataclass(frozen=True)
+class MemorySetup:
+    """One configuration whose memory is asked for.
+
+    Attributes:
+        model_name: Any name that timm knows, without the `timm/` of its hub.
+        image_size: Side of the square RGB images in pixels; None takes the size that the model
+            was trained for.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`.
+        checkpointing: `none`, or `full` to recompute the model's blocks in backward.
+        num_classes: Classes of the head; the model's own when None.
+        drop_rate: Dropout before the head.
+        drop_path_rate: Stochastic depth; None keeps the model's default.
+        training: Whether to train; else only forward passes run.
+        optimizer_moments: fp32 values that the optimizer keeps of each parameter; 2 is AdamW,
+            1 is SGD with momentum.
+        optimizer_is_fused: Whether its step is one kernel, which needs no memory of its own.
+        moving_average: Whether an average of the weights is kept beside them.
+    """
+
+    model_name: str
+    image_size: int | None
+    precision: str
+    checkpointing: str = "none"
+    num_classes: int | None = None
+    drop_rate: float = 0.0
+    drop_path_rate: float | None = None
+    training: bool = True
+    optimizer_moments: int = 2
+    optimizer_is_fused: bool = True
+    moving_average: bool = False
+
+    @property
+    def in_half(self) -> bool:
+        """Whether autocast computes in two bytes; fp16 and bf16 take the same memory."""
+        return self.precision in ("bf16", "fp16")

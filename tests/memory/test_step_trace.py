@@ -1,0 +1,67 @@
+import pytest
+import torch
+
+from gpuopt.data import Augmentation
+from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS
+from gpuopt.data.batch import Batch
+from gpuopt.data.mixing import mix_batch
+from gpuopt.memory import MemorySetup
+from gpuopt.memory.live_bytes import LiveBytes
+from gpuopt.memory.meta_model import MetaModel
+from gpuopt.memory.step_trace import follow_step, step_lines
+
+# The last two are named nowhere else: convolutions with attention, and a net of its own kind.
+MODELS = {
+    "convnext": MemorySetup("convnext_nano", 224, "bf16"),
+    "checkpointed": MemorySetup("convnext_nano", 224, "bf16", checkpointing="full"),
+    "batch norm": MemorySetup("efficientnet_b0", 128, "fp32"),
+    "attention": MemorySetup("vit_tiny_patch16_224", 224, "fp16", drop_path_rate=0.1),
+    "inference": MemorySetup("resnet18", 96, "bf16", training=False),
+    "coatnet": MemorySetup("coatnet_pico_rw_224", 224, "bf16"),
+    "mixer": MemorySetup("poolformer_s12", 96, "fp32"),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_step_tells_the_peak_at_any_batch(name):
+    setup = MODELS[name]
+    model = MetaModel(setup)
+    lines = step_lines(model, training=setup.training)
+    assert len(lines) < 10
+    for samples in (2, 5, 64, 300):
+        live = follow_step(model, samples, training=setup.training)
+        assert max(line.at(samples) for line in lines) == live.peak_bytes
+
+
+def test_images_are_held_as_the_classifier_and_its_callbacks_hold_them():
+    """This step's, the last one's for its report, and in the forward pass the normalised."""
+    model = MetaModel(MemorySetup("test_vit", 96, "fp32"))
+    each = 3 * 96**2 * 4
+    training = follow_step(model, 1, training=True).history
+    assert [sum(moment) for moment in training[:2]] == [each, 2 * each]
+    assert max(sum(moment) for moment in training) > 3 * each
+    inference = follow_step(model, 1, training=False).history
+    assert [sum(moment) for moment in inference[:2]] == [each // 4, each + each // 4]
+
+
+def test_mixing_and_augmentation_need_less_than_the_leanest_step():
+    """They come before the forward pass and are therefore left out of the prediction."""
+    side, count = 224, 10_007
+    batch = Batch(
+        images=torch.empty(count, 3, side, side, dtype=torch.uint8, device="meta"),
+        targets=torch.empty(count, dtype=torch.int64, device="meta"),
+        ids=torch.empty(count, dtype=torch.int64, device="meta"),
+        weights=torch.empty(count, device="meta"),
+        partner_targets=torch.empty(count, dtype=torch.int64, device="meta"),
+        mix_ratios=torch.empty(count, device="meta"),
+        partner_images=torch.empty(count, 3, side, side, dtype=torch.uint8, device="meta"),
+        boxes=torch.empty(count, 4, dtype=torch.int64, device="meta"),
+        uniforms=torch.empty(count, AUGMENTATION_UNIFORMS, device="meta"),
+    )
+    with LiveBytes((), count) as live:
+        Augmentation()(mix_batch(batch).images, batch.uniforms)
+    loaded = 2 * 3 * side**2
+    earlier = 4 * 3 * side**2
+    most = max(each for _, each in live.history) + loaded + earlier
+    leanest = MemorySetup("efficientnet_b0", side, "bf16", checkpointing="full")
+    assert most < step_lines(MetaModel(leanest), training=True)[-1].bytes_per_sample

@@ -1,0 +1,108 @@
+"""`gpuopt check` as people and programs call it."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from gpuopt.config import compose_settings
+from gpuopt.errors import InputError
+
+pytestmark = pytest.mark.slow
+TINY = ("report=fit", "model=timm", "model.name=test_vit", "image_size=64")
+
+
+@pytest.fixture
+def check(tmp_path):
+    work = tmp_path / "work"
+    work.mkdir()
+
+    def run(*words):
+        return subprocess.run(
+            [sys.executable, "-m", "gpuopt.check", *words, f"cache_dir={tmp_path / 'cache'}"],
+            cwd=work,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
+    yield run
+    assert list(work.iterdir()) == []  # nothing is left where it was called
+
+
+def test_a_table_for_people_and_the_same_from_the_cache(check, tmp_path):
+    done = check(*TINY)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""  # progress is for terminals
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    assert "test_vit at 64 px" in done.stdout
+    assert "rtx4090" in done.stdout
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/memory").iterdir()}
+    assert kept
+    assert check(*TINY).stdout == done.stdout
+    assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/memory").iterdir()}
+
+
+def test_json_for_programs(check):
+    done = check(*TINY, "gpu.memory_gib=6", "format=json")
+    assert done.returncode == 0, done.stderr
+    values = json.loads(done.stdout)
+    assert (values["schema"], values["report"], values["image_size"]) == (1, "fit", 64)
+    (card,) = values["cards"]
+    assert (card["name"], card["memory_mib"]) == ("6 GiB", 6144)
+    assert card["largest"]["plain"] > 0
+
+
+@pytest.mark.parametrize(
+    ("words", "last"),
+    [
+        ([], "gpuopt check: say what to report: report=fit"),
+        (["report=fitt"], "gpuopt check: report=fitt is not one of fit"),
+        (["report=fit", "fomat=json"], "gpuopt check: fomat is no setting (nearest: format)"),
+        (["report=fit", "format=xml"], "gpuopt check: format=xml is not one of table, json"),
+        (["report=fit", "gpu=rtx306"], "gpuopt check: gpu=rtx306: no such option (nearest: rtx30"),
+        (["report=fit", "gpu.memory_gib=-6"], "gpuopt check: gpu.memory_gib=-6"),
+        (["report=fit", "gpu=cpu"], "gpuopt check: gpu=cpu has no memory of its own"),
+        (["report=fit", "image_size=big"], "gpuopt check: image_size=big is neither auto"),
+        (["report=fit", "model.checkpointng=full"], "gpuopt check: model.checkpointng is no"),
+        (["-m", "report=fit"], "gpuopt check: only `gpuopt train` takes -m"),
+    ],
+)
+def test_bad_settings_end_in_one_line(check, words, last):
+    done = check(*words)
+    assert done.returncode == 2, done.stderr
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith(last)
+
+
+def test_an_unknown_model_is_one_line_too(check):
+    done = check("report=fit", "model=timm", "model.name=resnet51")
+    assert done.returncode == 2
+    assert "unknown to timm (nearest: resnet" in done.stderr.strip().splitlines()[-1]
+
+
+def test_a_memory_in_gib_is_for_checking_only():
+    with pytest.raises(Exception, match="memory_gib"):
+        compose_settings("train", ["gpu.memory_gib=6"])
+    with pytest.raises(InputError, match="one memory"):
+        compose_settings("check", ["report=fit", "gpu.memory_gib=6", "gpu.memory_mib=6144"])
+
+
+def test_the_configuration_says_what_auto_is_on_a_named_card(tmp_path):
+    words = ("gpu=rtx3060", "model=timm", "model.name=test_vit", f"cache_dir={tmp_path}")
+
+    def lines(*more):
+        done = subprocess.run(
+            [sys.executable, "-m", "gpuopt.config", "show", *words, *more],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return [line for line in done.stdout.splitlines() if line.startswith("# on RTX 3060")]
+
+    (line,) = lines()
+    assert "micro_batch_size=32 (predicted: " in line
+    assert line.endswith("pin with micro_batch_size=...")
+    assert lines("micro_batch_size=8") == []
