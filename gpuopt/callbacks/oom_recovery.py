@@ -8,9 +8,10 @@ import lightning.pytorch as L
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 from torch import nn
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS
 
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
+from gpuopt.callbacks.optimizer_state import make_state, writes_so_far
 from gpuopt.callbacks.split_evaluation import SplitEvaluation
 from gpuopt.callbacks.split_rule import depends_on_batch
 from gpuopt.callbacks.split_size import SplitSize
@@ -24,6 +25,8 @@ from gpuopt.memory.device_errors import free_memory
 __all__ = ["OomRecovery"]
 
 _log = logging.getLogger(__name__)
+
+_UNSAVED = "the last checkpoint stands"
 
 
 class OomRecovery(L.Callback):
@@ -60,6 +63,17 @@ class OomRecovery(L.Callback):
         """Return the events and how many samples were taken at a time in the end."""
         return {"events": self.events, "final_micro_batch_size": self._sizes["training"].current}
 
+    def state_dict(self) -> dict[str, Any]:
+        """Remember events and sizes, so that a resumed run goes on as this one does."""
+        sizes = {name: size.state() for name, size in self._sizes.items()}
+        return {"events": list(self.events), "sizes": sizes}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take events and sizes over from a checkpoint."""
+        self.events = list(state_dict["events"])
+        for name, state in state_dict["sizes"].items():
+            self._sizes[name].load(state)
+
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         """Bind to the module.
 
@@ -83,6 +97,11 @@ class OomRecovery(L.Callback):
             raise InputError(_refusal("LBFGS runs a batch several times in one step"))
         if self._training is not None:
             self._training.start()
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let the optimizer take its memory before the first batch does."""
+        for optimizer in trainer.optimizers:
+            make_state(optimizer)
 
     def on_train_batch_end(
         self,
@@ -135,10 +154,11 @@ class OomRecovery(L.Callback):
     def give_up(self, phase: str, *, may_save: bool) -> FaultError:
         """Note that a single sample does not fit, and save what there is."""
         self._note("give_up", phase, 1, 1)
-        saved = self._save() if may_save else "the last checkpoint stands"
+        step = self._step
+        saved = self._save() if may_save else _UNSAVED
         return FaultError(
-            f"the device ran out of memory in the {phase} with 1 sample at step {self._step}; "
-            f"{saved}: free memory on it or take another device, then resume"
+            f"the device ran out of memory in the {phase} with 1 sample at step {step}; {saved}: "
+            "free memory on it or take another device, then resume"
         )
 
     @property
@@ -183,12 +203,12 @@ class OomRecovery(L.Callback):
         """Wrap `optimizer_step`: what runs out of memory in there cannot be split."""
 
         def optimizer_step(*args: Any, **options: Any) -> Any:
-            optimizer = args[2]  # after the epoch and the batch
-            watched = _watched(optimizer)
+            optimizer = getattr(args[2], "optimizer", args[2])  # after the epoch and the batch
+            before = writes_so_far(optimizer)
             outputs: list[Any] = []
             if is_fit_for(lambda: outputs.append(method(*args, **options))):
                 return outputs[0]
-            raise self._fail_in_optimizer(is_untouched=watched == _watched(optimizer))
+            raise self._fail_in_optimizer(is_untouched=before == writes_so_far(optimizer))
 
         return optimizer_step
 
@@ -197,10 +217,11 @@ class OomRecovery(L.Callback):
         self._note("give_up", "optimizer step", 0, self._sizes["training"].current)
         assert self._trainer is not None
         is_alone = self._trainer.world_size == 1
-        saved = self._save() if is_alone and is_untouched else "the last checkpoint stands"
+        step = self._step
+        saved = self._save() if is_alone and is_untouched else _UNSAVED
         return FaultError(
-            f"the device ran out of memory in the optimizer's step {self._step}; {saved}: resume "
-            "with a smaller micro_batch_size"
+            f"the device ran out of memory in the optimizer's step {step}; {saved}: resume with a "
+            "smaller micro_batch_size"
         )
 
     def _save(self) -> str:
@@ -208,11 +229,15 @@ class OomRecovery(L.Callback):
         trainer = self._trainer
         assert trainer is not None
         assert self._training is not None
+        self._sizes["training"].forget()  # a resume comes when there is memory again
         self._training.return_to_window_start()
         go_to_window_start(trainer)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, DurableCheckpoint):
-                return f"saved {callback.save(trainer)}"
+                try:
+                    return f"saved {callback.save(trainer)}"
+                except FaultError as error:  # must not hide what came first
+                    return f"not saved ({error})"
         path = Path(trainer.default_root_dir) / "out_of_memory.ckpt"
         trainer.save_checkpoint(path)
         return f"saved {path}"
@@ -258,18 +283,3 @@ def _reason(trainer: L.Trainer, module: L.LightningModule) -> str | None:
         if ddp.get(option):
             return f"DDP with {option} follows the graph behind the loss, which is kept from it"
     return None
-
-
-def _watched(optimizer: Any) -> list[int]:
-    """Count the writes to the first parameter of each group and its state.
-
-    An update begins with it; to look at all would take longer than some updates.
-    """
-    plain: Optimizer = getattr(optimizer, "optimizer", optimizer)
-    tensors = []
-    for group in plain.param_groups:
-        first = next((p for p in group["params"] if p.requires_grad), None)
-        if first is not None:
-            state = plain.state.get(first, {}).values()
-            tensors += [first, *(value for value in state if hasattr(value, "_version"))]
-    return [tensor._version for tensor in tensors]

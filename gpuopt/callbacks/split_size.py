@@ -1,6 +1,11 @@
 """How many samples at a time: smaller after each failure, larger again when all goes well."""
 
+from collections.abc import Mapping
+from typing import Any
+
 __all__ = ["SplitSize"]
+
+_STATE = ("limit", "_wait", "_good_batches", "_is_trying", "_largest")
 
 
 class SplitSize:
@@ -23,6 +28,19 @@ class SplitSize:
     def current(self) -> int:
         """Samples at a time: the limit, or the largest batch seen."""
         return self._largest if self.limit is None else self.limit
+
+    def state(self) -> dict[str, Any]:
+        """Return what `load` takes, as plain values."""
+        return {name: getattr(self, name) for name in _STATE}
+
+    def load(self, state: Mapping[str, Any]) -> None:
+        """Go on where another has stopped."""
+        for name in _STATE:
+            setattr(self, name, state[name])
+
+    def forget(self) -> None:
+        """Try whole batches again."""
+        self.limit, self._good_batches, self._is_trying = None, 0, False
 
     def start(self, count: int) -> int:
         """Return the size to try first with a batch of `count` samples."""

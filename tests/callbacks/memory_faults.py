@@ -1,7 +1,5 @@
 """Modules whose forward, backward or validation pass runs out of memory on demand."""
 
-import contextlib
-
 import lightning.pytorch as L
 import torch
 import torchmetrics
@@ -69,7 +67,8 @@ class Net(L.LightningModule):
     def training_step(self, batch, batch_idx):
         loss, logits = self.loss(batch)
         self.accuracy.update(logits, batch[1])
-        self.log("loss", loss, on_step=True, on_epoch=True)
+        shared = self.trainer.world_size > 1  # then it is a collective, at this very place
+        self.log("loss", loss, on_step=True, on_epoch=True, sync_dist=shared)
         self.log("accuracy", self.accuracy, on_step=False, on_epoch=True)
         self.limits.check("forward", len(batch[0]))
         self.sizes.append(len(batch[0]))
@@ -104,7 +103,7 @@ def loader(samples=44, batch_size=10, dtype=torch.float64):
     return DataLoader(TensorDataset(x, y), batch_size=batch_size)
 
 
-def fit(*callbacks, limits=None, kind=Net, validates=True, **options):
+def fit(*callbacks, limits=None, kind=Net, validates=True, data=None, **options):
     """Fit in fp64; returns the module and the Trainer."""
     net_options = {key: options.pop(key) for key in ("norm", "dropout") if key in options}
     torch.manual_seed(1)
@@ -121,7 +120,7 @@ def fit(*callbacks, limits=None, kind=Net, validates=True, **options):
         "log_every_n_steps": 1,
         "gradient_clip_val": 0.5,
     }
-    settings |= options
+    settings |= options | ({} if validates else {"limit_val_batches": 0})
     if "plugins" in options:
         del settings["precision"]
         train, validation = loader(dtype=torch.float32), loader(20, dtype=torch.float32)
@@ -129,7 +128,7 @@ def fit(*callbacks, limits=None, kind=Net, validates=True, **options):
         net = net.double()
         train, validation = loader(), loader(20)
     trainer = L.Trainer(callbacks=list(callbacks), **settings)
-    trainer.fit(net, train, validation if validates else None)
+    trainer.fit(net, data or train, validation)
     return net, trainer
 
 
@@ -142,13 +141,9 @@ def difference(one, other):
     assert state.keys() == state2.keys()
     worst = max(float((state[k].double() - state2[k].double()).abs().max()) for k in state)
     assert trainer.callback_metrics.keys() == trainer2.callback_metrics.keys()
-    pairs = [(trainer.callback_metrics[k], trainer2.callback_metrics[k]) for k in trainer.callback_metrics]
+    pairs = [
+        (trainer.callback_metrics[k], trainer2.callback_metrics[k])
+        for k in trainer.callback_metrics
+    ]
     pairs += list(zip(net.losses + net.logged, net2.losses + net2.logged, strict=True))
     return max([worst, *(abs(float(a) - float(b)) for a, b in pairs)])
-
-
-@contextlib.contextmanager
-def limited(net, **limits):
-    for name, value in limits.items():
-        setattr(net.limits, name, value)
-    yield
