@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from gpuopt.configuration import translate_arguments
-from gpuopt.entry import checked, ending_clearly, refuse_values_for_groups
+from gpuopt.entry import checked, ending_clearly, refuse_words
 from gpuopt.errors import InputError, nearest
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, register
 
@@ -39,6 +39,8 @@ def _run(verb: str, arguments: list[str]) -> None:
     if verb not in _VERBS:
         raise InputError(f"config has no verb {verb!r}{nearest(verb, _VERBS)}")
     if verb == "copy":
+        if len(arguments) > 1:
+            raise InputError(f"config copy takes one folder, not {' '.join(arguments)}")
         copy_conf(Path(arguments[0]) if arguments else Path("conf"))
         return
     primary = arguments.pop(0) if arguments and arguments[0] in _PRIMARY else "train"
@@ -68,7 +70,7 @@ def _compose(primary: str, overrides: list[str]) -> tuple[dict[str, Any], list[s
     register()
     overrides, folder = _take_config_dir(overrides)
     words = translate_arguments(primary, overrides)
-    refuse_values_for_groups(words)
+    refuse_words(words)
     if folder is not None:
         words = [f"hydra.searchpath=[file://{folder}]", *words]
     GlobalHydra.instance().clear()
@@ -100,7 +102,7 @@ def _take_config_dir(arguments: list[str]) -> tuple[list[str], Path | None]:
         raise InputError("--config-dir needs a folder")
     folder = Path(arguments[place + 1])
     if not folder.is_dir():
-        raise InputError(f"--config-dir {folder}: no such folder")
+        raise InputError(f"--config-dir {folder}: no such folder; name one with your settings")
     return arguments[:place] + arguments[place + 2 :], folder.absolute()
 
 
@@ -116,7 +118,9 @@ def copy_conf(target: Path) -> None:
         shutil.copytree(CONF_DIR, target)
         (target / USER_CONF_MARKER).write_text("Settings of gpuopt; files here win.\n", "utf-8")
     except OSError as error:
-        raise InputError(f"{target} cannot be written ({error.strerror})") from error
+        raise InputError(
+            f"{target} cannot be written ({error.strerror}): name another folder"
+        ) from error
     used = "" if target == Path("conf") else "; gpuopt reads ./conf, or --config-dir FOLDER"
     sys.stdout.write(f"copied to {target}{used}\n")
 

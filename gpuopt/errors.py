@@ -19,6 +19,7 @@ __all__ = [
     "PreemptedError",
     "TargetNotMetError",
     "nearest",
+    "one_line",
 ]
 
 
@@ -68,3 +69,23 @@ def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     if close:
         return f" (nearest: {', '.join(close)})"
     return f" (known: {', '.join(names)})" if 0 < len(names) <= 12 else ""
+
+
+def one_line(text: str, limit: int = 2000) -> str:
+    """Write a message on one line of bounded length, whatever the words in it hold.
+
+    Control characters, which could move the cursor or hide text, are spelled out. Of what is too
+    long the middle is left out, because the remedy stands at the end.
+
+    Args:
+        text: The message.
+        limit: Most characters.
+    """
+    spelled = "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode()
+        for letter in text
+    )
+    if len(spelled) <= limit:
+        return spelled
+    half = (limit - 5) // 2
+    return f"{spelled[:half]} ... {spelled[-half:]}"

@@ -36,18 +36,18 @@ class _File(logging.FileHandler):
 
 
 @contextlib.contextmanager
-def logging_to(path: Path, *, on_screen: bool = True) -> Iterator[None]:
+def logging_to(path: Path | None, *, on_screen: bool = True) -> Iterator[None]:
     """Send gpuopt's messages to stderr and, with Lightning's, to a file that is appended to.
 
     Args:
-        path: For example `<run>/train.log`.
+        path: For example `<run>/train.log`; None: to no file.
         on_screen: Whether stderr gets anything; of several ranks only the first one speaks.
     """
     own = logging.getLogger("gpuopt")
     lightning = [logging.getLogger(f"lightning.{part}") for part in ("pytorch", "fabric")]
     screen = _Stderr()
     screen.setFormatter(logging.Formatter("%(message)s"))
-    file = _File(path, encoding="utf-8")
+    file = _File(path, encoding="utf-8") if path else logging.NullHandler()
     file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     level = own.level
     before = [(logger, list(logger.handlers), logger.propagate) for logger in lightning]

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from gpuopt.entry import REFUSALS, checked, explain
 from gpuopt.errors import PreemptedError
+from gpuopt.launching import register_joblib
 from gpuopt.run import RunFolder
 from gpuopt.session.sweep_folder import SweepFolder
 from gpuopt.session.sweep_jobs import carry_out, refuse, stopped
@@ -36,6 +37,7 @@ def register_sweeps() -> None:
     for module, name in _CLASSES:
         plugin = getattr(importlib.import_module(f"hydra_plugins.{module}"), name)
         Plugins.instance().register(plugin)
+    register_joblib()
 
 
 def is_job() -> bool:

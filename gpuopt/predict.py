@@ -1,6 +1,5 @@
 """Predict the classes of images with a trained run, with any test-time augmentation."""
 
-import contextlib
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -8,9 +7,11 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
-from gpuopt.errors import FaultError, InputError
-from gpuopt.run import has_weights, latest_run, read_config
+from gpuopt.errors import FaultError, InputError, one_line
+from gpuopt.logs import logging_to
+from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 
 __all__ = ["main", "predict"]
@@ -25,11 +26,11 @@ def _predict(composed: DictConfig) -> None:
     folder = Path(HydraConfig.get().runtime.output_dir)
     config = to_predict_config(checked(composed))
     try:
-        predict(config, folder)
+        with logging_to(None):
+            predict(config, folder)
     except BaseException:
         if not config.output:  # Hydra made the folder for this command alone
-            with contextlib.suppress(OSError):  # not empty
-                folder.rmdir()
+            remove_empty(folder)
         raise
 
 
@@ -103,7 +104,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
             "file with output=..."
         ) from error
     for line in rejected:
-        console.print(f"left out: {line}", soft_wrap=True, markup=False)
+        console.print(one_line(f"left out: {line}"), soft_wrap=True, markup=False)
     if interval is not None:
         console.print(f"macro-F1 with tta={config.tta.name}: {interval}")
     for path in written:
@@ -134,6 +135,7 @@ def _folds_of(place: Path) -> int | None:
 def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """Read what `data=` names, else the data of the run itself, with what decides its split."""
     if config.data is not None:
+        check_prediction_places(config.data)
         return dict(config.data), {"seed": 0}
     if not place.is_dir():
         raise InputError("say what to predict: data=image_folder data.root=FOLDER")

@@ -24,6 +24,7 @@ __all__ = [
     "is_fold",
     "latest_run",
     "read_config",
+    "remove_empty",
     "resumed_settings",
 ]
 
@@ -108,8 +109,7 @@ class RunFolder:
             path.unlink(missing_ok=True)
         with contextlib.suppress(OSError):
             self.checkpoints.rmdir()
-        with contextlib.suppress(OSError):  # something else was put there meanwhile
-            self.path.rmdir()
+        remove_empty(self.path)  # unless something else was put there meanwhile
 
     def read_config(self) -> dict[str, Any]:
         """Read the stored configuration.
@@ -212,6 +212,15 @@ def latest_run(root: Path = _ROOT, *, trained: bool = False) -> Path:
     return runs[0]
 
 
+def remove_empty(folder: Path) -> None:
+    """Remove a folder that a command made, and those of `outputs` around it, if they are empty."""
+    root = _ROOT.parent.absolute()
+    above = [path for path in folder.absolute().parents if path.is_relative_to(root)]
+    with contextlib.suppress(OSError):  # it is not empty
+        for path in (folder, *above):
+            path.rmdir()
+
+
 def has_weights(folder: Path) -> bool:
     """Tell whether a run, or one of its folds, has saved a checkpoint."""
     patterns = ("checkpoints/*.ckpt", "fold_*/checkpoints/*.ckpt")
@@ -242,7 +251,9 @@ def config_digest(config: Mapping[str, Any]) -> str:
 def _find_named(name: str) -> Path:
     folder = latest_run() if name == "latest" else Path(name).expanduser()
     if not (folder / _CONFIG).is_file():
-        raise InputError(f"{name} is not a run folder: it holds no {_CONFIG}")
+        raise InputError(
+            f"{name} is not a run folder: it holds no {_CONFIG}; name the folder of a run"
+        )
     return folder
 
 
@@ -289,18 +300,20 @@ def _folder_of_output(output: Path) -> Path:
 
 
 def _require_unused(folder: Path) -> Path:
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"run={folder} is a file: name a folder")
-    if (folder / _CONFIG).exists():
-        raise InputError(f"run={folder} holds a run already: add resume=true, or name another")
     try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"run={folder} is a file: name a folder")
+        if (folder / _CONFIG).exists():
+            raise InputError(f"run={folder} holds a run already: add resume=true, or name another")
         folder.mkdir(parents=True, exist_ok=True)
         # A lock and an empty checkpoint folder are all that a run killed at its start leaves.
         left = [path for path in folder.rglob("*") if path.name not in (".lock", "checkpoints")]
         if left:
             raise InputError(f"run={folder} holds other files: name an empty or a new folder")
     except OSError as error:
-        raise InputError(f"run={folder} cannot be made ({error.strerror})") from error
+        raise InputError(
+            f"run={folder} cannot be made ({error.strerror}): name another folder"
+        ) from error
     return folder
 
 
@@ -336,9 +349,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
     except (OSError, yaml.YAMLError) as error:
-        raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
+        raise InputError(
+            f"{path} cannot be read ({type(error).__name__}): restore it, or start a new run"
+        ) from error
     if not isinstance(content, dict):
-        raise InputError(f"{path} is damaged: it holds no settings")
+        raise InputError(f"{path} is damaged: it holds no settings; restore it, or start a new run")
     return content
 
 

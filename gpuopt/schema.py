@@ -30,6 +30,7 @@ __all__ = [
     "PredictConfig",
     "TrainConfig",
     "TrainerValues",
+    "fitting",
     "register",
     "to_predict_config",
     "to_train_config",
@@ -166,6 +167,24 @@ def to_train_config(content: Mapping[str, Any]) -> TrainConfig:
 def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(PredictConfig, content)
+
+
+def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:
+    """Fit plain settings into a schema: what an interpolation brought may be of another type.
+
+    Args:
+        kind: `TrainConfig` or `PredictConfig`.
+        content: Resolved settings.
+
+    Raises:
+        InputError: Names the key of the first value that does not fit.
+    """
+    try:
+        fitted = OmegaConf.to_container(OmegaConf.merge(OmegaConf.structured(kind), content))
+    except OmegaConfBaseException as error:
+        raise InputError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    assert isinstance(fitted, dict)  # a structured configuration is a mapping
+    return {str(key): value for key, value in fitted.items()}
 
 
 def _to_object(kind: type[_Config], content: Mapping[str, Any]) -> _Config:

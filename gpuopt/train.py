@@ -5,6 +5,7 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from gpuopt.configuration import check_machine
 from gpuopt.entry import checked, run_command, typed_keys
 from gpuopt.multirun import is_job, register_sweeps, run_sweep_job
 from gpuopt.run import RunFolder, is_fold, resumed_settings
@@ -27,6 +28,7 @@ def _train(config: DictConfig) -> None:
     with run.lock, run.discarded_on_bad_input():
         if settings["resume"]:
             settings = resumed_settings(settings, run.path, typed_keys(HydraConfig.get()))
+            check_machine(settings)
         run.write_config(settings)
         # Only now: torch and Lightning take seconds to import, and bad input ends before.
         from gpuopt.logs import logging_to

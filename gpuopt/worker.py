@@ -18,13 +18,14 @@ from types import FrameType
 from typing import Any
 
 import lightning.pytorch as L
+import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, GpuStats, OomRecovery, Preemption
 from gpuopt.data import ImageDataModule
 from gpuopt.entry import ending_clearly
-from gpuopt.errors import InputError, PreemptedError
+from gpuopt.errors import InputError, PreemptedError, nearest
 from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
@@ -40,10 +41,11 @@ from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
+from gpuopt.session.resuming import checkpoint_to_resume
 from gpuopt.session.scalar_logs import make_logger
 from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
-from gpuopt.storage.checkpoint import newest_valid, read_checkpoint
+from gpuopt.storage.checkpoint import read_checkpoint
 
 __all__ = ["main", "stopping_on_signals", "work"]
 
@@ -208,6 +210,8 @@ def _settings(config: TrainConfig, plan: Plan, rank: Rank) -> Iterator[None]:
     """Seed, and set what PyTorch only has once per process; given back afterwards."""
     # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
     warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
+    # It advises srun wherever that is installed, and does not know that gpuopt starts the ranks.
+    warnings.filterwarnings("ignore", message=r"The `srun` command is available.*")
     L.seed_everything(config.seed, workers=True, verbose=False)
     with torch_settings(
         precision=plan.precision,
@@ -267,9 +271,12 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
     if config.compile.mode != "off":
+        backend, known = config.compile.backend, torch.compiler.list_backends(exclude_tags=())
+        if backend not in known:
+            raise InputError(f"compile.backend={backend}: no such backend{nearest(backend, known)}")
         mode = None if config.compile.mode == "default" else config.compile.mode
         # In place, so that the names of the weights in checkpoints stay the same.
-        model.backbone.compile(mode=mode, backend=config.compile.backend)
+        model.backbone.compile(mode=mode, backend=backend)
     return model
 
 
@@ -283,11 +290,8 @@ def _fit(
     logger: Any,
     rank: Rank,
 ) -> Fitted:
-    found = newest_valid(run.checkpoints)
-    if found is None and any(run.checkpoints.glob("*.ckpt")):
-        raise InputError(f"no checkpoint in {run.checkpoints} is intact: start a new run")
+    found = checkpoint_to_resume(run.checkpoints, model, config.trainer.max_epochs)
     if found is not None:
-        _refuse_fewer_epochs(config.trainer.max_epochs, found[1].epoch)
         _log.info("resuming from %s (step %d)", found[0].name, found[1].step)
     checkpoint = build(
         config.callbacks["checkpoint"], "callbacks.checkpoint", folder=run.checkpoints
@@ -311,15 +315,6 @@ def _fit(
         resume_from=found[0] if found else None,
         rank=rank,
     )
-
-
-def _refuse_fewer_epochs(asked: int, epoch: int) -> None:
-    """Refuse what Lightning cannot go back to; `epoch` counts from 0, as in checkpoints."""
-    if asked < epoch:
-        raise InputError(
-            f"trainer.max_epochs={asked}: the run has come to epoch {epoch + 1}; give at least as "
-            "many, or start a new run"
-        )
 
 
 def _load_best(model: Classifier, checkpoint: DurableCheckpoint) -> Path | None:

@@ -1,17 +1,13 @@
 """The real commands in processes of their own: exit codes, last lines, signals, kill -9."""
 
 import csv
-import json
 import os
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import load_file
 
 pytestmark = pytest.mark.slow
 
@@ -147,32 +143,6 @@ def test_predict_refuses_data_of_other_classes(home):
     )
     assert done.returncode == 2
     assert "classes are not the checkpoint's 10" in last_line(done.stderr)
-
-
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGINT, 75), (signal.SIGTERM, 75), (signal.SIGKILL, -9)]
-)
-def test_a_stopped_run_resumes_to_the_same_result(tiny, tmp_path, number, code):
-    """Stopped in its second epoch by Ctrl-C, by the scheduler or by kill -9."""
-    options = (*tiny, "trainer.max_epochs=6", "callbacks.checkpoint.every_n_steps=2")
-    whole = command("train", *options, "run=whole", cwd=tmp_path)
-    assert whole.returncode == 0, whole.stderr
-    process = start(*options, "run=parts", cwd=tmp_path)
-    wait_for(tmp_path / "parts/checkpoints/best.ckpt", process)
-    process.send_signal(number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == code
-    if code == 75:
-        assert "resume=" in last_line(stderr)
-    resumed = command("train", *options, "run=parts", "resume=true", cwd=tmp_path)
-    assert resumed.returncode == 0, resumed.stderr
-    assert "resuming from" in resumed.stderr
-    results = [
-        json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts")
-    ]
-    assert results[0]["metrics"] == results[1]["metrics"]
-    left, right = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
-    assert all(torch.equal(value, right[name]) for name, value in left.items())
 
 
 def test_a_folder_in_use_is_refused_and_a_dead_owner_is_not(tiny, tmp_path):

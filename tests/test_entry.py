@@ -1,12 +1,21 @@
+import os
 import re
+import signal
 
 import pytest
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.config import compose_settings
-from gpuopt.entry import ending_clearly, explain
-from gpuopt.errors import FaultError, InputError, PreemptedError, TargetNotMetError, nearest
+from gpuopt.entry import ending_clearly, explain, run_command
+from gpuopt.errors import (
+    FaultError,
+    InputError,
+    PreemptedError,
+    TargetNotMetError,
+    nearest,
+    one_line,
+)
 
 BAD = {
     "gpu=rtx306": r"gpu=rtx306: no such option \(nearest: rtx3060",
@@ -140,7 +149,38 @@ def test_an_error_of_a_loader_process_is_told_by_its_own_last_line(capsys):
     assert last == "gpuopt train: internal error: KeyError: 'label' (in a loader process)"
 
 
+def test_a_message_is_one_line_of_bounded_length_and_keeps_its_remedy():
+    assert one_line("a\nb\x1b[2J\u202ec, é 日本") == "a\\nb\\x1b[2J\\u202ec, é 日本"
+    assert one_line("short") == "short"
+    long = one_line(f"key={'x' * 10_000}: give a shorter one")
+    assert len(long) <= 2000
+    assert long.startswith("key=xxx")
+    assert long.endswith("xxx: give a shorter one")
+
+
 def test_nearest_names_are_offered_only_when_they_help():
     assert nearest("rtx306", ["rtx3060", "cpu"]) == " (nearest: rtx3060)"
     assert nearest("zzz", ["a", "b"]) == " (known: a, b)"
     assert nearest("zzz", [f"name{i}" for i in range(50)]) == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "name"),
+    [(signal.SIGTERM, "SIGTERM"), (signal.SIGUSR1, "SIGUSR1"), (signal.SIGINT, "Ctrl-C")],
+)
+def test_a_scheduler_may_stop_a_command_before_it_answers_signals_itself(
+    monkeypatch, capsys, number, name
+):
+    def task(config):
+        os.kill(os.getpid(), number)
+
+    before = signal.getsignal(number)
+    monkeypatch.setattr("hydra.main", lambda **options: lambda task: lambda: task(None))
+    monkeypatch.setattr("sys.argv", ["train"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("train", task)
+    assert caught.value.code == 75
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        f"gpuopt train: stopped by {name}; the same command starts again"
+    )
+    assert signal.getsignal(number) is before

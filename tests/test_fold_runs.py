@@ -118,6 +118,8 @@ def test_every_fold_is_a_complete_run_and_lies_beside_the_sum(whole):
     assert not (folder / "checkpoints").exists()
     assert json.loads((folder / "results.json").read_text()) == results
     assert results["state"] == "finished"
+    assert results["training"]["best_validation_score"] > 0  # what a search goes by
+    assert results["training"]["samples_per_second"] > 0
 
 
 def test_fold_results_name_weights_and_scores(whole):

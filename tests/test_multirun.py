@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,8 +15,10 @@ import yaml
 from hydra.core.global_hydra import GlobalHydra
 
 from gpuopt import train
+from gpuopt.multirun import register_sweeps
 from gpuopt.parallel import JobEnd
 from gpuopt.session import sweep_jobs
+from gpuopt.session.sweep_folder import SweepFolder
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
@@ -127,6 +130,60 @@ def test_bad_words_of_a_sweep_leave_nothing_behind(sweep, word):
     assert sweep("-m", "seed=1,2", word) == (2, [])
     assert not [path for path in Path().rglob("*") if path.is_file()]
     assert not list(Path().glob("outputs/sweeps/*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["joblib", "hydra.launcher.n_jobs=many"], "hydra.launcher.n_jobs=many"),
+        (["submitit_local", "hydra.launcher.tasks_per_node=2"], "a job is one task"),
+        (["submitit_local", "hydra.launcher.nodes=2"], "hydra.launcher.nodes=2"),
+        (["submitit_slurm"], "this machine has no srun"),
+        (["submitit"], "hydra/launcher=submitit: no such option"),
+    ],
+)
+def test_what_a_launcher_cannot_do_is_refused_in_one_line(
+    sweep, capsys, monkeypatch, words, message
+):
+    pytest.importorskip("hydra_plugins.hydra_submitit_launcher", reason="needs the extra sweep")
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    code, started = sweep("-m", "seed=1,2", f"hydra/launcher={words[0]}", *words[1:])
+    assert (code, started) == (2, [])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("gpuopt train: ")
+    assert message in line
+    assert not list(Path().glob("outputs/sweeps/*"))
+
+
+def launcher_class(package, name):
+    register_sweeps()  # Hydra imports its plugins anew when it looks for them
+    path = f"hydra_plugins.hydra_{package}_launcher.{package}_launcher"
+    return getattr(pytest.importorskip(path, reason="needs the extra sweep"), name)
+
+
+@pytest.mark.parametrize(
+    ("words", "is_told"),
+    [(["gpu=auto"], True), (["gpu=auto", "hydra.launcher.gpus_per_node=1"], False), ([], False)],
+)
+def test_jobs_of_submitit_that_get_no_gpu_are_told(sweep, capsys, monkeypatch, words, is_told):
+    monkeypatch.setattr(launcher_class("submitit", "LocalLauncher"), "launch", lambda *_, **__: [])
+    code, _ = sweep("-m", "seed=1,2", "hydra/launcher=submitit_local", *words)
+    assert code == 3  # nothing was run
+    told = "add hydra.launcher.gpus_per_node=1\n" in capsys.readouterr().err
+    assert told == is_told
+
+
+def test_ctrl_c_on_another_launcher_stops_the_jobs_of_this_machine(sweep, monkeypatch, capsys):
+    def launch(launcher, jobs, initial_job_idx):
+        folder = SweepFolder(Path("S"))
+        folder.write_job(replace(folder.jobs[0], state="running"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launcher_class("joblib", "JoblibLauncher"), "launch", launch)
+    assert sweep("-m", "seed=1,2", "hydra/launcher=joblib", "hydra.sweep.dir=S") == (75, [])
+    assert states("S") == ["stopped", "waiting"]
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.endswith("sweep stopped, 0 of 2 jobs done; go on with -m resume=S")
 
 
 def test_ctrl_c_stops_the_sweep_and_resume_runs_only_what_is_missing(sweep, capsys):

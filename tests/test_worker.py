@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 
 import pytest
@@ -10,6 +11,7 @@ import torch
 
 from gpuopt.callbacks import ExactResume
 from gpuopt.errors import FaultError, InputError, PreemptedError
+from gpuopt.storage import FileRecord, Sidecar, sha256_of
 from gpuopt.storage.checkpoint import read_checkpoint
 from gpuopt.worker import main
 
@@ -190,6 +192,37 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path, dist
     assert "resuming from previous.ckpt" in caplog.text
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_vouched_for_checkpoint_that_would_run_code_is_passed_over(
+    train, tmp_path, disturb, caplog
+):
+    """Somebody who can write the file can write its checksum as well."""
+    options = ("trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2")
+    train(tmp_path / "whole", *options)
+    undo = disturb(7, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(PreemptedError):
+        train(tmp_path / "parts", *options)
+    undo()
+    last = tmp_path / "parts/checkpoints/last.ckpt"
+    content = read_checkpoint(last)
+    torch.save({**content, "hyper_parameters": {"_instantiator": "os.system"}}, last)
+    size_bytes = last.stat().st_size
+    Sidecar(last).vouch(FileRecord(size_bytes, sha256_of(last), content["global_step"], 0))
+    with caplog.at_level("INFO", "gpuopt"):
+        train(tmp_path / "parts", *options)
+    assert "asks to call code (_instantiator); it is not used" in caplog.text
+    assert "resuming from previous.ckpt" in caplog.text
+    whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_checkpoint_of_another_model_is_refused(train, tmp_path):
+    train(tmp_path / "other", "model.name=test_resnet")
+    (tmp_path / "run").mkdir()
+    shutil.copytree(tmp_path / "other/checkpoints", tmp_path / "run/checkpoints")
+    with pytest.raises(InputError, match="weights of another model than test_vit"):
+        train(tmp_path / "run", "trainer.max_epochs=2")
 
 
 def test_another_micro_batch_only_changes_the_speed(train, tmp_path):

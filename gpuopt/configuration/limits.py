@@ -6,7 +6,7 @@ from typing import Any, TypeVar
 
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
-from gpuopt.hardware import Gpu
+from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
@@ -70,10 +70,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.validation_ratio": (0.01, 0.9),
     "data.worker_timeout_s": (0, 86_400),
 }
+# What validation logs, and whether more or less of it is better.
+_BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
 # Settings that take one of a few words, or true and false.
 CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.mode": ("max", "min"),
+    "callbacks.checkpoint.monitor": tuple(_BETTER),
     "callbacks.early_stopping.mode": ("max", "min"),
+    "callbacks.early_stopping.monitor": tuple(_BETTER),
     "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
@@ -84,6 +88,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
 }
 # Whole numbers that may also be left to gpuopt.
 _AUTO = ("batch_size", "image_size", "micro_batch_size", "num_workers")
+_NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
 _GIVEN: dict[str, tuple[str, ...]] = {
@@ -113,6 +118,11 @@ def check_config(config: Mapping[str, Any]) -> None:
     Raises:
         InputError: For an unknown key, a wrong type, a number out of range or an unknown word.
     """
+    for key in _NEVER_EMPTY:
+        group, _, name = key.rpartition(".")
+        values = config.get(group) if group else config
+        if isinstance(values, Mapping) and str(values.get(name)).strip() == "":
+            raise InputError(f"{key} is empty: give a name")
     for key in _AUTO:
         if key in config:
             _check_auto(key, config[key])
@@ -125,7 +135,10 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
-    _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu").check()
+    gpu = _of_fields(Gpu, {**config["gpu"], "seed": None}, "gpu")
+    gpu.check()
+    if gpu.is_cpu:
+        resolve_precision(config["precision"]["name"], None, is_cuda=False)
     _of_fields(TestTimeAugmentation, config["tta"], "tta").check()
 
 
@@ -168,6 +181,17 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and name != "checkpoint":
             node = {key: value for key, value in node.items() if key != "enabled"}
         _check_object(node, where, config)
+        if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
+            _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
+
+
+def _check_direction(where: str, monitor: str, mode: Any) -> None:
+    """Refuse to keep the worst epoch as the best."""
+    if mode != _BETTER[monitor]:
+        raise InputError(
+            f"{where}.mode={mode} would take the worst {monitor} for the best: "
+            f"give {where}.mode={_BETTER[monitor]}"
+        )
 
 
 def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:

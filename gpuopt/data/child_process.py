@@ -14,17 +14,18 @@ __all__ = ["ObeyParent", "signals_held_back"]
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 1.0
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1)
+_IGNORED = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
+_SIGNALS = (signal.SIGTERM, *_IGNORED)
 
 
 class ObeyParent:
     """The first call in a child process; made in the thread that starts the child.
 
-    Ctrl-C and a scheduler's SIGTERM or SIGUSR1 reach the whole process group; the parent answers
-    them and the child ignores them. Only SIGTERM from the parent itself ends the child, at once
-    and with exit code 0, because that is how a parent ends it; a handler inherited from the parent
-    would speak for the parent. When the parent dies by kill -9, so does the child, which otherwise
-    would wait for work for ever.
+    Ctrl-C and a scheduler's SIGTERM, SIGUSR1 or SIGUSR2 reach the whole process group; the parent
+    answers them and the child ignores them. Only SIGTERM from the parent itself ends the child, at
+    once and with exit code 0, because that is how a parent ends it; a handler inherited from the
+    parent would speak for the parent. When the parent dies by kill -9, so does the child, which
+    otherwise would wait for work for ever.
 
     Start the child inside `signals_held_back`: then SIGTERM is blocked in all of its threads. On
     systems that do not tell who sent a signal (macOS), SIGTERM from anybody ends the child.
@@ -37,10 +38,10 @@ class ObeyParent:
 
     def __call__(self, *_: Any) -> None:
         """Set up this process; arguments such as the number of a loader worker are not used."""
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+        for number in _IGNORED:
+            signal.signal(number, signal.SIG_IGN)
         _obey_sigterm(self._parent)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGUSR1))
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
         if not (self._by_main_thread and _die_with_parent()):
             threading.Thread(target=_watch, args=(self._parent,), daemon=True).start()
         if os.getppid() != self._parent:  # it died before it could be watched

@@ -9,6 +9,7 @@ import contextlib
 import functools
 import multiprocessing
 import os
+import stat
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -54,12 +55,23 @@ def decode_image(path: Path, image_size: int) -> npt.NDArray[np.uint8]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # Pillow comments on odd but readable files
+            if _is_endless(path):
+                raise UnreadableImageError("no regular file")
             with Image.open(path, formats=_FORMATS) as image:
                 return _letterbox(image, path, image_size)
     except UnreadableImageError:
         raise
     except Exception as error:  # broken files make Pillow's decoders raise almost anything
         raise UnreadableImageError(_reason(error)) from None
+
+
+def _is_endless(path: Path) -> bool:
+    """Tell whether reading may never end, as with a pipe or a device."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:  # opening it says why
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _letterbox(image: Image.Image, path: Path, image_size: int) -> npt.NDArray[np.uint8]:

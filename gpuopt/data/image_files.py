@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from gpuopt.errors import InputError
+from gpuopt.storage import existing_folder, shown
 
 __all__ = ["IMAGE_SUFFIXES", "existing_folder", "list_images", "listed_files", "shown"]
 
@@ -16,26 +17,6 @@ IMAGE_SUFFIXES = frozenset(
     )
 )
 """Endings of files that are taken for images, in lower case; others are passed over."""
-
-
-def shown(path: Path | str) -> str:
-    """Word a path so that it can be written as UTF-8, whatever bytes its name has."""
-    return os.fsencode(path).decode("utf-8", "backslashreplace")
-
-
-def existing_folder(folder: Path, key: str) -> Path:
-    """Return the folder if it is one.
-
-    Raises:
-        InputError: When it is missing, a file, or not to be read; names the key.
-    """
-    if not folder.exists():
-        raise InputError(f"there is no folder {shown(folder)}: set {key} to the folder of images")
-    if not folder.is_dir():
-        raise InputError(f"{key}={shown(folder)} is a file: give the folder of images")
-    if not os.access(folder, os.R_OK | os.X_OK):
-        raise InputError(f"{key}={shown(folder)} cannot be read: change its permissions")
-    return folder
 
 
 def list_images(folder: Path) -> list[Path]:

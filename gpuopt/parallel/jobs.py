@@ -43,7 +43,9 @@ class JobEnd:
 class StopRequest:
     """Catches SIGINT, SIGTERM and SIGUSR1 in a `with` block and passes them to the job in it.
 
-    Outside of the main thread nothing can be caught, and nothing is.
+    SIGUSR2 too, where somebody answers it: submitit, which would ask SLURM to start the job again
+    and end this process while the job still saves. It is told when the block ends. Outside of the
+    main thread nothing can be caught, and nothing is.
 
     Attributes:
         received: The first signal, or None.
@@ -60,7 +62,7 @@ class StopRequest:
     def __enter__(self) -> Self:
         """Install the handlers."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = {n: signal.signal(n, self._handle) for n in self.signals}
+            self._previous = {n: signal.signal(n, self._handle) for n in self._answered()}
         return self
 
     def __exit__(
@@ -72,12 +74,18 @@ class StopRequest:
         """Give the signals back."""
         for number, handler in self._previous.items():
             signal.signal(number, handler)
+        if self.received == signal.SIGUSR2:
+            signal.raise_signal(self.received)
 
     def attach(self, child: subprocess.Popen[bytes] | None) -> None:
         """Name the process that signals go to; one that came before is passed on now."""
         self._child = child
         if child is not None and self.received is not None and not self._is_passed_on:
             self._pass_on(self.received)
+
+    def _answered(self) -> tuple[signal.Signals, ...]:
+        waits = callable(signal.getsignal(signal.SIGUSR2))
+        return (*self.signals, signal.SIGUSR2) if waits else self.signals
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:

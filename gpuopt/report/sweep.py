@@ -133,7 +133,7 @@ def sweep_figure(rows: Sequence[SweepRow], title: str) -> Figure:
     bottom, top, left = 0.6 / height, 1 - (HEAD_INCH + 0.3) / height, 0.3
     width = (0.98 - left) / len(panels)
     for index, (name, fields) in enumerate(panels):
-        axes = figure.add_axes((left + index * width, bottom, width - 0.03, top - bottom))
+        axes = figure.add_axes((left + index * width, bottom, width - 0.05, top - bottom))
         _draw_panel(axes, rows, name, fields, is_first=index == 0)
     return figure
 

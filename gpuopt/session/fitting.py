@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as L
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.strategies import DDPStrategy, Strategy
 
@@ -143,7 +146,7 @@ def fit(
         deterministic=settings.deterministic,
         log_every_n_steps=settings.log_every_n_steps or max(1, steps_per_epoch // _LOGS_PER_EPOCH),
         callbacks=[*callbacks, *always],
-        plugins=[DurableCheckpointIO()],
+        plugins=[DurableCheckpointIO(), _surroundings(rank)],
         logger=logger or False,
         use_distributed_sampler=False,  # the data module deals its batches out itself
         num_sanity_val_steps=0,
@@ -168,6 +171,18 @@ def _strategy(plan: Plan) -> Strategy | str:
         find_unused_parameters=False,
         timeout=_RANK_TIMEOUT,
     )
+
+
+def _surroundings(rank: Rank) -> ClusterEnvironment:
+    """Tell Lightning who started this process, which it would guess from a scheduler's variables.
+
+    A task of SLURM is a run of its own, however many tasks there are and whichever this one is.
+    """
+    if rank.world_size > 1:
+        return TorchElasticEnvironment()
+    alone = LightningEnvironment()
+    alone.set_global_rank(0)  # else `SLURM_PROCID` decides who logs
+    return alone
 
 
 def _take_signals_from(trainer: L.Trainer) -> None:

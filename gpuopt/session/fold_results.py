@@ -1,7 +1,7 @@
 """What the folds of a run say together: scores per fold, pooled, and as an ensemble."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -31,6 +31,7 @@ __all__ = [
     "has_predictions",
     "read_fold",
     "read_test_ensemble",
+    "training_of_folds",
     "write_fold_results",
 ]
 
@@ -210,6 +211,7 @@ def assemble_fold_results(
             "macro_f1": test_f1.as_dict() if test_f1 else None,
             "accuracy": test_accuracy.as_dict() if test_accuracy else None,
         },
+        "training": training_of_folds([found.results["training"] for found in folds]),
         "durations_s": {
             name: round(sum(found.results["durations_s"][name] for found in folds), 3)
             for name in first["durations_s"]
@@ -217,6 +219,27 @@ def assemble_fold_results(
         "plan": first["plan"],
         "machine": first["machine"],
     }
+
+
+def training_of_folds(trainings: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Sum up what training the folds measured, by which sweeps compare and search.
+
+    Args:
+        trainings: The part `training` of each fold's results.
+
+    Returns:
+        Mean throughput and validation score, largest memory; what no fold measured is left out.
+    """
+    sums: dict[str, Callable[[list[float]], float]] = {
+        "best_validation_score": fmean,
+        "samples_per_second": fmean,
+        "peak_memory_gib": max,
+    }
+    values = {
+        key: [float(v) for training in trainings if (v := training.get(key)) is not None]
+        for key in sums
+    }
+    return {key: sums[key](found) for key, found in values.items() if found}
 
 
 def _interval(found: OutOfFold, metric: Metric) -> Interval:

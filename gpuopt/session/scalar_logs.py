@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger, Logger, TensorBoardLogger
 __all__ = ["EventLog", "ScalarCsv", "make_logger"]
 
 _log = logging.getLogger(__name__)
+_EVENTS = "tensorboard"
 
 
 class _SurvivesFullDisk:
@@ -69,6 +70,11 @@ class EventLog(_SurvivesFullDisk, TensorBoardLogger):
         self._hook = threading.excepthook
         threading.excepthook = self._hide_the_writers
 
+    @property
+    def log_dir(self) -> str:
+        """Folder of the events; Lightning takes `$HOME` in a run's name for a variable."""
+        return str(Path(self.root_dir) / _EVENTS)
+
     def finalize(self, status: str) -> None:
         """Write what is buffered, and close."""
         with self.tolerated():
@@ -90,7 +96,7 @@ def make_logger(name: str, folder: Path) -> Logger | None:
         folder: The run folder.
     """
     if name == "tensorboard":
-        return EventLog(folder, name=None, version="tensorboard", default_hp_metric=False)
+        return EventLog(folder, name=None, version=_EVENTS, default_hp_metric=False)
     if name == "csv":
         return ScalarCsv(folder, name=None, version="csv")
     return None

@@ -54,6 +54,8 @@ def ended(job: Job, end: JobEnd, *, was_asked_to_stop: bool) -> Job:
     if was_asked_to_stop and state != "done":
         state = "stopped"
     reason = end.last_line.removeprefix("gpuopt train: ")
+    if state == "stopped":  # it goes on with the sweep
+        reason = reason.removeprefix("stopped ").partition("; go on with resume=")[0]
     if end.signal_name:
         reason = f"by {end.signal_name}"
         if end.signal_name == "SIGKILL":
@@ -76,10 +78,10 @@ def refuse(sweep: SweepFolder, job: Job, reason: str) -> None:
     report(sweep)
 
 
-def give_up(sweep: SweepFolder, reason: str) -> None:
-    """Note that another launcher lost the jobs that have not ended."""
+def give_up(sweep: SweepFolder, reason: str, *, only: int | None = None) -> None:
+    """Note that another launcher lost the jobs that have not ended, or `only` one of them."""
     for job in sweep.jobs:
-        if job.state in ("waiting", "running"):
+        if job.state in ("waiting", "running") and only in (None, job.number):
             sweep.write_job(replace(job, state="failed", reason=reason))
 
 
@@ -127,7 +129,9 @@ def _ending(sweep: SweepFolder) -> GpuoptError | None:
     place = shown(sweep.path)
     text = f"{done} of {count} jobs done, {others}; reasons in {place}/sweep.csv"
     if states["refused"] == count:
-        return InputError(text)
+        reasons = {job.reason for job in sweep.jobs}
+        is_shared = len(reasons) == 1  # such as a key that does not exist
+        return InputError(f"all {count} jobs refused: {reasons.pop()}" if is_shared else text)
     if states["refused"] + done == count:
         return FaultError(text)
     again = f"; try these again with -m resume={place}"

@@ -19,7 +19,9 @@ __all__ = [
     "describe_model",
     "export_weights",
     "load_described",
+    "load_weights",
     "read_description",
+    "require_weights_of",
 ]
 
 _SCHEMA = 1
@@ -123,6 +125,19 @@ def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -
     Raises:
         InputError: When they belong to another model or another number of classes.
     """
+    require_weights_of(model, checkpoint, where)
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+    except (RuntimeError, NotImplementedError) as error:  # such as a tensor without data
+        raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
+
+
+def require_weights_of(model: Classifier, checkpoint: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint whose weights have other names or shapes than the model's.
+
+    Raises:
+        InputError: Names the first difference.
+    """
     state = checkpoint.get("state_dict")
     if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
         raise InputError(f"{where} holds no weights (state_dict)")
@@ -136,10 +151,6 @@ def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -
             f"{model.num_classes} classes: {len(missing) + len(extra) + len(reshaped)} tensors "
             f"differ, for example {example}"
         )
-    try:
-        model.load_state_dict(state)
-    except (RuntimeError, NotImplementedError) as error:  # such as a tensor without data
-        raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
 
 
 def _are_class_names(names: Any) -> bool:

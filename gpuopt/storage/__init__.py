@@ -2,6 +2,7 @@
 
 from gpuopt.storage.atomic import atomic_write, write_json, write_text
 from gpuopt.storage.lock import FolderLock, wait_for_folder
+from gpuopt.storage.paths import existing_folder, shown
 from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
 
 __all__ = [
@@ -9,7 +10,9 @@ __all__ = [
     "FolderLock",
     "Sidecar",
     "atomic_write",
+    "existing_folder",
     "sha256_of",
+    "shown",
     "wait_for_folder",
     "write_json",
     "write_text",

@@ -27,6 +27,7 @@ __all__ = [
     "link_copy",
     "newest_valid",
     "read_checkpoint",
+    "valid_ones",
     "write_checkpoint",
 ]
 
@@ -160,13 +161,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def newest_valid(folder: Path) -> tuple[Path, FileRecord] | None:
-    """Find the checkpoint to resume from.
+    """Find the intact file with the most optimizer steps, and its record; see `valid_ones`."""
+    return next(iter(valid_ones(folder)), None)
+
+
+def valid_ones(folder: Path) -> list[tuple[Path, FileRecord]]:
+    """List the checkpoints to resume from that match their checksums.
 
     Args:
         folder: `<run>/checkpoints`.
 
     Returns:
-        The intact file with the most optimizer steps and its record, or None.
+        Files and their records, the most optimizer steps first.
     """
     found: list[tuple[Path, FileRecord]] = []
     for path in sorted(folder.glob("*.ckpt")):
@@ -177,7 +183,7 @@ def newest_valid(folder: Path) -> tuple[Path, FileRecord] | None:
             _log.warning("%s is damaged and not used", path.name)
         else:
             found.append((path, record))
-    return max(found, key=lambda item: (item[1].step, item[1].epoch), default=None)
+    return sorted(found, key=lambda item: (item[1].step, item[1].epoch), reverse=True)
 
 
 def _require_finite(checkpoint: dict[str, Any]) -> None:

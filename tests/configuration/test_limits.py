@@ -170,10 +170,22 @@ def test_the_class_accepts_what_the_range_accepts(key, composed, tmp_path):
 @pytest.mark.parametrize("key", CHOICES)
 def test_every_word_of_a_choice_passes_and_others_are_refused(key, composed):
     for word in CHOICES[key]:
-        check_config(with_value(composed, key, word))
+        changed = with_value(composed, key, word)
+        if word in ("min", "val/loss"):  # these two go together
+            node = changed["callbacks"][key.split(".")[1]]
+            node |= {"monitor": "val/loss", "mode": "min"}
+        check_config(changed)
     for wrong in ("nonsense", None, 7, ""):
         with pytest.raises(InputError, match=rf"^{key}={wrong} is not one of "):
             check_config(with_value(composed, key, wrong))
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "early_stopping"])
+@pytest.mark.parametrize(("monitor", "mode"), [("val/loss", "max"), ("val/f1", "min")])
+def test_the_worst_epoch_is_not_taken_for_the_best(name, monitor, mode, settings):
+    settings["callbacks"][name] |= {"monitor": monitor, "mode": mode}
+    with pytest.raises(InputError, match=rf"^callbacks\.{name}\.mode={mode} would take the worst"):
+        check_config(settings)
 
 
 @pytest.mark.parametrize(

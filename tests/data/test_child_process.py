@@ -236,7 +236,7 @@ def test_a_child_ends_on_sigterm_from_its_parent_only(work):
     os.kill(child, signal.SIGTERM)  # before it obeys
     tell(parent)
     assert parent.stdout.readline() == "obeys\n"
-    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2, signal.SIGTERM):
         os.kill(child, number)
         time.sleep(0.2)
     assert child in members(parent.pid)
@@ -253,6 +253,7 @@ def test_loader_workers_die_with_their_parent_and_ignore_signals_of_others(start
     for pid in workers:
         os.kill(pid, signal.SIGINT)
         os.kill(pid, signal.SIGUSR1)
+        os.kill(pid, signal.SIGUSR2)
         if hasattr(signal, "sigwaitinfo"):
             os.kill(pid, signal.SIGTERM)
     time.sleep(0.5)

@@ -1,5 +1,6 @@
 import io
 import multiprocessing
+import os
 import zlib
 from pathlib import Path
 
@@ -228,6 +229,14 @@ def test_more_pixels_than_pillows_warning_limit_are_fine_below_ours(tmp_path):
     assert side**2 < MAX_PIXELS
     Image.new("1", (side, side), 1).save(tmp_path / "a.png")
     assert decode_image(tmp_path / "a.png", 8).min() == 255
+
+
+@pytest.mark.parametrize("target", ["pipe", "/dev/zero"])
+def test_what_would_keep_its_reader_waiting_is_not_read(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "a.png").symlink_to(target)
+    with pytest.raises(UnreadableImageError, match="no regular file"):
+        decode_image(tmp_path / "a.png", 32)
 
 
 def test_permission_error_is_worded(tmp_path, monkeypatch):

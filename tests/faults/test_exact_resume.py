@@ -34,7 +34,8 @@ CASES = {
     ),
     "accumulated": (
         ("num_workers=0", *THREE),
-        (fault("training step", call=20), fault("keeping the one before", call=2)),
+        # Lightning miscounts from the second resume on when the last batch of an epoch was saved.
+        (fault("validation", call=1), fault("keeping the one before", call=2)),
     ),
     "everything": (
         ("num_workers=2", AVERAGED, MIXED, *THREE),

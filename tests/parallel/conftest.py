@@ -23,9 +23,10 @@ class TwoRanks:
         folder: The run folder.
         words: The settings.
         command: What starts it; `gpuopt train` unless told otherwise.
+        environment: Further variables.
     """
 
-    def __init__(self, folder: Path, *words: str, command=("-m", "gpuopt.train")):
+    def __init__(self, folder, *words: str, command=("-m", "gpuopt.train"), environment=()):
         self.folder = folder
         self.process = subprocess.Popen(
             [sys.executable, *command, *words],
@@ -33,7 +34,7 @@ class TwoRanks:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=ENVIRONMENT,
+            env=ENVIRONMENT | dict(environment),
         )
 
     def ranks(self) -> dict[int, int]:

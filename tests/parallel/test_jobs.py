@@ -90,6 +90,36 @@ def test_a_signal_before_the_start_is_passed_on(tmp_path):
     assert end.signal_name == "SIGTERM"
 
 
+def test_a_request_that_a_launcher_answers_is_answered_when_the_job_has_saved(tmp_path):
+    """submitit asks SLURM to start the task again, and ends it."""
+    marked = WAITING.replace("signal.SIGTERM, stop", "signal.SIGUSR2, stop")
+    ready, answered = tmp_path / "ready", []
+
+    def ask():
+        while not ready.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGUSR2)
+
+    before = signal.signal(signal.SIGUSR2, lambda number, frame: answered.append(number))
+    asking = threading.Thread(target=ask)
+    try:
+        with StopRequest() as stop:
+            asking.start()
+            end = run_job([*program(marked), str(ready)], tmp_path, stop)
+            assert not answered
+        assert answered == [signal.SIGUSR2]
+    finally:
+        asking.join()
+        signal.signal(signal.SIGUSR2, before)
+    assert (end.exit_code, stop.received) == (75, signal.SIGUSR2)
+
+
+def test_a_signal_that_nobody_answers_is_left_alone():
+    before = signal.getsignal(signal.SIGUSR2)
+    with StopRequest():
+        assert signal.getsignal(signal.SIGUSR2) is before
+
+
 def test_a_job_is_not_in_the_group_that_ctrl_c_reaches(tmp_path, capsys):
     run("import os; print(os.getpgid(0) == os.getpid())", tmp_path)
     assert capsys.readouterr().out == "True\n"

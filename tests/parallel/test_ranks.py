@@ -31,6 +31,17 @@ RANDOM = (
     "trainer.max_epochs=12",
     "logger=none",
 )
+TASK_OF_SLURM = {
+    "SLURM_JOB_ID": "42",
+    "SLURM_JOB_NAME": "x",
+    "SLURM_NTASKS": "1",
+    "SLURM_NTASKS_PER_NODE": "1",
+    "SLURM_NNODES": "1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NODELIST": "127.0.0.1",
+}
 
 
 @pytest.fixture(scope="module")
@@ -115,12 +126,15 @@ def test_one_rank_speaks_and_each_has_its_log(pair):
 def test_stopped_and_killed_again_and_again_it_ends_with_the_same_weights(
     undisturbed, two, tmp_path
 ):
-    """SIGTERM to one rank, to the command, to all; kill -9 of one rank, and of everything."""
+    """Signals to one rank, to the command, to all; kill -9 of one rank, and of everything.
+
+    All within one task of SLURM, which gives all of its processes the signal.
+    """
     folder = tmp_path / "run"
     words = [*two, *RANDOM, f"run={folder}"]
 
     def interrupted(choose, number):
-        run = TwoRanks(folder, *words)
+        run = TwoRanks(folder, *words, environment=TASK_OF_SLURM)
         if "resume=true" not in words:
             words.append("resume=true")
         run.wait_for_a_save()
@@ -135,12 +149,12 @@ def test_stopped_and_killed_again_and_again_it_ends_with_the_same_weights(
             time.sleep(0.05)
         return code, last_line(stderr), duration_s
 
-    for choose in (
-        lambda command, ranks: [ranks[1]],
-        lambda command, ranks: [command],
-        lambda command, ranks: [command, *ranks.values()],
+    for number, choose in (
+        (signal.SIGTERM, lambda command, ranks: [ranks[1]]),
+        (signal.SIGTERM, lambda command, ranks: [command]),
+        (signal.SIGUSR1, lambda command, ranks: [command, *ranks.values()]),
     ):
-        code, line, _ = interrupted(choose, signal.SIGTERM)
+        code, line, _ = interrupted(choose, number)
         assert (code, f"go on with resume={folder}" in line) == (75, True), line
         assert "saved" in line
     code, line, duration_s = interrupted(lambda command, ranks: [ranks[1]], signal.SIGKILL)
@@ -152,9 +166,10 @@ def test_stopped_and_killed_again_and_again_it_ends_with_the_same_weights(
     assert code == -9
     code, _, _ = interrupted(lambda command, ranks: [command, *ranks.values()], signal.SIGKILL)
     assert code == -9
-    code, _, stderr = TwoRanks(folder, *words).end()
+    code, _, stderr = TwoRanks(folder, *words, environment=TASK_OF_SLURM).end()
     assert code == 0, stderr
     assert "resuming from" in stderr
+    assert not list(folder.rglob("hpc_ckpt*"))
     assert same_weights(undisturbed, folder)
     assert results(folder)["metrics"] == results(undisturbed)["metrics"]
 

@@ -7,7 +7,12 @@ import yaml
 
 from gpuopt.measure import macro_f1
 from gpuopt.report import write_predictions_csv, write_rows_csv
-from gpuopt.session.fold_results import read_fold, read_test_ensemble, write_fold_results
+from gpuopt.session.fold_results import (
+    read_fold,
+    read_test_ensemble,
+    training_of_folds,
+    write_fold_results,
+)
 
 
 def make(folder, fold, right=3, wrong=1, state="finished", tests=("x", "y"), shares=0.8):
@@ -73,3 +78,11 @@ def test_folds_that_tested_on_other_images_are_not_averaged(tmp_path):
         read_test_ensemble(folds)
     alone = read_fold(make(tmp_path, 2, right=2, wrong=0, tests=("f2_0", "f2_1")), 2)
     assert read_test_ensemble([alone]) is None  # it tested on its own images
+
+
+def test_what_training_measured_is_summed_up_for_sweeps():
+    one = {"samples_per_second": 100.0, "peak_memory_gib": 3.5, "best_validation_score": 0.5}
+    other = {"samples_per_second": 200.0, "peak_memory_gib": 3.0, "best_validation_score": None}
+    expected = {"samples_per_second": 150, "peak_memory_gib": 3.5, "best_validation_score": 0.5}
+    assert training_of_folds([one, other]) == expected
+    assert training_of_folds([{"epochs": 1}]) == {}  # nothing is not zero

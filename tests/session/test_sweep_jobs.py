@@ -41,6 +41,12 @@ def table(sweep):
         (JobEnd(1, "", "", 1.5), False, "failed", "exit code 1"),
         (JobEnd(75, "", "saved", 1.5), False, "stopped", "saved"),
         (JobEnd(75, "", "saved", 1.5), True, "stopped", "saved"),
+        (
+            JobEnd(75, "", "stopped by SIGINT; go on with resume=x", 1.5),
+            True,
+            "stopped",
+            "by SIGINT",
+        ),
         (JobEnd(0, "SIGTERM", "", 1.5), True, "stopped", "by SIGTERM"),
         (JobEnd(0, "SIGSEGV", "epoch 3", 1.5), False, "killed", "by SIGSEGV"),
         (JobEnd(0, "SIGKILL", "", 1.5), False, "killed", "by SIGKILL, as the system does"),
@@ -51,6 +57,7 @@ def test_every_end_is_told(end, stop, state, reason):
     assert job.state == state
     assert job.reason.startswith(reason)
     assert bool(job.reason) == (state != "done")
+    assert "resume=" not in job.reason
     assert job.duration_s == 3.5  # all attempts
     assert job.exit_code == (None if end.signal_name else end.exit_code)
 
@@ -92,18 +99,32 @@ def test_jobs_that_a_launcher_lost_have_failed(sweep):
     assert sweep.jobs[2].reason == "the node went away"
 
 
+def test_one_job_that_a_launcher_lost_has_failed_alone(sweep):
+    set_states(sweep, "running", "running", "waiting")
+    give_up(sweep, "out of memory", only=1)
+    assert [job.state for job in sweep.jobs] == ["running", "failed", "waiting"]
+
+
 @pytest.mark.parametrize(
     ("states", "error", "message"),
     [
-        (("refused", "refused", "refused"), InputError, r"0 of 3 jobs done, 3 refused"),
+        (("refused", "refused", "refused"), InputError, r"all 3 jobs refused: not so"),
         (("done", "refused", "done"), FaultError, r"2 of 3 jobs done, 1 refused.*sweep.csv$"),
         (("done", "killed", "failed"), FaultError, r"1 failed, 1 killed.*-m resume="),
         (("done", "stopped", "waiting"), PreemptedError, r"1 stopped, 1 waiting.*-m resume="),
     ],
 )
 def test_a_sweep_ends_in_one_line(sweep, states, error, message):
-    set_states(sweep, *states)
+    for job, state in zip(sweep.jobs, states, strict=True):
+        sweep.write_job(replace(job, state=state, reason="not so"))
     with pytest.raises(error, match=message):
+        conclude(sweep)
+
+
+def test_jobs_that_are_refused_for_several_reasons_are_counted(sweep):
+    for job in sweep.jobs:
+        sweep.write_job(replace(job, state="refused", reason=f"{job.number} is too much"))
+    with pytest.raises(InputError, match=r"0 of 3 jobs done, 3 refused; reasons in"):
         conclude(sweep)
 
 
@@ -129,6 +150,19 @@ def test_a_row_is_filled_from_the_results():
     assert (row.samples_per_second, row.peak_memory_gib) == (99.5, 1.5)
     assert (row.f1, row.f1_tta, row.duration_s) == (0.5, 0.6, 4.0)
     assert row.label == "seed=1"
+
+
+def test_the_memory_that_a_job_measured_on_a_card_is_in_every_file_of_the_sweep(sweep, capsys):
+    """Three jobs: on a card, on a CPU, which measures none, and one that has not begun."""
+    for number, training in enumerate(({"peak_memory_gib": 3.25}, {"samples_per_second": 9.5})):
+        content = {"state": "finished", "training": training}
+        sweep.write_job(replace(sweep.jobs[number], state="done"))
+        (sweep.job_folder(number) / "results.json").write_text(json.dumps(content))
+    report(sweep)
+    assert [row["peak_memory_gib"] for row in table(sweep)] == ["3.25", "", ""]
+    printed = capsys.readouterr().out
+    assert "peak GiB" in printed
+    assert "3.25" in printed
 
 
 def test_a_row_without_results_has_what_was_asked_for():

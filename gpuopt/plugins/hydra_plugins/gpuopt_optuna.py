@@ -16,6 +16,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
 from gpuopt.errors import InputError
+from gpuopt.launching import check_launcher, launch
 from gpuopt.session.sweep_folder import SweepFolder
 from gpuopt.session.sweep_jobs import conclude
 from gpuopt.session.sweep_words import without_folder
@@ -47,6 +48,7 @@ class OptunaSweeper(Sweeper):
         for name, value in (("n_trials", self._trials), ("seed", self._seed)):
             if type(value) is not int or value < (name == "n_trials"):
                 raise InputError(f"hydra.sweeper.{name}={value} is no whole number in its range")
+        check_launcher(config)
         self.config, self._context = config, hydra_context
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -79,7 +81,7 @@ class OptunaSweeper(Sweeper):
                     study.ask(space)
                 jobs = [[*fixed, *_words(t.params)] for t in study.get_trials(deepcopy=False)]
                 folder.start(folder.words, jobs)
-                self._launcher.launch([jobs[number]], initial_job_idx=number)
+                launch(self._launcher, folder, [jobs[number]], number)
                 score = folder.results(number).get("training", {}).get("best_validation_score")
                 state = TrialState.FAIL if score is None else TrialState.COMPLETE
                 study.tell(number, score, state=state)
@@ -95,10 +97,14 @@ class OptunaSweeper(Sweeper):
         import optuna
         from optuna.storages import JournalStorage
         from optuna.storages.journal import JournalFileBackend
+        from optuna.study import StudyDirection
 
         storage = JournalStorage(JournalFileBackend(str(folder.path / "optuna.journal")))
         study = optuna.create_study(
-            study_name=_STUDY, storage=storage, direction=self._direction, load_if_exists=True
+            study_name=_STUDY,
+            storage=storage,
+            direction=StudyDirection[self._direction.upper()],
+            load_if_exists=True,
         )
         # Another seed after a resume, else the first random proposals came again.
         study.sampler = optuna.samplers.TPESampler(seed=self._seed + len(study.trials))
@@ -114,7 +120,10 @@ def _distribution(override: Override) -> Any:
 
     value = override.value()
     if not isinstance(value, IntervalSweep):
-        return CategoricalDistribution(list(override.sweep_string_iterator()))
+        choices = list(override.sweep_string_iterator())
+        if not choices:  # such as glob(*), where nothing matches
+            raise InputError(f"{override.input_line}: nothing to choose from, give values")
+        return CategoricalDistribution(choices)
     low, high, is_log = value.start, value.end, "log" in value.tags
     if low is None or high is None:
         raise InputError(f"{override.input_line}: an interval has two ends")

@@ -19,10 +19,10 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
 from gpuopt.entry import REFUSALS, explain
-from gpuopt.errors import GpuoptError
+from gpuopt.launching import check_launcher, launch
 from gpuopt.parallel import StopRequest
 from gpuopt.session.sweep_folder import SweepFolder
-from gpuopt.session.sweep_jobs import conclude, give_up, refuse, report, stopped
+from gpuopt.session.sweep_jobs import conclude, refuse, stopped
 from gpuopt.session.sweep_words import without_folder
 from gpuopt.storage import FolderLock
 
@@ -38,7 +38,12 @@ class GridSweeper(Sweeper):
     def setup(
         self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig
     ) -> None:
-        """Keep what `sweep` needs."""
+        """Keep what `sweep` needs.
+
+        Raises:
+            InputError: When the launcher cannot run such jobs.
+        """
+        check_launcher(config)
         self.config, self._context = config, hydra_context
         self._launcher = Plugins.instance().instantiate_launcher(
             hydra_context=hydra_context, task_function=task_function, config=config
@@ -60,15 +65,7 @@ class GridSweeper(Sweeper):
                 self._compose_all(jobs)  # other launchers stop at a job that does not compose
             folder.start(without_folder(sys.argv[1:]), jobs)
         with FolderLock(folder.path):
-            overrides = [list(job.overrides) for job in folder.jobs]
-            try:
-                self._launcher.launch(overrides, initial_job_idx=0)
-            except Exception as error:
-                if isinstance(error, GpuoptError) or isinstance(self._launcher, ProcessLauncher):
-                    raise
-                give_up(folder, explain(error))  # such as a job that SLURM ended
-            if not isinstance(self._launcher, ProcessLauncher):
-                report(folder)  # its jobs may have printed it elsewhere
+            launch(self._launcher, folder, [list(job.overrides) for job in folder.jobs], 0)
         conclude(folder)
 
     def _expand(self, arguments: list[str]) -> list[list[str]]:
