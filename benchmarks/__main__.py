@@ -16,10 +16,11 @@ PROGRAMS = {
     "freed_memory": "a CPU's training step with and without memory kept by the process",
     "startup": "time until help is shown and bad options are refused",
     "quickstart": "the README's command from nothing to scores",
+    "digits_tta": "what TTA does to images whose training knew no turns",
     "soak": "runs killed 200 times at random, resumed, and compared to the bit",
     "highperf_gpu": "training throughput and memory on a GPU",
 }
-_DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart")
+_DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")
 
 
 def main(words: Sequence[str]) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.commands import run_timed
 from benchmarks.record import Row, add_common_arguments, format_rows, hardware, save
 
-__all__ = ["COMMAND", "main", "quickstart_rows"]
+__all__ = ["COMMAND", "main", "quickstart_rows", "score_rows"]
 
 COMMAND = ("gpu=rtx3060", "tta=essential")
 """The settings of the README's command."""
@@ -80,12 +80,22 @@ def quickstart_rows(
     ]
     rest_s = wall_s - imports_s - sum(durations_s[key] for key in _PARTS)
     rows.append(Row("quickstart, the rest (forecast, pictures, files)", setting, rest_s, "s"))
+    return rows + score_rows(metrics, setting)
+
+
+def score_rows(metrics: Mapping[str, Any], setting: str) -> list[Row]:
+    """List a run's scores without and with views.
+
+    Args:
+        metrics: Of its `results.json`.
+        setting: What was trained and tested.
+    """
     scores = {
         "macro_f1": "macro-F1 without TTA",
         "macro_f1_tta": f"macro-F1 with TTA {metrics['tta']}",
         "macro_f1_difference": "gain of TTA in macro-F1",
     }
-    return rows + [
+    return [
         Row(word, setting, metrics[key]["value"], "", metrics[key]["low"], metrics[key]["high"])
         for key, word in scores.items()
     ]

@@ -16,8 +16,9 @@ from benchmarks.step_setting import CLIP_NORM, MemoryImages, StepSetting, synchr
 from gpuopt.callbacks import DurableCheckpoint, GpuStats
 from gpuopt.hardware import Gpu, float32_matmul_precision, keep_freed_memory
 from gpuopt.model import Classifier
-from gpuopt.session.fitting import FitSettings, fit, make_logger
+from gpuopt.session.fitting import FitSettings, fit
 from gpuopt.session.plan import Plan
+from gpuopt.session.scalar_logs import make_logger
 
 __all__ = ["GPUOPT", "Design", "Interleaver", "MeasuredError", "time_fit"]
 

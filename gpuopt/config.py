@@ -10,7 +10,8 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from gpuopt.configuration import translate_arguments
-from gpuopt.entry import checked, ending_clearly, refuse_words
+from gpuopt.endings import ending_clearly
+from gpuopt.entry import checked, refuse_words
 from gpuopt.errors import InputError, nearest
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, register
 

@@ -17,7 +17,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.plugins.launcher import Launcher
 from omegaconf import DictConfig
 
-from gpuopt.entry import explain
+from gpuopt.endings import explain
 from gpuopt.errors import GpuoptError, InputError
 from gpuopt.session.sweep_folder import SweepFolder, shown
 from gpuopt.session.sweep_jobs import give_up, report, stopped

@@ -12,7 +12,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from omegaconf import DictConfig, OmegaConf
 
-from gpuopt.entry import REFUSALS, checked, explain
+from gpuopt.endings import REFUSALS, explain
+from gpuopt.entry import checked
 from gpuopt.errors import PreemptedError
 from gpuopt.launching import register_joblib
 from gpuopt.run import RunFolder

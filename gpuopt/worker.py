@@ -24,7 +24,7 @@ from rich.console import Console
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, GpuStats, OomRecovery, Preemption
 from gpuopt.data import ImageDataModule
-from gpuopt.entry import ending_clearly
+from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError, nearest
 from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
@@ -35,7 +35,7 @@ from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
-from gpuopt.session.evaluation import draw_figures, evaluate
+from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.out_of_fold import write_out_of_fold
@@ -103,6 +103,8 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         )
         data.num_workers = plan.num_workers
         model = _build_model(config, plan, data)
+        if config.model.get("channels_last") == "auto":
+            plan = plan.with_choice(model.channels_last_choice())
         steps = _total_steps(config, plan, data)
         forecast_s = forecast_training_s(plan, model.name, steps * plan.global_batch_size)
         print_plan(
@@ -151,7 +153,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
                 "training": training_time.duration_s,
                 "test": test_time.duration_s,
             },
-            choices=plan.choices,
+            choices=(*plan.choices, *chosen_in_test(evaluation, config.tta)),
         )
         run.write_results(results)
     print_results(console, evaluation, config.data_name, config.tta, run.path)

@@ -7,12 +7,10 @@ from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.config import compose_settings
-from gpuopt.entry import ending_clearly, explain, run_command
+from gpuopt.endings import explain
+from gpuopt.entry import run_command
 from gpuopt.errors import (
-    FaultError,
     InputError,
-    PreemptedError,
-    TargetNotMetError,
     nearest,
     one_line,
 )
@@ -120,33 +118,6 @@ def test_predict_has_its_own_settings():
         compose_settings("predict", ["trainer.max_epochs=1"])
     assert "trainer is no setting" in explain(caught.value)
     assert compose_settings("predict", ["batch_size=16"])["batch_size"] == 16
-
-
-@pytest.mark.parametrize(
-    ("error", "code"),
-    [
-        (InputError("x"), 2),
-        (FaultError("x"), 3),
-        (TargetNotMetError("x"), 4),
-        (PreemptedError("x"), 75),
-        (KeyboardInterrupt(), 75),
-        (ZeroDivisionError("x"), 1),
-    ],
-)
-def test_every_kind_of_error_has_its_exit_code(error, code, capsys):
-    with pytest.raises(SystemExit) as caught, ending_clearly("train", debug=False):
-        raise error
-    assert caught.value.code == code
-    assert capsys.readouterr().err.strip().splitlines()[-1].startswith("gpuopt train: ")
-
-
-def test_an_error_of_a_loader_process_is_told_by_its_own_last_line(capsys):
-    told = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback (most recent "
-    with pytest.raises(SystemExit) as caught, ending_clearly("train", debug=False):
-        raise RuntimeError(f"{told}call last):\n  File x\nKeyError: 'label'\n")
-    assert caught.value.code == 1
-    last = capsys.readouterr().err.strip().splitlines()[-1]
-    assert last == "gpuopt train: internal error: KeyError: 'label' (in a loader process)"
 
 
 def test_a_message_is_one_line_of_bounded_length_and_keeps_its_remedy():

@@ -48,6 +48,8 @@ def test_every_automatic_choice_has_its_evidence(finished):
     choices = {choice["key"]: choice for choice in finished[1]["choices"]}
     assert choices.keys() >= {"gpu", "precision", "image_size", "micro_batch_size", "num_workers"}
     assert choices["micro_batch_size"]["value"] == 32
+    assert choices["model.channels_last"]["value"] is False  # no BatchNorm in it
+    assert choices["tta.chunk_size"]["value"] == 32
     assert all(choice["reason"] and choice["evidence"] for choice in choices.values())
 
 
@@ -192,6 +194,17 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(train, tmp_path, dist
     assert "resuming from previous.ckpt" in caplog.text
     whole, parts = weights(tmp_path / "whole"), weights(tmp_path / "parts")
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_a_late_signal_of_the_launcher_is_ignored_once_the_run_has_saved(train, tmp_path, disturb):
+    before = signal.getsignal(signal.SIGUSR2)
+    disturb(3, lambda: os.kill(os.getpid(), signal.SIGUSR2))
+    try:
+        with pytest.raises(PreemptedError, match="saved"):
+            train(tmp_path)
+        assert signal.getsignal(signal.SIGUSR2) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGUSR2, before)
 
 
 def test_a_vouched_for_checkpoint_that_would_run_code_is_passed_over(

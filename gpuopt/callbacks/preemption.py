@@ -27,7 +27,7 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
 
     The same signal again stops at once. Ranks agree before they save, so a signal to any one
     suffices. SIGUSR2, by which a launcher passes on what it was sent, may come any number of times,
-    and late: after a stop it stays ignored, since it would kill a process that is done.
+    and late: after a stop it is ignored until Lightning gives back the signals that it took.
 
     Args:
         checkpoint: Saves the state; the same object must be among the Trainer's callbacks.

@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.model.backbone import create_backbone
 from gpuopt.model.optimizer import AdamW, Sgd, parameter_groups
@@ -145,6 +146,11 @@ class Classifier(L.LightningModule):
             normalised = normalised.contiguous(memory_format=torch.channels_last)
         logits: Tensor = self.backbone(normalised)
         return logits
+
+    def channels_last_choice(self) -> Choice:
+        """Say what `channels_last="auto"` came to, and why."""
+        reason = "nets with BatchNorm gain by it, others do not: timm's measurements"
+        return Choice("model.channels_last", self.uses_channels_last, "table", reason)
 
     def training_step(self, batch: LabelledImages, batch_idx: int) -> Tensor:
         """Compute this batch's part of the global window's loss."""

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule, WindowLoader
 from gpuopt.measure import (
     Interval,
@@ -26,7 +27,7 @@ from gpuopt.model import Classifier
 from gpuopt.report import choose_samples, confusion_figure, samples_figure
 from gpuopt.tta import Predictions, TestTimeAugmentation, TtaPredictor, predict_loader
 
-__all__ = ["Evaluation", "draw_figures", "evaluate", "predict_all"]
+__all__ = ["Evaluation", "chosen_in_test", "draw_figures", "evaluate", "predict_all"]
 
 _SAMPLES_SHOWN = 24
 
@@ -146,6 +147,15 @@ def evaluate(
     if (tests.targets >= 0).any():
         return _score(tests, data, "test")
     return replace(_score(predict("validation"), data, "validation"), unlabelled=tests)
+
+
+def chosen_in_test(evaluation: Evaluation, policy: TestTimeAugmentation) -> list[Choice]:
+    """List what was left to the test."""
+    chunk_size = evaluation.test_predictions.chunk_size
+    if policy.chunk_size != "auto" or chunk_size is None:
+        return []
+    reason = "images of one batch, halved for each time that memory ran out"
+    return [Choice("tta.chunk_size", chunk_size, "measured", reason)]
 
 
 def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> dict[str, Figure]:

@@ -54,6 +54,10 @@ class Plan:
         """Micro-batches per optimizer step and device."""
         return math.ceil(math.ceil(self.global_batch_size / self.devices) / self.micro_batch_size)
 
+    def with_choice(self, choice: Choice) -> "Plan":
+        """Add what was chosen once the model was there."""
+        return replace(self, choices=(*self.choices, choice))
+
     def with_workers(self, requested: int | str, *, decoded: bool, ranks: int = 1) -> "Plan":
         """Settle the loader processes.
 

@@ -43,12 +43,14 @@ class Predictions:
         targets: Its class, int64 [n]; -1 where unknown.
         probabilities: Merged over the views, float32 [n, classes].
         single_view: Of the unchanged image alone, float32 [n, classes], when asked for.
+        chunk_size: Images per forward pass in the end.
     """
 
     ids: NDArray[np.int64]
     targets: NDArray[np.int64]
     probabilities: NDArray[np.float32]
     single_view: NDArray[np.float32] | None = None
+    chunk_size: int | None = None
 
     @property
     def classes(self) -> NDArray[np.int64]:
@@ -110,6 +112,7 @@ def predict_loader(
         targets=np.concatenate([targets for _, targets in rows]),
         probabilities=np.concatenate(merged),
         single_view=np.concatenate(single) if with_single_view else None,
+        chunk_size=predictor.chunk_size,
     )
 
 

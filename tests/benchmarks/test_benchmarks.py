@@ -9,6 +9,7 @@ from torchvision.transforms import v2
 
 from benchmarks import __main__ as entry
 from benchmarks import (
+    digits_tta,
     freed_memory,
     highperf_gpu,
     loader,
@@ -80,6 +81,12 @@ def test_startup_times_real_processes(tmp_path):
 
 
 @pytest.mark.slow
+def test_digits_tta_reads_both_scores(tmp_path):
+    _, rows = run_quick(digits_tta, tmp_path)
+    assert len(rows) == 3
+    assert all("Digits" in row["setting"] for row in rows.values())
+
+
 def test_quickstart_runs_the_command_and_reads_its_results(tmp_path):
     content, rows = run_quick(quickstart, tmp_path)
     parts = [row["value"] for name, row in rows.items() if row["unit"] == "s"]
@@ -258,7 +265,7 @@ def test_several_programs_run_in_processes_of_their_own(monkeypatch, capsys):
     assert "failed: loader" in capsys.readouterr().err
     started.clear()
     assert entry.main([]) == 1
-    names = ["step_time", "loader", "freed_memory", "startup", "quickstart"]
+    names = ["step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta"]
     assert [words[0] for words in started] == names
 
 

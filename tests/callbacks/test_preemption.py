@@ -96,7 +96,6 @@ def test_what_a_launcher_passes_on_late_does_not_kill_a_process_that_has_saved(i
 
     _, message = interrupted(Signal("on_train_batch_start", 2), Late())
     assert "saved" in message
-    os.kill(os.getpid(), signal.SIGUSR2)  # with its default action this would be the end
 
 
 def test_what_a_launcher_passes_on_is_no_second_signal(interrupted):

@@ -18,7 +18,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict
 
-from gpuopt.entry import REFUSALS, explain
+from gpuopt.endings import REFUSALS, explain
 from gpuopt.launching import check_launcher, launch
 from gpuopt.parallel import StopRequest
 from gpuopt.session.sweep_folder import SweepFolder
