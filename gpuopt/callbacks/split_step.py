@@ -80,7 +80,8 @@ def is_fit_for(run: Callable[[], None]) -> bool:
         if is_device_lost(error):
             first_line = str(error).partition("\n")[0]
             raise FaultError(
-                f"the device is lost for this process ({first_line}): start again with resume=FOLDER"
+                f"the device is lost for this process ({first_line}): start again "
+                "with resume=FOLDER"
             ) from error
         if not is_out_of_memory(error):
             raise

@@ -1,9 +1,10 @@
 """What a step changes besides gradients, kept so that a failed attempt leaves no trace.
 
-What it costs per step when nothing fails: four states of random number generators (host memory,
-about 20 us, no synchronisation), the numbers of a few logged values by reference, and copies of
-those buffers and metric states that a step was seen to overwrite in place: BatchNorm's statistics,
-for example, in one or two kernels for all of them. Networks without such buffers copy nothing.
+What it costs per step when nothing fails, all of it time of the host: 0.07 ms for the random number
+generators, whose states lie in host memory, and for logged values, kept by reference. Buffers and
+metric states that a step was seen to overwrite in place are copied, all of one kind by one
+operation: BatchNorm's statistics, 0.3 ms more for the 159 of a ResNet-50. Networks without such
+buffers copy nothing. Nothing waits for a device. (Measured on one core of a CPU.)
 """
 
 import random
@@ -53,34 +54,17 @@ class Generators:
 
 
 class _Slot:
-    """A place that holds a tensor, a list of tensors or a small note of a metric."""
+    """A place that holds a tensor, a list of tensors or a small note of a metric.
 
-    def __init__(self, owner: nn.Module, name: str, *, is_buffer: bool) -> None:
-        self._owner, self.name, self._is_buffer = owner, name, is_buffer
-        # Copied until a step has shown that it leaves the tensor's memory alone. BatchNorm may
-        # begin to write at any time, when a frozen layer is set free.
-        self.is_copied = True
-        self.may_learn = not isinstance(owner, _NormBase)
+    Args:
+        place: The dictionary that holds it: a module's buffers or a metric's attributes.
+        name: Its key.
+        may_learn: Whether a tensor that one step leaves alone need not be copied in later ones.
+    """
 
-    def get(self) -> Any:
-        return (
-            self._owner._buffers[self.name] if self._is_buffer else getattr(self._owner, self.name)
-        )
-
-    def put(self, value: Any) -> None:
-        if self._is_buffer:
-            self._owner._buffers[self.name] = value
-        else:
-            setattr(self._owner, self.name, value)
-
-
-@dataclass(frozen=True)
-class _Kept:
-    """What a slot held: the object, the count of writes to it, and a copy where that may rise."""
-
-    value: Any
-    version: int
-    copy: Any
+    def __init__(self, place: dict[str, Any], name: str, *, may_learn: bool) -> None:
+        self.place, self.name, self.may_learn = place, name, may_learn
+        self.is_copied = True  # until a step has shown that it leaves the tensor's memory alone
 
 
 @dataclass
@@ -89,10 +73,19 @@ class StepState:
 
     Attributes:
         generators: Of random numbers.
+        slots: Places in the module.
+        values: The objects in them; lists as copies.
+        versions: Counts of the writes to them.
+        copies: Some of the slots by index, all of one kind, and their numbers in one tensor.
+        logged: Logged values with all that they hold.
+        logged_by: The hook that logged last.
     """
 
     generators: Generators
-    slots: list[tuple[_Slot, _Kept]] = field(default_factory=list)
+    slots: list[_Slot] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    copies: list[tuple[list[int], Tensor]] = field(default_factory=list)
     logged: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     logged_by: str | None = None
 
@@ -115,12 +108,11 @@ class StateKeeper:
         """Note the present state."""
         if self._slots is None:
             self._slots = _slots(self._module)
-        state = StepState(Generators.read(self._module.device))
-        copies = self._copies(self._slots)
-        for slot in self._slots:
-            value = slot.get()
-            copy = list(value) if isinstance(value, list) else copies.get(id(slot))
-            state.slots.append((slot, _Kept(value, _version(value), copy)))
+        state = StepState(Generators.read(self._module.device), self._slots)
+        values = [slot.place[slot.name] for slot in self._slots]
+        state.versions = [_version(value) for value in values]
+        state.copies = _copies(self._slots, values, state.versions)
+        state.values = [list(value) if type(value) is list else value for value in values]
         results = self._trainer._results
         for key, result in (results or {}).items():
             state.logged[key] = (result, dict(vars(result)))
@@ -135,8 +127,8 @@ class StateKeeper:
         if self._has_learned:
             return
         self._has_learned = True
-        for slot, kept in before.slots:
-            if slot.may_learn and kept.version >= 0 and kept.version == _version(kept.value):
+        for slot, value, version in zip(before.slots, before.values, before.versions, strict=True):
+            if slot.may_learn and version >= 0 and version == _version(value):
                 slot.is_copied = False
 
     @torch.no_grad()
@@ -146,16 +138,19 @@ class StateKeeper:
         Returns:
             Names of what could not be restored.
         """
+        copied: set[int] = set()
+        for members, numbers in state.copies:
+            tensors = [state.values[index] for index in members]
+            parts = torch.split(numbers, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+            copied.update(members)
         lost = []
-        for slot, kept in state.slots:
-            if isinstance(kept.value, list):
-                slot.put(list(kept.copy))
-                continue
-            if isinstance(kept.value, Tensor) and kept.copy is not None:
-                kept.value.copy_(kept.copy)  # the same tensor: others may refer to it
-            elif kept.version != _version(kept.value):
+        for index, (slot, value) in enumerate(zip(state.slots, state.values, strict=True)):
+            if index not in copied and state.versions[index] != _version(value):
                 lost.append(slot.name)
-            slot.put(kept.value)
+            # The same tensor, not another with its numbers: others may refer to it.
+            slot.place[slot.name] = list(value) if isinstance(value, list) else value
         self._restore_logged(state)
         state.generators.write()
         return lost
@@ -170,31 +165,34 @@ class StateKeeper:
                 vars(result).update(values)
         self._trainer._logger_connector._current_fx = state.logged_by
 
-    @torch.no_grad()
-    def _copies(self, slots: list[_Slot]) -> dict[int, Tensor]:
-        """Copy what is overwritten in place, tensors of one kind by one kernel."""
-        kinds: dict[tuple[torch.device, torch.dtype], list[_Slot]] = {}
-        for slot in slots:
-            value = slot.get()
-            if isinstance(value, Tensor) and (slot.is_copied or value.is_inference()):
-                kinds.setdefault((value.device, value.dtype), []).append(slot)
-        copies: dict[int, Tensor] = {}
-        for members in kinds.values():
-            values = [slot.get() for slot in members]
-            targets = [torch.empty_like(value) for value in values]
-            torch._foreach_copy_(targets, values)
-            copies |= {id(slot): copy for slot, copy in zip(members, targets, strict=True)}
-        return copies
+
+@torch.no_grad()
+def _copies(
+    slots: list[_Slot], values: list[Any], versions: list[int]
+) -> list[tuple[list[int], Tensor]]:
+    """Copy what may be overwritten in place, the tensors of one kind by one operation."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, value in enumerate(values):
+        # Writes to tensors of inference mode are not counted, so they are always copied.
+        if isinstance(value, Tensor) and (slots[index].is_copied or versions[index] < 0):
+            kinds.setdefault((value.device, value.dtype), []).append(index)
+    return [
+        (members, torch.cat([values[index].reshape(-1) for index in members]))
+        for members in kinds.values()
+    ]
 
 
 def _slots(module: nn.Module) -> list[_Slot]:
     """Find the buffers and metric states of a module and all in it."""
     found = []
     for part in module.modules():
-        found += [_Slot(part, name, is_buffer=True) for name in part._buffers]
+        # BatchNorm may begin to write at any time, when a frozen layer is set free.
+        may_learn = not isinstance(part, _NormBase)
+        buffers = [name for name, value in part._buffers.items() if value is not None]
+        found += [_Slot(part._buffers, name, may_learn=may_learn) for name in buffers]
         if isinstance(part, Metric):
             names = (*part._defaults, *_METRIC_NOTES)
-            found += [_Slot(part, name, is_buffer=False) for name in names]
+            found += [_Slot(vars(part), name, may_learn=True) for name in names]
     return found
 
 
