@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
-from gpuopt.callbacks import DurableCheckpoint, GpuStats, Preemption
+from gpuopt.callbacks import DurableCheckpoint, GpuStats, OomRecovery, Preemption
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError, nearest
@@ -337,6 +337,7 @@ def _training_facts(
     fitted: Fitted, callbacks: list[Any], model: Classifier, best: Path | None
 ) -> dict[str, Any]:
     stats = next((c.summary() for c in callbacks if isinstance(c, GpuStats)), {})
+    recovery = next((c.summary() for c in callbacks if isinstance(c, OomRecovery)), None)
     best_epoch = fitted.checkpoint.best_epoch
     return {
         "epochs": fitted.trainer.current_epoch,
@@ -346,6 +347,7 @@ def _training_facts(
         "best_validation_score": fitted.checkpoint.best_score,
         "checkpoint": best.name if best else None,
         "initial_weights": model.weights_source,
+        "oom_recovery": recovery,
         **stats,
     }
 

@@ -7,6 +7,7 @@ from gpuopt.callbacks.exact_resume import ExactResume
 from gpuopt.callbacks.gpu_stats import GpuStats
 from gpuopt.callbacks.moving_average import MovingAverage
 from gpuopt.callbacks.non_finite_loss import NonFiniteLoss
+from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.callbacks.preemption import Preemption
 from gpuopt.callbacks.progress_bar import LossBar
 from gpuopt.callbacks.step_log import StepLog
@@ -20,6 +21,7 @@ __all__ = [
     "LossBar",
     "MovingAverage",
     "NonFiniteLoss",
+    "OomRecovery",
     "Preemption",
     "StepLog",
 ]

@@ -24,6 +24,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.early_stopping.patience": (1, 10_000),
     "callbacks.gpu_stats.interval_s": (0.05, 3600),
     "callbacks.moving_average.decay": (0.0, 0.999999),
+    "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "accumulate_grad_batches": _COUNT,
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),

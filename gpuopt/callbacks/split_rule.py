@@ -1,0 +1,166 @@
+"""Find out from a few samples how the loss of a batch follows from the losses of its parts."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+
+from gpuopt.callbacks.batch_parts import cut
+from gpuopt.callbacks.split_step import is_fit_for
+from gpuopt.callbacks.split_work import Arguments, loss_of
+from gpuopt.callbacks.step_logs import LogCall, recorded_logs
+from gpuopt.callbacks.step_state import StateKeeper, StepState
+from gpuopt.errors import FaultError, InputError
+from gpuopt.memory.device_errors import free_memory
+
+__all__ = ["SplitRule", "depends_on_batch"]
+
+_MOST_SAMPLES = 8
+
+
+class SplitRule:
+    """Knows how values of parts give that of the whole, once it has seen a batch.
+
+    Args:
+        module: Whose training step it is.
+        keeper: Brings the module back to the state before each trial.
+        call: Runs the training step.
+        give_up: Gives the error to raise when even two samples do not fit.
+
+    Attributes:
+        loss: `mean` over samples, or `sum` of the parts, when the batch itself holds the weights.
+        logs: Names of logged values that are sums, with that word.
+    """
+
+    def __init__(
+        self,
+        module: L.LightningModule,
+        keeper: StateKeeper,
+        call: Callable[[Any, Arguments], Any],
+        give_up: Callable[[], FaultError],
+    ) -> None:
+        self.loss = "mean"
+        self.logs: dict[str, str] = {}
+        self._module = module
+        self._keeper = keeper
+        self._call = call
+        self._give_up = give_up
+        self._is_settled = False
+
+    def settle(self, batch: Any, count: int, arguments: Arguments) -> None:
+        """Compare the loss of a few samples with the losses of two parts of them.
+
+        Does so until a batch has told something; a loss of 0 does not.
+
+        Args:
+            batch: The batch that did not fit.
+            count: Its samples, at least 2.
+            arguments: What else the training step takes.
+
+        Raises:
+            InputError: When the loss is neither a mean over samples nor a sum of them.
+            FaultError: When the memory does not suffice for two samples.
+        """
+        samples = min(count, _MOST_SAMPLES)
+        while not self._is_settled:
+            if is_fit_for(functools.partial(self._compare, batch, count, samples, arguments)):
+                return
+            free_memory()
+            if samples == 2:
+                raise self._give_up()
+            samples = max(2, samples // 2)
+
+    def _compare(self, batch: Any, count: int, samples: int, arguments: Arguments) -> None:
+        middle = max(1, (3 * samples) // 8)  # unequal parts tell a mean from a mean of means
+        pieces = [slice(0, samples), slice(0, middle), slice(middle, samples)]
+        before = self._keeper.take()
+        try:
+            runs = [self._try(cut(batch, piece, count), before, arguments) for piece in pieces]
+        finally:
+            self._keeper.restore(before)
+        shares = (middle / samples, 1 - middle / samples)
+        whole, first, second = (loss for loss, _ in runs)
+        if whole is None or first is None or second is None or not bool(whole != 0):
+            return
+        verdict = _verdict(whole, first, second, shares)
+        if verdict is None:
+            raise InputError(
+                "the loss of a batch is neither the mean over its samples nor their sum (of "
+                f"{samples} samples {float(whole):.6g}, of parts of them {float(first):.6g} and "
+                f"{float(second):.6g}), so a batch that does not fit cannot be split: lower the "
+                "micro-batch size"
+            )
+        self.loss, self._is_settled = verdict, True
+        named = [{call.name: call.value for call in calls} for _, calls in runs]
+        for name in set(named[0]) & set(named[1]) & set(named[2]):
+            values = [n[name] for n in named if isinstance(n[name], (Tensor, float))]
+            one = [torch.as_tensor(value) for value in values]
+            if len(one) == 3 and _verdict(one[0], one[1], one[2], shares) == "sum":
+                self.logs[name] = "sum"
+
+    def _try(
+        self, batch: Any, before: StepState, arguments: Arguments
+    ) -> tuple[Tensor | None, list[LogCall]]:
+        """Run the step from the state `before`, without gradients, and without logging."""
+        self._keeper.restore(before)
+        with torch.no_grad(), _made_certain(self._module), recorded_logs(self._module) as calls:
+            loss = loss_of(self._call(batch, arguments))
+        return loss, calls
+
+
+def depends_on_batch(module: nn.Module) -> list[nn.Module]:
+    """List what makes a sample's result depend on the others or on random numbers."""
+    return [part for part in module.modules() if _depends(part)]
+
+
+@contextlib.contextmanager
+def _made_certain(module: nn.Module) -> Iterator[None]:
+    """Let BatchNorm and dropout behave as in evaluation, and nothing else."""
+    parts = [part for part in depends_on_batch(module) if part.training]
+    for part in parts:
+        part.training = False
+    try:
+        yield
+    finally:
+        for part in parts:
+            part.training = True
+
+
+def _depends(part: nn.Module) -> bool:
+    if isinstance(part, _BatchNorm):
+        return True
+    if isinstance(part, _DropoutNd):
+        return bool(part.p > 0)
+    if isinstance(part, nn.MultiheadAttention):
+        return bool(part.dropout > 0)
+    # timm's DropPath, torchvision's StochasticDepth and the like have no common class.
+    rate = getattr(part, "drop_prob", None) or getattr(part, "p", None)
+    name = type(part).__name__.lower()
+    return isinstance(rate, float) and rate > 0 and ("drop" in name or "stochastic" in name)
+
+
+def _verdict(
+    whole: Tensor, first: Tensor, second: Tensor, shares: tuple[float, float]
+) -> str | None:
+    mean = first * shares[0] + second * shares[1]
+    if _are_equal(whole, mean):
+        return "mean"
+    return "sum" if _are_equal(whole, first + second) else None
+
+
+def _are_equal(one: Tensor, other: Tensor) -> bool:
+    return bool(torch.allclose(one.double(), other.double(), rtol=_tolerance(one), atol=1e-12))
+
+
+def _tolerance(value: Tensor) -> float:
+    """Return how far rounding may move a value: kernels differ by batch size."""
+    if value.dtype == torch.float64:
+        return 1e-9
+    is_coarse = value.is_cuda or torch.is_autocast_enabled(value.device.type)
+    return 2e-2 if is_coarse or value.dtype != torch.float32 else 1e-4

@@ -1,0 +1,203 @@
+"""What a step changes besides gradients, kept so that a failed attempt leaves no trace.
+
+What it costs per step when nothing fails, all of it time of the host: 0.07 ms for the random number
+generators, whose states lie in host memory, and for logged values, kept by reference. Buffers and
+metric states that a step was seen to overwrite in place are copied, all of one kind by one
+operation: BatchNorm's statistics, 0.3 ms more for the 159 of a ResNet-50. Networks without such
+buffers copy nothing. Nothing waits for a device. (Measured on one core of a CPU.)
+"""
+
+import random
+from dataclasses import dataclass, field
+from typing import Any
+
+import lightning.pytorch as L
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torchmetrics import Metric
+
+__all__ = ["Generators", "StateKeeper", "StepState"]
+
+_METRIC_NOTES = ("_update_count", "_computed", "_forward_cache")
+
+
+@dataclass(frozen=True)
+class Generators:
+    """States of the random number generators of Python, NumPy, PyTorch and the device."""
+
+    python: Any
+    numpy: Any
+    host: Tensor
+    device: Tensor | None
+    place: torch.device
+
+    @classmethod
+    def read(cls, device: torch.device) -> "Generators":
+        """Read the states; a CUDA generator's are two numbers on the host."""
+        return cls(
+            random.getstate(),
+            np.random.get_state(legacy=True),
+            torch.get_rng_state(),
+            torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            device,
+        )
+
+    def write(self) -> None:
+        """Put the generators back to these states."""
+        random.setstate(self.python)
+        np.random.set_state(self.numpy)
+        torch.set_rng_state(self.host)
+        if self.device is not None:
+            torch.cuda.set_rng_state(self.device, self.place)
+
+
+class _Slot:
+    """A place that holds a tensor, a list of tensors or a small note of a metric.
+
+    Args:
+        place: The dictionary that holds it: a module's buffers or a metric's attributes.
+        name: Its key.
+        may_learn: Whether a tensor that one step leaves alone need not be copied in later ones.
+    """
+
+    def __init__(self, place: dict[str, Any], name: str, *, may_learn: bool) -> None:
+        self.place, self.name, self.may_learn = place, name, may_learn
+        self.is_copied = True  # until a step has shown that it leaves the tensor's memory alone
+
+
+@dataclass
+class StepState:
+    """Everything that an attempt may change, as it was before.
+
+    Attributes:
+        generators: Of random numbers.
+        slots: Places in the module.
+        values: The objects in them; lists as copies.
+        versions: Counts of the writes to them.
+        copies: Some of the slots by index, all of one kind, and their numbers in one tensor.
+        logged: Logged values with all that they hold.
+        logged_by: The hook that logged last.
+    """
+
+    generators: Generators
+    slots: list[_Slot] = field(default_factory=list)
+    values: list[Any] = field(default_factory=list)
+    versions: list[int] = field(default_factory=list)
+    copies: list[tuple[list[int], Tensor]] = field(default_factory=list)
+    logged: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
+    logged_by: str | None = None
+
+
+class StateKeeper:
+    """Takes and restores the state of a module's step.
+
+    Args:
+        trainer: Whose logged values belong to the state.
+        module: Whose buffers and metrics do.
+    """
+
+    def __init__(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        self._trainer = trainer
+        self._module = module
+        self._slots: list[_Slot] | None = None
+        self._has_learned = False
+
+    def take(self) -> StepState:
+        """Note the present state."""
+        if self._slots is None:
+            self._slots = _slots(self._module)
+        state = StepState(Generators.read(self._module.device), self._slots)
+        values = [slot.place[slot.name] for slot in self._slots]
+        state.versions = [_version(value) for value in values]
+        state.copies = _copies(self._slots, values, state.versions)
+        state.values = [list(value) if type(value) is list else value for value in values]
+        results = self._trainer._results
+        for key, result in (results or {}).items():
+            state.logged[key] = (result, dict(vars(result)))
+        state.logged_by = self._trainer._logger_connector._current_fx
+        return state
+
+    def learn(self, before: StepState) -> None:
+        """See from a step that went well which tensors are not overwritten, and copy them no more.
+
+        Once is enough: a tensor that is overwritten later all the same is noticed by `restore`.
+        """
+        if self._has_learned:
+            return
+        self._has_learned = True
+        for slot, value, version in zip(before.slots, before.values, before.versions, strict=True):
+            if slot.may_learn and version >= 0 and version == _version(value):
+                slot.is_copied = False
+
+    @torch.no_grad()
+    def restore(self, state: StepState) -> list[str]:
+        """Go back to a state, which stays valid.
+
+        Returns:
+            Names of what could not be restored.
+        """
+        copied: set[int] = set()
+        for members, numbers in state.copies:
+            tensors = [state.values[index] for index in members]
+            parts = torch.split(numbers, [tensor.numel() for tensor in tensors])
+            for tensor, part in zip(tensors, parts, strict=True):
+                tensor.copy_(part.view(tensor.shape))
+            copied.update(members)
+        lost = []
+        for index, (slot, value) in enumerate(zip(state.slots, state.values, strict=True)):
+            if index not in copied and state.versions[index] != _version(value):
+                lost.append(slot.name)
+            # The same tensor, not another with its numbers: others may refer to it.
+            slot.place[slot.name] = list(value) if isinstance(value, list) else value
+        self._restore_logged(state)
+        state.generators.write()
+        return lost
+
+    def _restore_logged(self, state: StepState) -> None:
+        results = self._trainer._results
+        if results is not None:
+            for key in set(results) - set(state.logged):
+                del results[key]
+            for result, values in state.logged.values():
+                vars(result).clear()
+                vars(result).update(values)
+        self._trainer._logger_connector._current_fx = state.logged_by
+
+
+@torch.no_grad()
+def _copies(
+    slots: list[_Slot], values: list[Any], versions: list[int]
+) -> list[tuple[list[int], Tensor]]:
+    """Copy what may be overwritten in place, the tensors of one kind by one operation."""
+    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for index, value in enumerate(values):
+        # Writes to tensors of inference mode are not counted, so they are always copied.
+        if isinstance(value, Tensor) and (slots[index].is_copied or versions[index] < 0):
+            kinds.setdefault((value.device, value.dtype), []).append(index)
+    return [
+        (members, torch.cat([values[index].reshape(-1) for index in members]))
+        for members in kinds.values()
+    ]
+
+
+def _slots(module: nn.Module) -> list[_Slot]:
+    """Find the buffers and metric states of a module and all in it."""
+    found = []
+    for part in module.modules():
+        # BatchNorm may begin to write at any time, when a frozen layer is set free.
+        may_learn = not isinstance(part, _NormBase)
+        buffers = [name for name, value in part._buffers.items() if value is not None]
+        found += [_Slot(part._buffers, name, may_learn=may_learn) for name in buffers]
+        if isinstance(part, Metric):
+            names = (*part._defaults, *_METRIC_NOTES)
+            found += [_Slot(vars(part), name, may_learn=True) for name in names]
+    return found
+
+
+def _version(value: Any) -> int:
+    """Return how often a tensor was written to; -1 where that is not counted."""
+    if not isinstance(value, Tensor) or value.is_inference():
+        return -1
+    return value._version

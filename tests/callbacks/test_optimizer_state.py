@@ -1,0 +1,39 @@
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from gpuopt.callbacks.optimizer_state import make_state, writes_so_far
+
+
+@pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])
+@pytest.mark.parametrize("options", [{}, {"foreach": True}, {"fused": True}])
+def test_state_made_early_changes_no_step(kind, options):
+    torch.manual_seed(0)
+    nets = [nn.Linear(3, 2)]
+    nets.append(copy.deepcopy(nets[0]))
+    optimizers = [kind(net.parameters(), 0.1, weight_decay=0.1, **options) for net in nets]
+    make_state(optimizers[0])
+    assert nets[0].weight.grad is None
+    if kind is not torch.optim.SGD:
+        assert len(optimizers[0].state) == 2
+    for _ in range(3):
+        for net, optimizer in zip(nets, optimizers, strict=True):
+            optimizer.zero_grad()
+            net(torch.ones(4, 3)).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(nets[0].weight, nets[1].weight)
+    states = [optimizer.state_dict()["state"] for optimizer in optimizers]
+    for name, value in states[0].get(0, {}).items():
+        assert value is None or torch.equal(torch.as_tensor(value), states[1][0][name])
+
+
+def test_an_update_is_noticed():
+    net = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW(net.parameters(), 0.1)
+    make_state(optimizer)
+    before = writes_so_far(optimizer)
+    assert writes_so_far(optimizer) == before
+    optimizer.state[net.weight]["exp_avg"].mul_(0.9)
+    assert writes_so_far(optimizer) != before
