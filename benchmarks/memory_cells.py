@@ -4,11 +4,9 @@ import contextlib
 import gc
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import lightning.pytorch as L
-import numpy as np
 import torch
 
 from benchmarks.step_setting import CLIP_NORM, MemoryImages, StepSetting, draw_bank

@@ -169,9 +169,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     path: Path = arguments.output
     with tempfile.TemporaryDirectory() as folder:
         runner = _Runner(Path(folder), ("gpu=cpu",) if arguments.quick else ())
-        for name, part in (("parity", _parity), ("death and resume", _death)):
+        for name, part, epochs in (("parity", _parity, 2), ("death and resume", _death, 40)):
             print(f"{name} ...", flush=True)
-            found, details[name] = part(runner)
+            found, details[name] = part(runner, 3 if arguments.quick else epochs)
             rows += found
             print(format_rows(found), details[name], flush=True)
             path = save("two_gpus", rows, arguments, parser, details)
@@ -187,9 +187,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     return path
 
 
-def _parity(runner: _Runner) -> tuple[list[Row], dict[str, Any]]:
+def _parity(runner: _Runner, epochs: int) -> tuple[list[Row], dict[str, Any]]:
     """Compare the losses of every step, and what validation counts."""
-    settings = (*_EXACT, "micro_batch_size=32", "trainer.max_epochs=2")
+    settings = (*_EXACT, "micro_batch_size=32", f"trainer.max_epochs={epochs}")
     codes = {
         "one": runner.run("one", *settings),
         "two": runner.run("two", *settings, "trainer.devices=2"),
@@ -210,10 +210,10 @@ def _parity(runner: _Runner) -> tuple[list[Row], dict[str, Any]]:
     return found, {"losses": losses, "validation": validation}
 
 
-def _death(runner: _Runner) -> tuple[list[Row], dict[str, Any]]:
+def _death(runner: _Runner, epochs: int) -> tuple[list[Row], dict[str, Any]]:
     """Kill one rank in the middle; the run must end, and go on as if nothing had been."""
     settings = (
-        *_EXACT, "micro_batch_size=32", "trainer.max_epochs=40", "trainer.devices=2",
+        *_EXACT, "micro_batch_size=32", f"trainer.max_epochs={epochs}", "trainer.devices=2",
         "model.drop_rate=0.2", "callbacks.moving_average.enabled=true",
         "callbacks.checkpoint.every_n_steps=5",
     )  # fmt: skip
