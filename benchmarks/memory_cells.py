@@ -16,7 +16,21 @@ from gpuopt.memory import MemorySetup
 from gpuopt.memory.device_errors import is_out_of_memory
 from gpuopt.model import AdamW, Classifier
 
-__all__ = ["CONTEXT_MIB", "MODELS", "Cell", "Peak", "capped", "release", "setup_of", "train_cell"]
+__all__ = [
+    "CONTEXT_MIB",
+    "MODELS",
+    "Cell",
+    "Peak",
+    "build",
+    "capped",
+    "fits",
+    "images_of",
+    "largest_that_fits",
+    "quiet",
+    "release",
+    "setup_of",
+    "train_cell",
+]
 
 MODELS = (
     ("convnext_base.fb_in22k_ft_in1k_384", 384),

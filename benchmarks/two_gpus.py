@@ -61,7 +61,7 @@ SPEED_CASES = (
         "convnext_base 384 px, global batch 256, bf16",
         (
             *("model.name=convnext_base.fb_in22k_ft_in1k_384", "image_size=384"),
-            *("global_batch_size=256", "data.train_count=8000", "trainer.max_epochs=1"),
+            *("global_batch_size=256", "data.train_count=4000", "trainer.max_epochs=1"),
         ),
         micro_batch_size=128,
         pairs=5,
@@ -169,7 +169,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     path: Path = arguments.output
     with tempfile.TemporaryDirectory() as folder:
         runner = _Runner(Path(folder), ("gpu=cpu",) if arguments.quick else ())
-        for name, part, epochs in (("parity", _parity, 2), ("death and resume", _death, 40)):
+        for name, part, epochs in (("parity", _parity, 2), ("death and resume", _death, 20)):
             print(f"{name} ...", flush=True)
             found, details[name] = part(runner, 3 if arguments.quick else epochs)
             rows += found
