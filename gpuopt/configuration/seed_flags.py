@@ -14,6 +14,7 @@ _WORDS = re.compile(r"\S+").findall
 # Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
 SEED_SPELLINGS: dict[str, str] = {
     "batch_size": "micro_batch_size=N",
+    "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
     "config": "mode=quickstart|basic|fast_optimized|highperf|lowend_highperf",
@@ -50,14 +51,14 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = ("compile_model", "config", "use_amp")  # an explicit flag beside them wins
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")  # an explicit flag beside them wins
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_optimization
     allreduce_algorithm analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
     auto_adjust_batch_size auto_scale_lr backend baseline_config benchmark benchmark_runs
     bucket_size_mb calculate_cost_savings calculate_performance_per_watt calculate_time_savings
-    check_drivers checkpoint_segments compare_precision compatibility_matrix compression_ratio
+    check_drivers compare_precision compatibility_matrix compression_ratio
     config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
     export_prometheus find_optimal gpu_ids gradient_compression include_inference
     initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
@@ -129,10 +130,18 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         elif attached and command in KEYS and name in _SLIPS.difference(keys):
             wrong.append(_Word(word, name, value))
         else:
-            settings.append(word)
+            settings.append(_quoted(word))
     if wrong:
         raise InputError(_answer(wrong, keys))
     return options + settings
+
+
+def _quoted(word: str) -> str:
+    """Put `stages=4` in quotes, without which Hydra takes no value with an equals sign."""
+    key, _, value = word.partition("=")
+    if key != "model.checkpointing":
+        return word
+    return f"{key}=" + re.sub(r"(?<!['\"])\bstages=\d+", r"'\g<0>'", value)
 
 
 def _value_in(rest: Sequence[str]) -> str:
@@ -188,6 +197,8 @@ def _converted(name: str, value: str) -> str:
     if name == "config":
         mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
+    if name == "checkpoint_segments":
+        return f"stages={value}" if value else ""
     if name == "fold_results" and "lastest-train/" in value:
         return "latest"  # the guide's name for the folder of the newest run
     try:
