@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -214,7 +215,13 @@ def quiet() -> Iterator[None]:
         warnings.filterwarnings("ignore", message=r".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=r".*smaller than the logging interval.*")
         warnings.filterwarnings("ignore", message=r".*lr_scheduler.step.*before.*optimizer.step.*")
-        yield
+        log = logging.getLogger("lightning.pytorch")
+        level = log.level
+        log.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            log.setLevel(level)
 
 
 def release() -> None:

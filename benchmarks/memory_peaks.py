@@ -24,7 +24,7 @@ LEVELS = ("none", "stages=2", "full")
 _GOAL = "<= 0.05"
 _GIB = 2**30
 _BUDGETS_GIB = (6, 24)
-_STEPS = 9
+_STEPS = 7
 _WARMUP_STEPS = 3
 _QUICK_MODELS = (("test_vit", 32), ("test_efficientnet", 32))
 

@@ -21,7 +21,7 @@ __all__ = ["SqueezeAt", "difference", "main", "overhead_rows"]
 
 _WEIGHTS_GOAL, _OVERHEAD_GOAL = "<= 1e-06", "<= 1.01"
 _STEPS, _SQUEEZED_STEP = 12, 5
-_PAIRS, _TIMED_STEPS = 6, 30
+_PAIRS, _TIMED_STEPS = 6, 16
 # What is left of the memory that the steps before took, above what stays between two steps.
 _SQUEEZED_RATIO = 0.6
 
