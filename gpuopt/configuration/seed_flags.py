@@ -51,12 +51,8 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = (
-    "compile_model",
-    "config",
-    "use_amp",
-    "use_checkpoint",
-)  # an explicit flag beside them wins
+# An explicit flag beside them wins.
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_optimization

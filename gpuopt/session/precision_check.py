@@ -111,7 +111,8 @@ def _try(
             batch = data.augment(Batch(*(tensor.to(device) for tensor in loaded)))
 
             def forward(samples: int) -> tuple[torch.Tensor, torch.Tensor]:
-                return model.loss(Batch(*(tensor[:samples] for tensor in batch)))
+                first: Any = Batch(*(tensor[:samples] for tensor in batch))
+                return model.loss(first)
 
             return probe_precision(
                 model,

@@ -43,8 +43,7 @@ class Net(nn.Module):
         hidden = self.dropout(torch.relu(self.norm(hidden)))
         if self.fault == "overflow":
             hidden = hidden * 1e5  # above 65504
-            hidden = self.head(hidden) * 1e-5
-            return hidden
+            return self.head(hidden) * 1e-5
         logits = self.head(hidden)
         if self.fault == "gradient" and logits.requires_grad:
             logits.register_hook(lambda gradient: gradient * (1e35 if self.was_half else 1.0))
@@ -67,19 +66,10 @@ def forward_of(net):
     return forward
 
 
-def probe(fault=None, precision="fp16", half_s=0.5, samples=64, **options):
+def probe(fault=None, precision="fp16", half_s=0.5, samples=64):
     net, clock = Net(fault), Clock(half_s)
     clock.net = net
-    found = probe_precision(
-        net,
-        options.pop("forward", forward_of(net)),
-        samples,
-        precision,
-        CPU,
-        clock=clock,
-        **options,
-    )
-    return found, net
+    return probe_precision(net, forward_of(net), samples, precision, CPU, clock=clock), net
 
 
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
