@@ -51,7 +51,8 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")  # an explicit flag beside them wins
+# An explicit flag beside them wins.
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_optimization
@@ -73,7 +74,8 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_o
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
-    num_workers optimizer pin_memory precision resume run scheduler seed trainer tta""")
+    num_workers optimizer pin_memory precision precision_probe resume run scheduler seed trainer
+    tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"

@@ -156,9 +156,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: LabelledImages, batch_idx: int) -> Tensor:
         """Compute this batch's part of the global window's loss."""
-        logits = self(batch.images).float()
-        losses = self._cross_entropy(logits, batch)
-        weighted = (losses * batch.weights).sum()
+        _, weighted = self.loss(batch)
         share = batch.weights.sum().clamp_min(1e-12)  # a rank's last batch may be all padding
         # Only the epoch's mean: what is logged on a step or shown in the bar is read at once,
         # which makes a GPU wait. `gpuopt.callbacks.StepLog` logs the steps.
@@ -167,6 +165,11 @@ class Classifier(L.LightningModule):
         # Lightning divides by the accumulation and, across ranks, averages; both are undone here
         # because the weights already sum to 1 over the window.
         return weighted * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def loss(self, batch: LabelledImages) -> tuple[Tensor, Tensor]:
+        """Return float32 logits [n, classes] and this batch's part of the global window's loss."""
+        logits = self(batch.images).float()
+        return logits, (self._cross_entropy(logits, batch) * batch.weights).sum()
 
     def _cross_entropy(self, logits: Tensor, batch: LabelledImages) -> Tensor:
         def loss(targets: Tensor) -> Tensor:

@@ -39,7 +39,9 @@ def choose_checkpointing(
         largest[level] = predict(level).largest_batch(budget_bytes)
         if largest[level] >= wanted:
             return Choice(_KEY, level, "predicted", _reason(largest, level, wanted))
-    fewest = {level: math.ceil(wanted / fit) if fit else wanted + 1 for level, fit in largest.items()}
+    fewest = {
+        level: math.ceil(wanted / fit) if fit else wanted + 1 for level, fit in largest.items()
+    }
     best = min(largest, key=lambda level: fewest[level])  # the first, and least, of several
     if largest.keys() == {NONE}:
         reason = f"the model has no stages to recompute; {largest[NONE]} of {wanted} samples fit"
