@@ -24,9 +24,9 @@ from benchmarks.memory_cells import (
     quiet,
     release,
     train_cell,
+    trainer_of,
 )
-from benchmarks.step_setting import CLIP_NORM, MemoryImages
-from gpuopt.hardware import lightning_precision
+from benchmarks.step_setting import MemoryImages
 from gpuopt.memory.device_errors import is_out_of_memory
 
 __all__ = ["Found", "Peer", "counted_errors", "peers", "timed", "ultralytics_rule"]
@@ -126,19 +126,8 @@ def _lightning(cell: Cell, memory_mib: int | None, mode: str) -> Found:
     model, data = build(cell, 10_000), _PeerData(cell)
 
     def search() -> tuple[int, int]:
-        trainer = L.Trainer(
-            accelerator="gpu" if cell.device == "cuda" else "cpu",
-            devices=1,
-            precision=lightning_precision(cell.precision),
-            max_epochs=1,
-            gradient_clip_val=CLIP_NORM,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            limit_val_batches=0,
-            use_distributed_sampler=False,
-        )
+        trainer = trainer_of(cell)
+        trainer.limit_val_batches = 0
         size = Tuner(trainer).scale_batch_size(
             model, datamodule=data, mode=mode, steps_per_trial=_STEPS, init_val=_START
         )

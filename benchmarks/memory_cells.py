@@ -31,6 +31,7 @@ __all__ = [
     "release",
     "setup_of",
     "train_cell",
+    "trainer_of",
 ]
 
 MODELS = (
@@ -158,24 +159,28 @@ def train_cell(
     if cell.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with quiet():
-        trainer = L.Trainer(
-            accelerator="gpu" if cell.device == "cuda" else "cpu",
-            devices=1,
-            precision=lightning_precision(cell.precision),
-            max_epochs=1,
-            gradient_clip_val=CLIP_NORM,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            use_distributed_sampler=False,
-            callbacks=list(callbacks),
-        )
-        trainer.fit(model, datamodule=data)
+        trainer_of(cell, callbacks).fit(model, datamodule=data)
     if cell.device == "cpu":
         return Peak(samples, 0, 0)
     return Peak(samples, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
+
+
+def trainer_of(cell: Cell, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+    """Make a Trainer that trains an epoch, validates, and leaves nothing behind."""
+    return L.Trainer(
+        accelerator="gpu" if cell.device == "cuda" else "cpu",
+        devices=1,
+        precision=lightning_precision(cell.precision),
+        max_epochs=1,
+        gradient_clip_val=CLIP_NORM,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        callbacks=list(callbacks),
+    )
 
 
 def fits(cell: Cell, samples: int, steps: int = 3) -> bool:
