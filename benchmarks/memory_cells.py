@@ -107,6 +107,7 @@ def setup_of(cell: Cell) -> MemorySetup:
         cell.precision,
         checkpointing=cell.checkpointing,
         num_classes=_CLASSES,
+        accumulates=False,
         # With fp16, gradients that are clipped keep the optimizer from being one kernel.
         optimizer_is_fused=cell.precision != "fp16",
     )

@@ -101,6 +101,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--budget-s", type=float, default=300.0, help="measure nothing after this (default: 300)"
     )
+    parser.add_argument(
+        "--only", action="append", metavar="PART", help="networks with PART in their name"
+    )
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
     if not torch.cuda.is_available() and not arguments.quick:
@@ -110,6 +113,8 @@ def main(words: Sequence[str] | None = None) -> Path:
     peaks: list[PeakOfCell] = []
     errors: dict[str, str] = {}
     for cell, samples in _cells(device, quick=arguments.quick):
+        if not any(part in cell.model for part in arguments.only or [""]):
+            continue
         if time.monotonic() > deadline_s:
             errors[f"{cell}, batch {samples}"] = "no time left"
             continue

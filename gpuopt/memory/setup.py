@@ -24,6 +24,9 @@ class MemorySetup:
             1 is SGD with momentum.
         optimizer_is_fused: Whether its step is one kernel, which needs no memory of its own.
         moving_average: Whether an average of the weights is kept beside them.
+        accumulates: Whether gradients of earlier micro-batches are there in a backward pass. A
+            step of one micro-batch makes them as it goes on: with checkpointing, whose peak may
+            come early in the backward pass, it needs less.
     """
 
     model_name: str
@@ -37,6 +40,7 @@ class MemorySetup:
     optimizer_moments: int = 2
     optimizer_is_fused: bool = True
     moving_average: bool = False
+    accumulates: bool = True
 
     @property
     def in_half(self) -> bool:

@@ -278,7 +278,7 @@ def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractCont
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in kinds:
         return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, kinds[precision])
+    return lambda: torch.autocast(device.type, kinds[precision], cache_enabled=False)
 
 
 def _progress(visible: bool) -> Progress:
