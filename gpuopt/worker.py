@@ -22,7 +22,13 @@ import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
-from gpuopt.callbacks import DurableCheckpoint, GpuStats, OomRecovery, Preemption
+from gpuopt.callbacks import (
+    AdaptiveBatchSize,
+    DurableCheckpoint,
+    GpuStats,
+    OomRecovery,
+    Preemption,
+)
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError, nearest
@@ -338,6 +344,7 @@ def _training_facts(
 ) -> dict[str, Any]:
     stats = next((c.summary() for c in callbacks if isinstance(c, GpuStats)), {})
     recovery = next((c.summary() for c in callbacks if isinstance(c, OomRecovery)), None)
+    adaptive = next((c.summary() for c in callbacks if isinstance(c, AdaptiveBatchSize)), None)
     best_epoch = fitted.checkpoint.best_epoch
     return {
         "epochs": fitted.trainer.current_epoch,
@@ -348,6 +355,7 @@ def _training_facts(
         "checkpoint": best.name if best else None,
         "initial_weights": model.weights_source,
         "oom_recovery": recovery,
+        "adaptive_batch_size": adaptive,
         **stats,
     }
 

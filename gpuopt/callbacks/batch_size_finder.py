@@ -19,7 +19,7 @@ from gpuopt.errors import InputError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
 from gpuopt.memory.finder_result import FinderResult
-from gpuopt.memory.meter import CudaMeter, MemoryMeter
+from gpuopt.memory.step_meter import CudaStepMeter, StepMeter
 
 __all__ = ["BatchSizeFinder"]
 
@@ -77,7 +77,7 @@ class BatchSizeFinder(L.Callback):
         set_batch_size: Callable[[int], None] | None = None,
         sample_batch: Callable[[int], Any] | None = None,
         prior: MemoryEstimate | None = None,
-        meter: MemoryMeter | None = None,
+        meter: StepMeter | None = None,
         steps: int = 4,
         find_only: bool = False,
     ) -> None:
@@ -114,14 +114,14 @@ class BatchSizeFinder(L.Callback):
             if pl_module.device.type != "cuda":
                 _log.info("no CUDA device: the batch size stays as it is")
                 return
-            meter = CudaMeter(pl_module.device)
+            meter = CudaStepMeter(pl_module.device)
         self.result = self._find(trainer, pl_module, meter)
         self._apply(trainer, pl_module, self.result)
         if self._find_only:
             raise _TunerExitException  # Lightning's own way to end a fit that was a search
 
     def _find(
-        self, trainer: L.Trainer, module: L.LightningModule, meter: MemoryMeter
+        self, trainer: L.Trainer, module: L.LightningModule, meter: StepMeter
     ) -> FinderResult:
         generators = Generators.read(module.device)
         kept = [PlainState([module, _data_module(trainer)], keeps_tensors=False)]

@@ -1,4 +1,4 @@
-"""Reading how much memory a device has left and how much a few steps have taken."""
+"""Measuring a few steps on a device: how much memory they take and how long they last."""
 
 import contextlib
 import time
@@ -9,11 +9,12 @@ from typing import Protocol
 import torch
 
 from gpuopt.memory.device_errors import free_memory
+from gpuopt.memory.meter import CudaMeter
 
-__all__ = ["CudaMeter", "MemoryMeter"]
+__all__ = ["CudaStepMeter", "StepMeter"]
 
 
-class MemoryMeter(Protocol):
+class StepMeter(Protocol):
     """What a probe asks of a device; tests put a simulated one in the place of CUDA."""
 
     def capacity_bytes(self) -> int:
@@ -41,37 +42,36 @@ class MemoryMeter(Protocol):
         ...
 
 
-class CudaMeter:
+class CudaStepMeter:
     """Reads PyTorch's allocator and the driver.
 
     Memory of other processes, CUDA's context and what libraries take beside the allocator are no
     part of the capacity: the driver does not call them free.
 
     Args:
-        device: A CUDA device.
+        device: A CUDA device or its index.
     """
 
     def __init__(self, device: torch.device | int = 0) -> None:
         self._device = torch.device("cuda", device) if isinstance(device, int) else device
+        self._meter = CudaMeter(self._device)
 
     def capacity_bytes(self) -> int:
         """Return free memory and what the allocator holds, within a cap that was set before."""
-        free, total = torch.cuda.mem_get_info(self._device)
-        held = torch.cuda.memory_reserved(self._device)
-        return min(int(free) + held, int(self._share() * total))
+        return self._meter.read().available_bytes
 
     def start(self) -> None:
         """Give cached memory back to the device and forget the peak."""
         free_memory()
-        torch.cuda.reset_peak_memory_stats(self._device)
+        self._meter.start_peak()
 
     def peak_bytes(self) -> int:
         """Return the most that was reserved; pieces too small to use count as well."""
-        return int(torch.cuda.max_memory_reserved(self._device))
+        return self._meter.read().peak_reserved_bytes
 
     def resident_bytes(self) -> int:
         """Return what is allocated now."""
-        return int(torch.cuda.memory_allocated(self._device))
+        return self._meter.read().allocated_bytes
 
     def clock_s(self) -> float:
         """Wait for the device and return a monotonic time in seconds."""
@@ -85,15 +85,11 @@ class CudaMeter:
         On Windows and WSL the driver would lend memory of the host instead of failing, and a step
         would take ten times as long.
         """
-        before = self._share()
-        total = torch.cuda.get_device_properties(self._device).total_memory
-        torch.cuda.memory.set_per_process_memory_fraction(
-            min(before, self.capacity_bytes() / total), self._device
-        )
+        before = torch.cuda.memory.get_per_process_memory_fraction(self._device)
+        reading = self._meter.read()
+        share = min(before, reading.available_bytes / reading.total_bytes)
+        torch.cuda.memory.set_per_process_memory_fraction(share, self._device)
         try:
             yield
         finally:
             torch.cuda.memory.set_per_process_memory_fraction(before, self._device)
-
-    def _share(self) -> float:
-        return float(torch.cuda.memory.get_per_process_memory_fraction(self._device))
