@@ -22,6 +22,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.adaptive_batch_size.initial": _COUNT,
     "callbacks.adaptive_batch_size.maximum": _COUNT,
     "callbacks.adaptive_batch_size.target_ratio": (0.1, 1.0),
+    "callbacks.batch_size_finder.maximum": _COUNT,
+    "callbacks.batch_size_finder.minimum": _COUNT,
+    "callbacks.batch_size_finder.steps": (2, 1000),
     "callbacks.checkpoint.every_n_seconds": (0.01, 1e7),
     "callbacks.checkpoint.every_n_steps": _COUNT,
     "callbacks.early_stopping.min_delta": _SHARE,
@@ -99,6 +102,18 @@ _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
 _GIVEN: dict[str, tuple[str, ...]] = {
     "callbacks.adaptive_batch_size": ("meter",),
+    "callbacks.batch_size_finder": (
+        "batch_arg_name",
+        "find_only",
+        "global_batch_size",
+        "headroom_ratio",
+        "is_ragged",
+        "meter",
+        "prior",
+        "sample_batch",
+        "set_batch_size",
+        "take",
+    ),
     "callbacks.checkpoint": ("folder",),
     "callbacks.gpu_stats": ("devices",),
     "callbacks.oom_recovery": ("meter",),

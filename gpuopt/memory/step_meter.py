@@ -11,7 +11,7 @@ import torch
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.meter import CudaMeter
 
-__all__ = ["CudaStepMeter", "StepMeter"]
+__all__ = ["CudaStepMeter", "StepMeter", "step_meter_of"]
 
 
 class StepMeter(Protocol):
@@ -93,3 +93,8 @@ class CudaStepMeter:
             yield
         finally:
             torch.cuda.memory.set_per_process_memory_fraction(before, self._device)
+
+
+def step_meter_of(device: torch.device) -> StepMeter | None:
+    """Return what measures steps on a device; None for a CPU, whose allocator counts nothing."""
+    return CudaStepMeter(device) if device.type == "cuda" else None

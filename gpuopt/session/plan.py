@@ -38,6 +38,7 @@ class Plan:
         choices: Every automatic choice with its evidence.
         num_workers: Loader processes of each device; settled once it is known whether the data
             is decoded, by `with_workers`.
+        memory: Predicted, on a CUDA device.
     """
 
     accelerator: str
@@ -49,6 +50,7 @@ class Plan:
     devices: int
     choices: tuple[Choice, ...]
     num_workers: int = 0
+    memory: MemoryEstimate | None = None
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -58,6 +60,11 @@ class Plan:
     def with_choice(self, choice: Choice) -> "Plan":
         """Add what was chosen once the model was there."""
         return replace(self, choices=(*self.choices, choice))
+
+    def with_micro_batch(self, choice: Choice) -> "Plan":
+        """Take a micro-batch that was measured in place of the one that was predicted."""
+        kept = [choice if old.key == choice.key else old for old in self.choices]
+        return replace(self, micro_batch_size=int(choice.value), choices=tuple(kept))
 
     def with_workers(self, requested: int | str, *, decoded: bool, ranks: int = 1) -> "Plan":
         """Settle the loader processes.
@@ -150,6 +157,7 @@ def make_plan(
         micro_batch_size=int(micro.value),
         devices=devices,
         choices=tuple(choices),
+        memory=estimate,
     )
 
 
