@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["cut", "detached", "join", "sample_count", "spans", "tensors_of"]
+__all__ = [
+    "cut",
+    "detached",
+    "join",
+    "largest_part",
+    "resized",
+    "sample_count",
+    "spans",
+    "tensors_of",
+]
 
 
 def tensors_of(batch: Any) -> list[Tensor]:
@@ -39,6 +48,11 @@ def spans(count: int, size: int) -> list[slice]:
     return [slice(first, end) for first, end in zip([0, *ends[:-1]], ends, strict=True)]
 
 
+def largest_part(count: int, size: int) -> int:
+    """Return how many samples the largest of `spans(count, size)` has, at most `size`."""
+    return -(-count // len(spans(count, size)))
+
+
 def cut(batch: Any, span: slice, count: int) -> Any:
     """Return some samples of a batch, as views.
 
@@ -57,6 +71,27 @@ def cut(batch: Any, span: slice, count: int) -> Any:
         return leaf[span] if is_column else leaf
 
     return _mapped(batch, cut_leaf)
+
+
+def resized(batch: Any, samples: int, count: int, *, pins: bool = False) -> Any:
+    """Return a batch of another size by repeating samples.
+
+    Args:
+        batch: Nested mappings, sequences and dataclasses.
+        samples: Of the new batch.
+        count: Of the old batch; what has that length is repeated or cut.
+        pins: Whether to copy tensors to page-locked memory.
+    """
+    rows = [row % count for row in range(samples)]
+
+    def resize(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            new = leaf[torch.tensor(rows)] if leaf.ndim and len(leaf) == count else leaf
+            return new.pin_memory() if pins else new
+        is_column = isinstance(leaf, (list, tuple)) and len(leaf) == count
+        return type(leaf)(leaf[row] for row in rows) if is_column else leaf
+
+    return _mapped(batch, resize)
 
 
 def detached(output: Any) -> Any:
