@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from gpuopt.errors import FaultError
+
 ROOT = Path(__file__).parents[2]
 
 
@@ -39,11 +41,15 @@ def test_a_rank_that_runs_out_of_memory_recovers_alone(tmp_path):
     finally:
         for process in ranks:
             process.kill()
-    assert codes == [0, 0], "\n".join(p.read_text() for p in sorted(tmp_path.glob("*.log")))
+    said = [(tmp_path / f"rank{rank}.log").read_text("utf-8") for rank in (0, 1)]
+    # In the end the second rank gives up, and the first one notices that it is gone.
+    assert codes == [17, FaultError.exit_code], "\n".join(said)
+    assert "with 1 sample at step 2; the last checkpoint stands; who holds it" in said[1]
+    assert json.loads((tmp_path / "out_of_memory.rank1.json").read_text())["step"] == 2
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for name, largest in found.items():
-            if name.startswith("no failure"):
+            if name.startswith(("no failure", "events")):
                 assert largest == 0.0, name
             else:
                 assert largest < 1e-12, name
