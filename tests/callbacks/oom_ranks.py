@@ -27,6 +27,9 @@ CASES = {
     "validation": {"validation": 3},
 }
 SECOND = os.environ["RANK"] == "1"
+# With `cuda` the backends are those of `gpuopt train` on GPUs.
+DEVICE = sys.argv[2] if len(sys.argv) > 2 else "cpu"
+BACKENDS = {"cpu": "gloo", "cuda": "cpu:gloo,cuda:nccl"}
 
 
 def main() -> None:
@@ -58,7 +61,8 @@ def main() -> None:
 
 def run(accumulate, *callbacks, limits=None, **options):
     # Small buckets: some have been sent when the backward pass fails.
-    strategy = DDPStrategy(process_group_backend="gloo", bucket_cap_mb=1e-4)
+    strategy = DDPStrategy(process_group_backend=BACKENDS[DEVICE], bucket_cap_mb=1e-4)
+    options |= {"accelerator": "gpu" if DEVICE == "cuda" else "cpu"}
     options |= {"strategy": strategy, "devices": 2, "accumulate_grad_batches": accumulate}
     return fit(*callbacks, limits=limits, **options)
 
@@ -88,7 +92,7 @@ class Exchanging(Net):
 
     def training_step(self, batch, batch_idx):
         outputs = super().training_step(batch, batch_idx)
-        torch.distributed.all_reduce(torch.ones(1))
+        torch.distributed.all_reduce(torch.ones(1, device=self.device))
         return outputs
 
 
