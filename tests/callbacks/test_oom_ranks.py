@@ -48,6 +48,7 @@ def test_a_rank_that_runs_out_of_memory_recovers_alone(tmp_path, device):
     finally:
         for process in ranks:
             process.kill()
+            process.wait()
     said = [(tmp_path / f"rank{rank}.log").read_text("utf-8") for rank in (0, 1)]
     # In the end the second rank gives up, and the first one notices that it is gone.
     assert (first, last) == (17, FaultError.exit_code), "\n".join(said)
