@@ -117,6 +117,12 @@ class _PeerData(L.LightningDataModule):
         self._images.setup("fit")
         return self._images.train_dataloader()
 
+    def val_dataloader(self) -> Any:
+        """Make the one batch to validate on; a trial does not reach it."""
+        images = images_of(self._cell, self.batch_size, _STEPS)
+        images.setup("fit")
+        return images.val_dataloader()
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Augment as everybody does."""
         return batch if self._images is None else self._images.augment(batch)
@@ -127,7 +133,6 @@ def _lightning(cell: Cell, memory_mib: int | None, mode: str) -> Found:
 
     def search() -> tuple[int, int]:
         trainer = trainer_of(cell)
-        trainer.limit_val_batches = 0
         size = Tuner(trainer).scale_batch_size(
             model, datamodule=data, mode=mode, steps_per_trial=_STEPS, init_val=_START
         )

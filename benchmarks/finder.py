@@ -5,6 +5,8 @@ Each network on each emulated card is a process of its own, in which nothing is 
 
 import argparse
 import json
+import os
+import queue
 import statistics
 import subprocess
 import sys
@@ -96,7 +98,12 @@ class Judged:
 def main(words: Sequence[str] | None = None) -> Path:
     """Run the program and return its result's path."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks finder", description=__doc__)
-    parser.add_argument("--jobs", type=int, default=1, help="tasks at once; the first runs alone")
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help="tasks at once on all GPUs",
+    )
     parser.add_argument("--budget-s", type=float, default=_LIMIT_S, help="start nothing after this")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--all-caps", action="store_true", help="6, 8, 10, 12, 16 and 24 GiB")
@@ -112,11 +119,17 @@ def main(words: Sequence[str] | None = None) -> Path:
     judged: list[Judged] = []
     errors: dict[str, str] = {}
     path = arguments.output
+    devices: queue.Queue[int] = queue.Queue()
+    for number in range(arguments.jobs):
+        devices.put(number % max(1, torch.cuda.device_count()))
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
 
         def carry_out(task: Task, *, is_alone: bool) -> None:
             nonlocal path
-            _judge(task, Path(folder), deadline_s, judged, errors, is_alone=is_alone)
+            device = devices.get()
+            place = {"is_alone": is_alone, "device": device}
+            _judge(task, Path(folder), deadline_s, judged, errors, **place)
+            devices.put(device)
             details = {"judged": [asdict(one) for one in judged], "errors": errors}
             path = save("finder", finder_rows(judged), arguments, parser, details)
 
@@ -150,6 +163,7 @@ def _judge(
     errors: dict[str, str],
     *,
     is_alone: bool,
+    device: int,
 ) -> None:
     if time.monotonic() > deadline_s:
         errors[str(task)] = "no time left"
@@ -158,7 +172,8 @@ def _judge(
     command = [sys.executable, "-m", "benchmarks", "finder", "--output", str(target)]
     command += ["--task", json.dumps(asdict(task))]
     command += [] if torch.cuda.is_available() else ["--quick"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode or not target.exists():
         errors[str(task)] = "\n".join(done.stderr.strip().splitlines()[-6:])
         print(f"{task}: {errors[str(task)]}", flush=True)
