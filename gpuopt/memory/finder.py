@@ -37,7 +37,7 @@ _FIRST_SAMPLES = 2  # BatchNorm on one value refuses a single sample
 # The line of the steepest moment may start that much below what stays between the steps:
 # autocast's copies of the weights are not there at the peak of every network.
 _RESIDENT_SHARE = 0.95
-_LARGEST = 1_000_000
+_LARGEST = 65_536  # more samples at once are of no use to anybody
 
 
 def find_batch_size(

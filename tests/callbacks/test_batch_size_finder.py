@@ -111,10 +111,13 @@ def test_a_global_batch_sets_micro_batch_and_accumulation():
     assert max(probe.samples for probe in finder.result.probes) <= 60
 
 
-@pytest.mark.parametrize("recovers", [True, False])
-def test_a_probe_that_runs_out_of_memory_is_survived(recovers):
+@pytest.mark.parametrize(
+    ("recovers", "phase"),
+    [(True, "forward"), (False, "forward"), (True, "backward"), (True, "validation")],
+)
+def test_a_probe_that_runs_out_of_memory_is_survived(recovers, phase):
     """The device has less than it says, as when another process grows."""
-    meter = FakeMeter(capacity_mib=4000, real_mib=800)
+    meter = FakeMeter(capacity_mib=4000, real_mib=800, phase=phase)
     callbacks = [OomRecovery()] if recovers else []
     finder = BatchSizeFinder(meter=meter)
     found = fitted(Unknown, finder, *callbacks, meter=meter)
