@@ -85,7 +85,8 @@ class ModuleProbe:
 
     def _run(self, samples: int) -> dict[str, Any]:
         """Run the steps; returns what was measured on the way."""
-        trainer, started, retries = self._trainer, 0.0, 0
+        trainer, started = self._trainer, 0.0
+        retries = [self._retries()]
         for optimizer in trainer.optimizers:
             make_state(optimizer)
         on_host = self._make_batch(samples, "train")
@@ -93,18 +94,18 @@ class ModuleProbe:
         for step in range(self._steps):
             if step == 1:
                 started = self._meter.clock_s()
-            if step == self._steps // 2:  # by now the cache has the sizes that a step asks for
-                retries = self._retries()
             before, batch = batch, self._on_device(on_host)
             self._train(batch)
             for average in self._averages:
                 average.update_parameters(self._module)
-        thrashed = self._retries() > retries
+            retries.append(self._retries())
         seconds = (self._meter.clock_s() - started) / (self._steps - 1)
         del batch, before, on_host
         resident = self._meter.resident_bytes()
         if self._validates():
             self._validate(samples)
+        # In the first steps the cache gets the sizes that a step asks for.
+        thrashed = retries[-1] > retries[-2] and (len(retries) < 4 or retries[-2] > retries[-3])
         return {"seconds_per_step": seconds, "resident_bytes": resident, "thrashed": thrashed}
 
     def _retries(self) -> int:

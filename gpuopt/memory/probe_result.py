@@ -20,7 +20,8 @@ class ProbeResult:
             processes may have changed it since the search began. None when unknown.
         seconds_per_step: Mean of the steps after the first; None when no step was timed.
         ran_out_of_memory: Whether the probe failed for want of memory.
-        thrashed: Whether the allocator had to give back its cache in every step, which is slow.
+        thrashed: Whether the allocator had to give back its cache in both of the last two steps,
+            which is slow.
     """
 
     samples: int
