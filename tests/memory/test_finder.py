@@ -1,3 +1,4 @@
+import dataclasses
 import random
 import statistics
 
@@ -198,3 +199,18 @@ def test_after_a_failure_the_search_goes_on_between_what_fitted_and_what_did_not
     assert found.out_of_memory_count >= 1
     assert found.largest < min(size for size in device.probed if size > limit)
     assert found.probes[-1].samples == device.probed[-1]
+
+
+def test_a_size_at_which_the_allocator_thrashes_does_not_count_as_fitting():
+    device = Device("efficientnet_b3", 24)
+
+    def probe(samples):
+        return dataclasses.replace(device(samples), thrashed=samples > 100)
+
+    found = find_batch_size(
+        probe, capacity_bytes=device.capacity_bytes, prior=Device("efficientnet_b3", 24).prior(0)
+    )
+    assert found.out_of_memory_count == 0
+    assert any(one.thrashed for one in found.probes)
+    assert 40 <= found.largest <= 100
+    assert found.is_verified
