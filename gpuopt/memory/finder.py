@@ -151,9 +151,11 @@ class _Search:
         return min(max(samples, self.minimum), self.maximum)
 
     def _below(self) -> int | None:
-        """Return a smaller size when none fits yet."""
-        least = self._too_large
-        return max(self.minimum, least // 2) if least > self.minimum else None
+        """Return a smaller size when none fits yet; the last probe tells whether any does."""
+        least, done = self._too_large, len(self.probes)
+        if least <= self.minimum:
+            return None
+        return self.minimum if done == MOST_PROBES - 1 else max(self.minimum, least // 2**done)
 
     def _reachable(self) -> int:
         """Return the largest size that fits by what is known."""

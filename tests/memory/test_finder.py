@@ -122,6 +122,15 @@ def test_a_prior_that_is_wrong_is_dropped(factor):
         assert found.largest / device.most() > 0.8, model
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.01])
+def test_a_prior_that_is_wrong_by_far_still_ends_with_a_size_that_fits(factor):
+    device = Device("convnext", 24)
+    lines = tuple(Line(0, int(line.bytes_per_sample * factor)) for line in device.prior(0).lines)
+    found = searched(device, prior=MemoryEstimate(FixedMemory(0), lines, 224))
+    assert device.peak_bytes(found.largest) <= device.capacity_bytes
+    assert len(device.probed) <= 4
+
+
 def test_headroom_decides_how_much_stays_free():
     sizes = [
         searched(Device("resnet50", 16), headroom_ratio=ratio).largest for ratio in (0.0, 0.1, 0.5)
