@@ -150,7 +150,7 @@ def test_what_works_composes_and_has_its_effect(row):
     composed = dict(leaves(settings))
     typed = dict(word.split("=", 1) for word in words)
     accumulate = typed.pop("accumulate_grad_batches", None)
-    for group in ("gpu", "precision", "tta"):
+    for group in ("gpu", "model", "precision", "tta"):
         if group in typed:
             found = settings[group]["name"].replace(" ", "").lower()
             assert found.startswith(typed.pop(group).partition("_")[0]), group
@@ -189,7 +189,11 @@ def answers_to(command, typed):
 @pytest.mark.parametrize("row", [row for row in WORKING if flag_rows(row)], ids=ident)
 def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
     command, _ = split_line(row["gpuopt"])
-    script = {"train": "train_main.py", "predict": "infer_main.py"}[command]
+    script = {
+        "train": "train_main.py",
+        "predict": "infer_main.py",
+        "find_batch_size": "auto_batch_size.py",
+    }[command]
     typed = shlex.split(row["seed"].partition(script)[2])
     answers = answers_to(command, typed)
     flags = [flag for flag in flag_rows(row) if flag["flag"] in typed]  # the rest is Python's own
@@ -202,7 +206,7 @@ def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
         assert status.get(flag["flag"], "works") == flag["status"], flag
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "check"])
+@pytest.mark.parametrize("command", ["train", "predict", "check", "find_batch_size"])
 def test_every_flag_of_the_guide_is_known_to_every_command(command):
     shell = {row["flag"] for row in ROWS if row["status"] == "shell"}
     for flag in GUIDE_FLAGS:

@@ -13,6 +13,7 @@ __all__ = ["KEYS", "SEED_SPELLINGS", "translate_arguments"]
 _WORDS = re.compile(r"\S+").findall
 # Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
 SEED_SPELLINGS: dict[str, str] = {
+    "aggressive_optimization": "aggressive=true",
     "batch_size": "micro_batch_size=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
@@ -22,21 +23,28 @@ SEED_SPELLINGS: dict[str, str] = {
     "epochs": "trainer.max_epochs=N",
     "fold": "fold=K",
     "fold_results": "run=latest",
+    "gpu_ids": "gpu_ids=[0,1]",
     "gpu_memory": "gpu.memory_limit_mib=N",
     "gpu_memory_limit": "gpu.memory_limit_mib=N",
     "gpu_model": "gpu=rtx4090",
     "gradient_accumulation_steps": "accumulate_grad_batches=N",
     "lr": "model.learning_rate=X",
+    "max_batch_size": "max_batch_size=N",
     "max_memory_usage": "gpu.headroom_ratio=X",
     "memory_fraction": "gpu.headroom_ratio=X",
     "memory_safety_margin": "gpu.headroom_ratio=X",
+    "min_batch_size": "min_batch_size=N",
     "mode": "mode=highperf",
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
+    "model_type": "model=convnext_base_384",
     "nproc_per_node": "trainer.devices=N",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
+    "save_config": "save_config=NAME",
+    "save_profile": "memory_profile=FILE",
+    "test_only": "test_only=true",
     "tta": "tta=essential",
     "tta_type": "tta=essential",
     "use_amp": "precision=auto",
@@ -52,23 +60,26 @@ _OFF = {
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _WEAK = ("compile_model", "config", "use_amp")  # an explicit flag beside them wins
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
+# What one command always does, or has no use for.
+_FINDER = "find_batch_size"
+_NOT_NEEDED_BY = {
+    _FINDER: _WORDS("enable_oom_recovery find_optimal multi_gpu oom_recovery profile_memory")
+}
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_optimization
-    allreduce_algorithm analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
+_LATER = _WORDS("""activities adaptive_batch_size adjustment_factor allreduce_algorithm
+    analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
     auto_adjust_batch_size auto_scale_lr backend baseline_config benchmark benchmark_runs
     bucket_size_mb calculate_cost_savings calculate_performance_per_watt calculate_time_savings
     check_drivers checkpoint_segments compare_precision compatibility_matrix compression_ratio
     config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
-    export_prometheus find_optimal gpu_ids gradient_compression include_inference
-    initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
-    metrics min_batch_size min_f1_score model_parallel model_type monitor_duration
+    export_prometheus gradient_compression include_inference initial_batch_size interval log_file
+    measure_power_consumption memory_threshold metrics min_f1_score model_parallel monitor_duration
     monitor_memory_usage multi_gpu offload_optimizer oom_recovery optimize_for_inference
-    optimized_config output_dir output_report output_trace pipeline_parallel_size
-    port profile_memory profile_steps recommend recommend_settings
-    recommend_tta_type record_shapes save_config save_profile statistical_significance
-    target_memory_usage target_time tensor_parallel_size test_data test_duration test_only
-    threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs with_stack
-    zero_stage""")
+    optimized_config output_dir output_report output_trace pipeline_parallel_size port
+    profile_memory profile_steps recommend recommend_settings recommend_tta_type record_shapes
+    statistical_significance target_memory_usage target_time tensor_parallel_size test_data
+    test_duration threshold_mb update_interval use_calibration use_deepspeed use_tensorrt
+    warmup_runs with_stack zero_stage""")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
@@ -77,13 +88,23 @@ _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precis
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"
 )
-KEYS = {"train": _TRAIN, "predict": _PREDICT, "check": _CHECK}
+_FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
+    save_config target test_only""")
+KEYS = {"train": _TRAIN, "predict": _PREDICT, "check": _CHECK, _FINDER: [*_TRAIN, *_FIND]}
+# Names of the one dial for memory, and whether they tell the share that is used, not kept free.
+_DIAL = "gpu.headroom_ratio"
+_DIAL_TELLS_USED = {
+    "headroom": False,
+    "memory_fraction": True,
+    "memory_safety_margin": False,
+    "safety_factor": True,
+}
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
-_SLIPS = {*SEED_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END}
+_SLIPS = {*SEED_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END, "find_optimal"}
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
     -sc --shell-completion""")
@@ -102,12 +123,14 @@ class _Word(NamedTuple):
 def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     """Check the words of a command line and put them in the order that Hydra's parser takes.
 
-    In Python 3.11 argparse refuses overrides that stand before `-m`, so options go first.
+    In Python 3.11 argparse refuses overrides that stand before `-m`, so options go first. The
+    guide's names of the share of memory, such as `safety_factor=0.9`, become `gpu.headroom_ratio`.
 
     Raises:
         InputError: For flags that are not Hydra's and for keys of the seed guide; says of all of
-            them at once how they are spelled here.
+            them at once how they are spelled here. For two names of the share of memory.
     """
+    arguments = _with_one_dial(arguments) if command in KEYS else arguments
     options: list[str] = []
     settings: list[str] = []
     wrong: list[_Word] = []
@@ -131,8 +154,30 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         else:
             settings.append(word)
     if wrong:
-        raise InputError(_answer(wrong, keys))
+        raise InputError(_answer(command, wrong, keys))
     return options + settings
+
+
+def _with_one_dial(words: Sequence[str]) -> list[str]:
+    """Spell the names of the share of memory as the one setting that they mean."""
+    names = {word: word.partition("=")[0].replace("-", "_") for word in words if "=" in word}
+    aliases = [word for word in words if names.get(word) in _DIAL_TELLS_USED]
+    dials = [word for word in words if word in aliases or names.get(word) == _DIAL]
+    if aliases and len(dials) > 1:
+        raise InputError(
+            f"{' '.join(dials)}: these set one dial, {_DIAL}, the share of the memory to keep "
+            "free: give one of them"
+        )
+    return [_dialled(word, names[word]) if word in aliases else word for word in words]
+
+
+def _dialled(word: str, name: str) -> str:
+    try:
+        shares = [float(share) for share in word.partition("=")[2].split(",")]  # with -m several
+    except ValueError as error:
+        raise InputError(f"{word} is no share of the memory: give a number from 0 to 1") from error
+    kept = [1 - share if _DIAL_TELLS_USED[name] else share for share in shares]
+    return f"{_DIAL}={','.join(f'{share:g}' for share in kept)}"
 
 
 def _value_in(rest: Sequence[str]) -> str:
@@ -141,15 +186,21 @@ def _value_in(rest: Sequence[str]) -> str:
     return "" if re.match(r"-+[A-Za-z]|[\w.+~/@-]+=", word) else word
 
 
-def _answer(wrong: Sequence[_Word], keys: Sequence[str]) -> str:
+def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
     found: dict[str, str] = {}
     others: dict[str, list[str]] = {}
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
-        if word.name in _LATER or word[1:] == ("mode", "find_optimal"):
-            text = "not available yet"
-        elif word.name in _NOT_NEEDED:
+        finds = word.name == "find_optimal" or word[1:] == ("mode", "find_optimal")
+        is_finders = finds or key.partition(".")[0] in set(_FIND).difference(keys, ["format"])
+        if word.name in [*_NOT_NEEDED, *_NOT_NEEDED_BY.get(command, ())] or (
+            finds and command == _FINDER
+        ):
             text = "not needed"
+        elif word.name in _LATER:
+            text = "not available yet"
+        elif is_finders:
+            text = f"gpuopt {_FINDER} takes that"
         elif not key:
             text = f"no such option{_nearest(word, keys)}"
         elif key.partition(".")[0] not in keys:
@@ -186,10 +237,17 @@ def _converted(name: str, value: str) -> str:
     if name in _OFF and value in _TRUE:
         return ""
     if name == "config":
-        mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
+        mode = re.sub(r"^.*/|\.ya?ml$", "", value)
+        mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
     if name == "fold_results" and "lastest-train/" in value:
         return "latest"  # the guide's name for the folder of the newest run
+    if name == "model_type":
+        return ""  # a family, of which one model is meant
+    if name == "save_config":
+        return re.sub(r"^.*/|\.ya?ml$", "", value)
+    if name == "gpu_ids":
+        return f"[{value.strip('[]')}]" if value else ""
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
             return f"{1 - float(value):g}"

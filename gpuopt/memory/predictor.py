@@ -23,7 +23,9 @@ CONTEXT_BYTES = 800_000_000
 _WORKSPACE_BYTES = 32 * 2**20
 
 
-def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -> MemoryEstimate:
+def predict_memory(
+    setup: MemorySetup, *, cache_dir: str | Path | None = None, keep: bool = True
+) -> MemoryEstimate:
     """Predict the memory of training one timm model with cross-entropy, or of inference.
 
     A new answer takes seconds and is kept; a known one takes none and imports no torch.
@@ -31,6 +33,7 @@ def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -
     Args:
         setup: What is asked for.
         cache_dir: Folder of all caches; None means the user's cache folder.
+        keep: Whether a new answer is kept there.
 
     Raises:
         InputError: timm does not know the model, or the model does not take that image size
@@ -40,7 +43,8 @@ def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -
     step = cache.read(setup)
     if step is None:
         step = _follow(setup)
-        cache.write(setup, step)
+        if keep:
+            cache.write(setup, step)
     return _with_optimizer(setup, step)
 
 

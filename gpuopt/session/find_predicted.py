@@ -1,0 +1,146 @@
+"""The batch of a card that is not there, predicted; and what there is to say about a CPU."""
+
+from dataclasses import asdict
+
+from gpuopt.errors import InputError, TargetNotMetError
+from gpuopt.hardware import Gpu
+from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
+from gpuopt.session.find_answer import CardAnswer, SizedProbe
+from gpuopt.session.find_request import CHECKPOINTING_LEVELS, FindRequest
+
+__all__ = [
+    "answer_for_cpu",
+    "predict",
+    "predict_answer",
+    "predict_levels",
+    "predict_parts",
+    "with_deepest_checkpointing",
+]
+
+
+def predict(request: FindRequest, card: Gpu) -> MemoryEstimate:
+    """Predict the memory of what is asked on a card; raises as `predict_memory`."""
+    setup = request.setup_on(card)
+    return predict_memory(setup, cache_dir=request.cache_dir, keep=request.keeps)
+
+
+def with_deepest_checkpointing(request: FindRequest, card: Gpu) -> FindRequest:
+    """Let the model recompute as much as it can; a model that cannot stays as it is."""
+    for level in reversed(CHECKPOINTING_LEVELS):
+        deeper = request.with_checkpointing(level)
+        try:
+            predict(deeper, card)
+        except InputError:
+            continue
+        return deeper
+    return request
+
+
+def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
+    """Predict the batch of a card.
+
+    Args:
+        request: What is asked.
+        card: With its memory.
+        reason: Why it is not measured.
+
+    Raises:
+        InputError: When timm does not know the model, it does not take the image size, the card
+            cannot compute in the precision, or not one sample fits.
+    """
+    estimate = predict(request, card)
+    budget_bytes = card.budget_bytes()
+    largest = estimate.largest_batch(budget_bytes)
+    if largest < 1:
+        if request.target is not None:
+            raise TargetNotMetError(f"{request.shortfall(0, f'{card.name}, predicted')}")
+        raise InputError(_too_small(request, card, estimate, budget_bytes))
+    chosen, _ = request.choose(largest)
+    usable_mib = min(card.memory_mib or 0, card.memory_limit_mib or card.memory_mib or 0)
+    return CardAnswer(
+        card=card.name,
+        device_index=None,
+        evidence="predicted",
+        reason=reason,
+        precision=request.setup_on(card).precision,
+        headroom_ratio=card.headroom_ratio or 0.0,
+        free_bytes=usable_mib * 2**20,
+        budget_bytes=budget_bytes,
+        largest=largest,
+        knee=None,
+        chosen=chosen,
+        probes=[
+            SizedProbe(size, estimate.peak_bytes(size), None, size <= largest)
+            for size in sorted({1, chosen, largest, largest + 1})
+        ],
+        levels=predict_levels(request, card, budget_bytes),
+        parts=predict_parts(estimate, chosen),
+    )
+
+
+def predict_levels(request: FindRequest, card: Gpu, budget_bytes: int) -> dict[str, int]:
+    """Predict the largest batch of each level of checkpointing that the model has."""
+    if not request.trains:
+        return {}
+    found = {}
+    for level in CHECKPOINTING_LEVELS:
+        try:
+            estimate = predict(request.with_checkpointing(level), card)
+        except InputError:  # the model cannot recompute
+            continue
+        found[level] = estimate.largest_batch(budget_bytes)
+    return found
+
+
+def predict_parts(estimate: MemoryEstimate, samples: int) -> dict[str, int]:
+    """Predict what takes the memory at a batch, in bytes."""
+    return {**asdict(estimate.fixed), "activations": estimate.varying_bytes(samples)}
+
+
+def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
+    """Say what a run on the CPU does, where the memory of a card is no limit.
+
+    Args:
+        request: What is asked.
+        card: The preset `cpu`.
+        reason: Why there is no other card.
+
+    Raises:
+        InputError: When something must fit, which only a card can tell.
+    """
+    if request.target is not None or request.minimum > 1:
+        asked = "min_batch_size" if request.target is None else "target"
+        raise InputError(
+            f"{asked} is about the memory of a GPU and {reason}: name a card to predict for, such "
+            "as gpu=rtx3060 or gpu.memory_gib=6"
+        )
+    most = request.per_device if request.trains else request.bounded(2**31)
+    most = min(most, request.maximum or most)
+    choice = choose_micro_batch(card, None, most)
+    return CardAnswer(
+        card=card.name,
+        device_index=None,
+        evidence="table",
+        reason=f"{reason}; nothing was measured: {choice.reason}",
+        precision=str(card.precision or "fp32"),
+        headroom_ratio=None,
+        free_bytes=None,
+        budget_bytes=None,
+        largest=None,
+        knee=None,
+        chosen=int(choice.value),
+    )
+
+
+def _too_small(request: FindRequest, card: Gpu, estimate: MemoryEstimate, budget_bytes: int) -> str:
+    remedy = "take a smaller model or image_size"
+    if request.trains and request.checkpointing == "none":
+        remedy += ", or model.checkpointing=full"
+    return (
+        f"{request.key}: not one sample fits {card.name}: {_gib(estimate.peak_bytes(1))} predicted, "
+        f"{_gib(budget_bytes)} usable; {remedy}"
+    )
+
+
+def _gib(size_bytes: int) -> str:
+    return f"{size_bytes / 2**30:.2f} GiB"
