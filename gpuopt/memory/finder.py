@@ -1,0 +1,232 @@
+"""Find the largest batch that fits, from at most four probes and without running out of memory.
+
+A probe measures the peak of one batch size. The next size is always the largest one that fits
+under a bound on the memory of all sizes not measured yet; so each probe is as bold as what is
+known allows, and no bolder. Two bounds hold from a measured size on:
+
+- The chord: the peak is convex and what does not depend on the batch is below `resident_bytes`,
+  so the line from there through the measured peak is at least as steep as what follows.
+- The prior: the predictor's curve, at most a fifth too flat. Once two sizes are measured its
+  scale is known better. A prior that a measured peak contradicts is dropped.
+
+Measured peaks scatter with the batch size, because cuDNN chooses another algorithm with another
+workspace. That much is left below the capacity of the device by every size that is not measured.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gpuopt.errors import TargetNotMetError
+from gpuopt.memory.estimate import MemoryEstimate
+from gpuopt.memory.finder_result import FinderResult
+from gpuopt.memory.probe_result import ProbeResult
+
+__all__ = ["MOST_PROBES", "find_batch_size"]
+
+MOST_PROBES = 4
+
+_GIB = 2**30
+# By how much the peaks of two neighbouring sizes may differ without reason.
+_SCATTER_BYTES = int(0.3 * _GIB)
+# By how much the predictor may be too low.
+_PRIOR_ERROR = 0.2
+# Share of the budget that the first probe is to take by the prior's word: little, since nothing
+# is measured yet, and because times at very different sizes show what a step costs by itself.
+_FIRST_SHARE = 0.35
+_FIRST_SAMPLES = 2  # BatchNorm on one value refuses a single sample
+# The line of the steepest moment may start that much below what stays between the steps:
+# autocast's copies of the weights are not there at the peak of every network.
+_RESIDENT_SHARE = 0.95
+_LARGEST = 1_000_000
+
+
+def find_batch_size(
+    probe: Callable[[int], ProbeResult],
+    *,
+    capacity_bytes: int,
+    headroom_ratio: float = 0.05,
+    prior: MemoryEstimate | None = None,
+    minimum: int = 1,
+    maximum: int | None = None,
+) -> FinderResult:
+    """Search for the largest batch whose peak leaves the headroom free.
+
+    Args:
+        probe: Measures a batch size; called at most four times, never twice with the same.
+        capacity_bytes: What torch's allocator can have: free memory and what it holds already.
+        headroom_ratio: Share of it to keep free, 0 to 0.9.
+        prior: The predictor's curve, if there is one.
+        minimum: Least batch of use.
+        maximum: Largest batch of use; None for no limit.
+
+    Raises:
+        TargetNotMetError: When the minimum is not within the budget.
+    """
+    search = _Search(capacity_bytes, headroom_ratio, prior, minimum, maximum or _LARGEST)
+    while len(search.probes) < MOST_PROBES:
+        samples = search.next_samples()
+        if samples is None:
+            break
+        search.note(probe(samples))
+    return search.result()
+
+
+@dataclass
+class _Search:
+    """What is known so far."""
+
+    capacity_bytes: int
+    headroom_ratio: float
+    prior: MemoryEstimate | None
+    minimum: int
+    maximum: int
+    probes: list[ProbeResult] = field(default_factory=list)
+
+    @property
+    def budget_bytes(self) -> int:
+        return int(self.capacity_bytes * (1 - self.headroom_ratio))
+
+    @property
+    def _unmeasured_bytes(self) -> int:
+        """What a size that is not measured may take by the bounds."""
+        return min(self.budget_bytes, self.capacity_bytes - _SCATTER_BYTES)
+
+    @property
+    def _measured(self) -> list[ProbeResult]:
+        measured = [probe for probe in self.probes if not probe.ran_out_of_memory]
+        return sorted(measured, key=lambda probe: probe.samples)
+
+    @property
+    def _fitting(self) -> list[ProbeResult]:
+        return [probe for probe in self._measured if probe.peak_bytes <= self.budget_bytes]
+
+    @property
+    def _too_large(self) -> int:
+        """The least size that is known not to fit, one above the maximum at most."""
+        fitting = {probe.samples for probe in self._fitting}
+        return min(
+            [p.samples for p in self.probes if p.samples not in fitting] + [self.maximum + 1]
+        )
+
+    def note(self, result: ProbeResult) -> None:
+        self.probes.append(result)
+        if result.capacity_bytes is not None:
+            self.capacity_bytes = min(self.capacity_bytes, result.capacity_bytes)
+        if not self._agrees(result):
+            self.prior = None
+
+    def next_samples(self) -> int | None:
+        """Return the size to measure next; None when nothing more is to be learned."""
+        if not self.probes:
+            return self._first()
+        if not self._fitting:
+            return self._below()
+        samples = self._reachable()
+        return samples if samples > self._fitting[-1].samples else None
+
+    def result(self) -> FinderResult:
+        fitting = self._fitting
+        if not fitting or fitting[-1].samples < self.minimum:
+            raise TargetNotMetError(self._too_small())
+        largest = fitting[-1].samples
+        if not any(probe.ran_out_of_memory for probe in self.probes):
+            largest = max(largest, self._reachable())  # else only what was measured is sure
+        return FinderResult(
+            largest,
+            largest == fitting[-1].samples,
+            self.budget_bytes,
+            self.capacity_bytes,
+            self.headroom_ratio,
+            tuple(self.probes),
+        )
+
+    # --- how far ------------------------------------------------------------------------------
+
+    def _first(self) -> int:
+        samples = _FIRST_SAMPLES
+        if self.prior is not None:
+            context = self.prior.fixed.context
+            samples = self.prior.largest_batch(int(context + self.budget_bytes * _FIRST_SHARE))
+            samples = max(1, samples)
+        return min(max(samples, self.minimum), self.maximum)
+
+    def _below(self) -> int | None:
+        """Return a smaller size when none fits yet."""
+        least = self._too_large
+        return max(self.minimum, least // 2) if least > self.minimum else None
+
+    def _reachable(self) -> int:
+        """Return the largest size that fits by what is known."""
+        base = self._fitting[-1]
+        above = self._too_large
+        allowed = self._unmeasured_bytes
+        low, high = base.samples, above  # `low` fits, `high` does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._bound(middle) <= allowed:
+                low = middle
+            else:
+                high = middle
+        over = [p for p in self._measured if p.samples == above]
+        if over:
+            low = max(low, self._between(base, over[0]))
+        elif any(p.ran_out_of_memory and p.samples == above for p in self.probes):
+            low = min(low, (base.samples + above) // 2)
+        return low
+
+    def _between(self, base: ProbeResult, over: ProbeResult) -> int:
+        """Interpolate between a size that fits and one above the budget: convex, so on top."""
+        slope = (over.peak_bytes - base.peak_bytes) / (over.samples - base.samples)
+        if slope <= 0:
+            return base.samples
+        gained = int(max(0, self._unmeasured_bytes - base.peak_bytes) / slope)
+        return min(base.samples + gained, over.samples - 1)
+
+    def _bound(self, samples: int) -> float:
+        """Return the most bytes that more samples than measured may take, scatter aside."""
+        residents = [p.resident_bytes for p in self._measured if p.resident_bytes]
+        start = _RESIDENT_SHARE * min(residents, default=0)
+        # From every size that was measured: one of them had the least workspace.
+        return min(self._bound_from(probe, start, samples) for probe in self._fitting)
+
+    def _bound_from(self, probe: ProbeResult, start: float, samples: int) -> float:
+        added = (probe.peak_bytes - start) / probe.samples * (samples - probe.samples)
+        if self.prior is not None:
+            gain = self._prior_gain(probe.samples, samples)
+            added = min(added, self._prior_scale() * gain)
+        return probe.peak_bytes + added
+
+    # --- the prior ----------------------------------------------------------------------------
+
+    def _prior_gain(self, low: int, high: int) -> int:
+        assert self.prior is not None
+        return self.prior.peak_bytes(high) - self.prior.peak_bytes(low)
+
+    def _prior_scale(self) -> float:
+        """Return the most that the prior's slope has to be multiplied by."""
+        scales = [1 + _PRIOR_ERROR]
+        *smaller, base = self._fitting
+        for probe in smaller:
+            gain = self._prior_gain(probe.samples, base.samples)
+            if gain > 0:
+                scales.append((base.peak_bytes - probe.peak_bytes + _SCATTER_BYTES) / gain)
+        return min(scales)
+
+    def _agrees(self, result: ProbeResult) -> bool:
+        """Tell whether a measured peak is where the prior may be."""
+        if self.prior is None or result.ran_out_of_memory:
+            return not result.ran_out_of_memory
+        most = self.prior.allocated_bytes(result.samples) * (1 + _PRIOR_ERROR) + _SCATTER_BYTES
+        return result.peak_bytes <= most
+
+    def _too_small(self) -> str:
+        measured = self._measured
+        if measured:
+            need = f"{measured[0].samples} took {measured[0].peak_bytes / _GIB:.2f} GiB"
+        else:
+            need = f"{min(p.samples for p in self.probes)} ran out of memory"
+        return (
+            f"batch size {self.minimum} does not fit: {need}, budget "
+            f"{self.budget_bytes / _GIB:.2f} of {self.capacity_bytes / _GIB:.2f} GiB free; take a "
+            "smaller model or image_size, checkpointing or less headroom, or free the device"
+        )

@@ -1,0 +1,146 @@
+"""What a search for the batch size has found, and which batch to train with."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from gpuopt.choice import Choice
+from gpuopt.memory.probe_result import ProbeResult
+from gpuopt.memory.step_time import StepTime, fit_step_time
+
+__all__ = ["BatchChoice", "FinderResult"]
+
+_GIB = 2**30
+# Share of a step's time that is spent on samples at the knee of the throughput.
+_KNEE_EFFICIENCY = 0.97
+
+
+@dataclass(frozen=True)
+class BatchChoice:
+    """How to take the samples of one optimizer step.
+
+    Attributes:
+        micro_batch_size: Samples per device per forward.
+        accumulate_grad_batches: Micro-batches per optimizer step and device.
+        seconds: Predicted time of the forward and backward passes of one optimizer step; None
+            when no step was timed.
+    """
+
+    micro_batch_size: int
+    accumulate_grad_batches: int
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class FinderResult:
+    """The answer of a search.
+
+    Attributes:
+        largest: Most samples whose peak is within the budget.
+        is_verified: Whether `largest` itself was measured; else it lies a short way from a size
+            that was.
+        budget_bytes: What a step may take: what the device had, less the headroom.
+        capacity_bytes: What the device had for torch's allocator, the least seen.
+        headroom_ratio: Share of it that was to stay free.
+        probes: In their order.
+    """
+
+    largest: int
+    is_verified: bool
+    budget_bytes: int
+    capacity_bytes: int
+    headroom_ratio: float
+    probes: tuple[ProbeResult, ...]
+
+    @property
+    def out_of_memory_count(self) -> int:
+        """Probes that ran out of memory; 0 unless the device lost memory during the search."""
+        return sum(probe.ran_out_of_memory for probe in self.probes)
+
+    @property
+    def step_time(self) -> StepTime | None:
+        """The time of a step, fitted to the probes; None when none was timed."""
+        return fit_step_time(
+            (probe.samples, probe.seconds_per_step)
+            for probe in self.probes
+            if probe.seconds_per_step is not None
+        )
+
+    @property
+    def knee(self) -> int:
+        """Least batch with nearly the full throughput; `largest` when no step was timed."""
+        time = self.step_time
+        return self.largest if time is None else time.knee(_KNEE_EFFICIENCY, self.largest)
+
+    @property
+    def peak_bytes(self) -> int:
+        """The measured peak of the largest batch that was measured within the budget."""
+        fits = [p for p in self.probes if not p.ran_out_of_memory and p.samples <= self.largest]
+        return max(fits, key=lambda p: p.samples).peak_bytes if fits else 0
+
+    def best_for(
+        self, global_batch_size: int, devices: int = 1, *, is_ragged: bool = False
+    ) -> BatchChoice:
+        """Choose the micro-batch that takes the least time for a global batch.
+
+        Args:
+            global_batch_size: Samples per optimizer step.
+            devices: Devices that share them.
+            is_ragged: Whether the last micro-batch of a step may be smaller than the others, as
+                in gpuopt's own training; else only divisors keep the global batch exact.
+
+        Returns:
+            Of equal times the one with the larger micro-batch.
+        """
+        per_device = math.ceil(global_batch_size / devices)
+        sizes = range(1, min(self.largest, per_device) + 1)
+        if is_ragged:
+            chunks = {math.ceil(per_device / size) for size in sizes}
+            candidates = [math.ceil(per_device / count) for count in chunks]
+        else:
+            candidates = [size for size in sizes if per_device % size == 0]
+        time = self.step_time
+        if time is None:
+            return _choice(max(candidates), per_device, None)
+        choices = [_choice(size, per_device, time) for size in candidates]
+        return min(choices, key=lambda c: (c.seconds or 0.0, -c.micro_batch_size))
+
+    def micro_batch_choice(self, global_batch_size: int, devices: int = 1) -> Choice:
+        """Word the best micro-batch for gpuopt's training as a choice with its evidence."""
+        best = self.best_for(global_batch_size, devices, is_ragged=True)
+        per_device = math.ceil(global_batch_size / devices)
+        failures = self.out_of_memory_count
+        failed = f", {failures} of them out of memory" if failures else ""
+        reason = (
+            f"in {len(self.probes)} probes{failed}: {self.largest} fit, at "
+            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB; full throughput "
+            f"from {self.knee}; {per_device} in {best.accumulate_grad_batches} of up to "
+            f"{best.micro_batch_size}"
+        )
+        return Choice("micro_batch_size", best.micro_batch_size, "measured", reason)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain values for JSON; sizes in bytes, times in seconds."""
+        time = self.step_time
+        return {
+            "evidence": "measured",
+            "largest": self.largest,
+            "is_verified": self.is_verified,
+            "knee": self.knee,
+            "budget_bytes": self.budget_bytes,
+            "capacity_bytes": self.capacity_bytes,
+            "headroom_ratio": self.headroom_ratio,
+            "peak_bytes": self.peak_bytes,
+            "out_of_memory_count": self.out_of_memory_count,
+            "base_seconds": None if time is None else time.base_seconds,
+            "seconds_per_sample": None if time is None else time.seconds_per_sample,
+            "probes": [probe.as_dict() for probe in self.probes],
+        }
+
+
+def _choice(size: int, per_device: int, time: StepTime | None) -> BatchChoice:
+    whole, rest = divmod(per_device, size)
+    seconds = None
+    if time is not None:
+        seconds = whole * time.at(size) + (time.at(rest) if rest else 0.0)
+    return BatchChoice(size, whole + bool(rest), seconds)
