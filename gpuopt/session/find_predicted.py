@@ -137,8 +137,8 @@ def _too_small(request: FindRequest, card: Gpu, estimate: MemoryEstimate, budget
     if request.trains and request.checkpointing == "none":
         remedy += ", or model.checkpointing=full"
     return (
-        f"{request.key}: not one sample fits {card.name}: {_gib(estimate.peak_bytes(1))} predicted, "
-        f"{_gib(budget_bytes)} usable; {remedy}"
+        f"{request.key}: not one sample fits {card.name}: {_gib(estimate.peak_bytes(1))} "
+        f"predicted, {_gib(budget_bytes)} usable; {remedy}"
     )
 
 

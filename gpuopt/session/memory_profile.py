@@ -1,4 +1,4 @@
-"""Write what takes the memory of a step as JSON, with the allocator's snapshot where there is one."""
+"""Write what takes the memory of a step as JSON, with the snapshot of the allocator."""
 
 import json
 from collections.abc import Mapping, Sequence
