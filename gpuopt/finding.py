@@ -186,11 +186,11 @@ def _unmeasured(request: FindRequest, route: Route, card: Gpu) -> CardAnswer:
 
 def _choice(request: FindRequest, answers: Sequence[CardAnswer]) -> Choice:
     least = min(answers, key=lambda answer: answer.chosen)
+    why = least.why
     if least.largest is None:
-        return Choice(request.key, least.chosen, least.evidence, least.reason)
-    _, why = request.choose(least.largest)
+        why = f"{least.reason}; {why}"
     if len(answers) > 1:
-        why += f", the least of {len(answers)} devices"
+        why += f"; the least of {len(answers)} devices"
     return Choice(request.key, least.chosen, least.evidence, why)
 
 

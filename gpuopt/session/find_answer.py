@@ -15,8 +15,8 @@ class SizedProbe:
 
     Attributes:
         batch_size: Samples of a forward pass.
-        peak_bytes: Device memory at the highest moment, the CUDA context included; None when
-            memory ran out before.
+        peak_bytes: Most bytes that torch's allocator took, as far as measured; predicted ones
+            include the CUDA context, as their budget does. None when memory ran out before.
         step_ms: Milliseconds of a step, or of a forward pass in inference; None when predicted.
         fits: Whether it stays within the budget.
     """
@@ -49,6 +49,7 @@ class CardAnswer:
         knee: The smallest batch at which throughput is nearly as high as at the largest; None
             where nothing was timed.
         chosen: The batch to use on this card.
+        why: The figures behind it, in one clause.
         probes: In the order in which they ran; predicted ones by size.
         levels: The largest batch by level of activation checkpointing, predicted.
         parts: What takes the memory at the chosen batch, in bytes, predicted.
@@ -65,6 +66,7 @@ class CardAnswer:
     largest: int | None
     knee: int | None
     chosen: int
+    why: str
     probes: Sequence[SizedProbe] = ()
     levels: Mapping[str, int] = field(default_factory=dict)
     parts: Mapping[str, int] = field(default_factory=dict)

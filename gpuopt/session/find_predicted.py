@@ -55,7 +55,7 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         if request.target is not None:
             raise TargetNotMetError(f"{request.shortfall(0, f'{card.name}, predicted')}")
         raise InputError(_too_small(request, card, estimate, budget_bytes))
-    chosen, _ = request.choose(largest)
+    chosen, why = request.choose(largest)
     usable_mib = min(card.memory_mib or 0, card.memory_limit_mib or card.memory_mib or 0)
     return CardAnswer(
         card=card.name,
@@ -69,6 +69,7 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         largest=largest,
         knee=None,
         chosen=chosen,
+        why=why,
         probes=[
             SizedProbe(size, estimate.peak_bytes(size), None, size <= largest)
             for size in sorted({1, chosen, largest, largest + 1})
@@ -121,7 +122,7 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         card=card.name,
         device_index=None,
         evidence="table",
-        reason=f"{reason}; nothing was measured: {choice.reason}",
+        reason=f"{reason}, so nothing was measured",
         precision=str(card.precision or "fp32"),
         headroom_ratio=None,
         free_bytes=None,
@@ -129,6 +130,7 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         largest=None,
         knee=None,
         chosen=int(choice.value),
+        why=choice.reason,
     )
 
 
