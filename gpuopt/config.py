@@ -103,10 +103,10 @@ def _prediction(settings: dict[str, Any]) -> list[str]:
     gpu = Gpu(**{**settings["gpu"], "seed": None}) if is_training else Gpu()
     if settings.get("micro_batch_size") != "auto" or gpu.memory_mib is None:
         return []
-    from gpuopt.session.memory import absent_micro_batch
+    from gpuopt.session.memory import absent_choices
 
     try:
-        return [f"on {gpu.name}: {absent_micro_batch(gpu, settings)}"]
+        return [f"on {gpu.name}: {choice}" for choice in absent_choices(gpu, settings)]
     except InputError as error:  # there may be no such model or too little memory: only shown
         return [str(error)]
 

@@ -9,13 +9,14 @@ from typing import Any
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, DriverDevice, Gpu, load_catalogue, select_gpu
+from gpuopt.recomputation import AUTO
 from gpuopt.run import has_weights, latest_run
 from gpuopt.schema import CONF_DIR, FindBatchSizeConfig
 from gpuopt.session.find_answer import CardAnswer, FindAnswer
 from gpuopt.session.find_predicted import (
     answer_for_cpu,
     predict_answer,
-    with_deepest_checkpointing,
+    settled_checkpointing,
 )
 from gpuopt.session.find_request import FindRequest
 from gpuopt.session.find_route import Route, choose_route
@@ -91,8 +92,8 @@ def find(
     route = choose_route(config.gpu, present, config.gpu_ids, _device_count(config))
     request = make_request(config)
     cards = [card_of(config.gpu, device) for device in route.devices] or [config.gpu.card()]
-    if request.aggressive and request.trains and route.kind != "cpu":
-        request = with_deepest_checkpointing(request, cards[0])
+    if route.kind != "cpu":
+        request = settled_checkpointing(request, cards[0])
     measured = [measure(device, request.checkpointing) for device in route.devices]
     if measured:
         answers = [one.answer for one in measured]
@@ -208,7 +209,8 @@ def _settings(
     found: dict[str, Any] = {request.key: answer.choice.value}
     if request.trains and config.gpu_ids and len(config.gpu_ids) > 1:
         found["trainer.devices"] = len(config.gpu_ids)
-    if request.aggressive and request.trains and answer.cards[0].evidence != "table":
+    settles_level = request.aggressive or config.model.get("checkpointing") == AUTO
+    if settles_level and request.trains and answer.cards[0].evidence != "table":
         found["model.checkpointing"] = request.checkpointing
     measured = [card for card in answer.cards if card.evidence == "measured"]
     if request.aggressive and measured:

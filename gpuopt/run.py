@@ -40,6 +40,7 @@ RESUMABLE_KEYS = (
     "fold_processes",
     "gpu",
     "micro_batch_size",
+    "model.checkpointing",  # gradients are the same to the bit, so it is the card's business
     "num_workers",
     "pin_memory",
     "resume",

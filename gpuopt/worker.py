@@ -263,6 +263,7 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
         config.model,
         "model",
         num_classes=data.num_classes,
+        checkpointing=plan.checkpointing,
         optimizer=build(config.optimizer, "optimizer"),
         scheduler=build(config.scheduler, "scheduler"),
         global_batch_size=plan.global_batch_size,

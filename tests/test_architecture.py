@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
     {"errors", "choice"},
-    {"hardware", "storage"},
+    {"hardware", "storage", "recomputation"},
     {"memory", "model", "data", "measure"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
@@ -114,6 +114,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.run",
         "gpuopt.hardware",
         "gpuopt.memory",
+        "gpuopt.recomputation",
         "gpuopt.session.memory",
         "gpuopt.tta",
         "gpuopt.configuration",
@@ -134,6 +135,7 @@ def test_bad_input_never_waits_for_torch(module):
         "gpuopt.callbacks",
         "gpuopt.data",
         "gpuopt.model",
+        "gpuopt.recomputation.apply",
         "gpuopt.storage.checkpoint",
         "gpuopt.tta.predictor",
     ],

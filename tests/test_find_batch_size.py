@@ -24,7 +24,7 @@ TINY = (
 
 @pytest.fixture
 def call(tmp_path, monkeypatch, capsys):
-    """Call a command in this process, in an empty folder; returns its code, output and last line."""
+    """Call a command in this process, in an empty folder; returns its code and what it said."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(gpuopt.find_batch_size, "driver_devices", list)
 
@@ -174,7 +174,9 @@ def test_what_must_fit_and_does_not_ends_with_code_4_and_writes_nothing(call, tm
     assert code == 4
     assert "does not fit" in out
     (line,) = err.splitlines()
-    assert line.startswith(f"gpuopt find_batch_size: {asked}: {largest} fit 1.5 GiB, predicted; try")
+    assert line.startswith(
+        f"gpuopt find_batch_size: {asked}: {largest} fit 1.5 GiB, predicted; try"
+    )
     assert left_behind(tmp_path) == []
 
 

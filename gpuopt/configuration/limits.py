@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
+from gpuopt.recomputation import check_level
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = ["CHOICES", "RANGES", "check_config", "leaves"]
@@ -86,7 +87,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
     "logger.name": ("tensorboard", "csv", "none"),
-    "model.checkpointing": ("none", "full"),
+    "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
     "purpose": ("train", "predict", "tta"),
     "report": ("fit",),
@@ -225,6 +226,9 @@ def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
 
 
 def _check_value(key: str, value: Any) -> None:
+    if key == "model.checkpointing":
+        check_level(str(value))
+        return
     known = CHOICES.get(key)
     if key == "report" and value is None:
         raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")

@@ -15,6 +15,7 @@ _WORDS = re.compile(r"\S+").findall
 SEED_SPELLINGS: dict[str, str] = {
     "aggressive_optimization": "aggressive=true",
     "batch_size": "micro_batch_size=N",
+    "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
     "config": "mode=quickstart|basic|fast_optimized|highperf|lowend_highperf",
@@ -58,7 +59,8 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = ("compile_model", "config", "use_amp")  # an explicit flag beside them wins
+# An explicit flag beside them wins.
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
 # What one command always does, or has no use for.
 _FINDER = "find_batch_size"
@@ -70,7 +72,7 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor allreduce_al
     analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
     auto_adjust_batch_size auto_scale_lr backend baseline_config benchmark benchmark_runs
     bucket_size_mb calculate_cost_savings calculate_performance_per_watt calculate_time_savings
-    check_drivers checkpoint_segments compare_precision compatibility_matrix compression_ratio
+    check_drivers compare_precision compatibility_matrix compression_ratio
     config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
     export_prometheus gradient_compression include_inference initial_batch_size interval log_file
     measure_power_consumption memory_threshold metrics min_f1_score model_parallel monitor_duration
@@ -152,7 +154,7 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         elif attached and command in KEYS and name in _SLIPS.difference(keys):
             wrong.append(_Word(word, name, value))
         else:
-            settings.append(word)
+            settings.append(_quoted(word))
     if wrong:
         raise InputError(_answer(command, wrong, keys))
     return options + settings
@@ -178,6 +180,14 @@ def _dialled(word: str, name: str) -> str:
         raise InputError(f"{word} is no share of the memory: give a number from 0 to 1") from error
     kept = [1 - share if _DIAL_TELLS_USED[name] else share for share in shares]
     return f"{_DIAL}={','.join(f'{share:g}' for share in kept)}"
+
+
+def _quoted(word: str) -> str:
+    """Put `stages=4` in quotes, without which Hydra takes no value with an equals sign."""
+    key, _, value = word.partition("=")
+    if key != "model.checkpointing":
+        return word
+    return f"{key}=" + re.sub(r"(?<!['\"])\bstages=\d+", r"'\g<0>'", value)
 
 
 def _value_in(rest: Sequence[str]) -> str:
@@ -240,6 +250,8 @@ def _converted(name: str, value: str) -> str:
         mode = re.sub(r"^.*/|\.ya?ml$", "", value)
         mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
+    if name == "checkpoint_segments":
+        return f"stages={value}" if value else ""
     if name == "fold_results" and "lastest-train/" in value:
         return "latest"  # the guide's name for the folder of the newest run
     if name == "model_type":

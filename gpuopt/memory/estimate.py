@@ -34,6 +34,7 @@ class StepMemory:
         weight_copies_bytes: Autocast's copies of the weights.
         lines: Its highest moments, without parameters, gradients and buffers.
         image_size: Side in pixels.
+        stages: How many of the model's stages can be recomputed in backward.
     """
 
     parameters_bytes: int
@@ -41,6 +42,7 @@ class StepMemory:
     weight_copies_bytes: int
     lines: tuple[Line, ...]
     image_size: int
+    stages: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,11 +85,13 @@ class MemoryEstimate:
         lines: The moments of a step that are the highest at some batch size, least slope first.
             Their maximum is convex: a line through two small batches runs below it.
         image_size: Side in pixels that it holds for.
+        stages: How many of the model's stages can be recomputed in backward.
     """
 
     fixed: FixedMemory
     lines: tuple[Line, ...]
     image_size: int
+    stages: int = 0
 
     @property
     def bytes_per_sample(self) -> int:

@@ -9,6 +9,8 @@ import torch
 from gpuopt.errors import InputError, nearest
 from gpuopt.memory.autocast import Emulation, emulate_cuda
 from gpuopt.memory.setup import MemorySetup
+from gpuopt.recomputation import NONE
+from gpuopt.recomputation.apply import apply_checkpointing, count_stages
 
 __all__ = ["MetaModel"]
 
@@ -28,9 +30,10 @@ class MetaModel:
         network: In training or evaluation mode, under the emulation of CUDA.
         image_size: Side of its images in pixels.
         emulation: Knows how much autocast's copies of the weights take.
+        stages: How many of its stages can be recomputed in backward.
 
     Raises:
-        InputError: timm does not know the model, or cannot checkpoint it.
+        InputError: timm does not know the model, or it cannot be checkpointed like this.
         RuntimeError: What else timm raises for an option or a size that a model does not take;
             also AssertionError, ValueError and TypeError.
     """
@@ -38,6 +41,7 @@ class MetaModel:
     network: torch.nn.Module
     image_size: int
     emulation: Emulation
+    stages: int
 
     def __init__(self, setup: MemorySetup) -> None:
         name = setup.model_name
@@ -54,7 +58,8 @@ class MetaModel:
             setup.drop_path_rate,
         )
         self.network.train(setup.training)
-        _set_checkpointing(self.network, name, setup.checkpointing == "full" and setup.training)
+        self.stages = count_stages(self.network)
+        apply_checkpointing(self.network, setup.checkpointing if setup.training else NONE)
         self.emulation.begin(half=setup.in_half)
 
     @property
@@ -97,14 +102,3 @@ def _built(
     except RuntimeError:  # some, as RegNet on torch 2.11, compute with tensors while they are built
         network = timm.create_model(name, pretrained=False, **options).to("meta")
     return network, emulate_cuda(network)
-
-
-def _set_checkpointing(network: Any, name: str, wanted: bool) -> None:
-    if not (wanted or hasattr(network, "set_grad_checkpointing")):
-        return
-    try:
-        network.set_grad_checkpointing(wanted)
-    except (AttributeError, AssertionError) as error:
-        raise InputError(
-            f"model.name={name}: it has no activation checkpointing; switch it off"
-        ) from error

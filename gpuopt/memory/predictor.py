@@ -71,6 +71,7 @@ def _follow(setup: MemorySetup) -> StepMemory:
         weight_copies_bytes=model.emulation.weight_copies_bytes,
         lines=lines,
         image_size=model.image_size,
+        stages=model.stages,
     )
 
 
@@ -92,4 +93,4 @@ def _with_optimizer(setup: MemorySetup, step: StepMemory) -> MemoryEstimate:
     if setup.training and not setup.optimizer_is_fused:
         # Over lists of tensors AdamW and SGD make one new list as large as the weights.
         moments.append(Line(weights - copies, 0))
-    return MemoryEstimate(fixed, highest_lines(moments), step.image_size)
+    return MemoryEstimate(fixed, highest_lines(moments), step.image_size, step.stages)

@@ -14,7 +14,8 @@ class MemorySetup:
         image_size: Side of the square RGB images in pixels; None takes the size that the model
             was trained for.
         precision: `fp32`, `tf32`, `bf16` or `fp16`.
-        checkpointing: `none`, or `full` to recompute the model's blocks in backward.
+        checkpointing: `none`, `stages=K` to recompute the blocks of the first K stages in
+            backward, or `full` for those of all stages.
         num_classes: Classes of the head; the model's own when None.
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth; None keeps the model's default.

@@ -82,7 +82,8 @@ def _versions() -> dict[str, str | None]:
 @functools.cache
 def _code() -> str:
     """Digest the predictor itself, which changes between versions as well."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    own, package = Path(__file__).parent, Path(__file__).parents[1]
+    sources = sorted([*own.glob("*.py"), *(package / "recomputation").glob("*.py")])
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
 
 

@@ -17,6 +17,7 @@ from gpuopt.model.backbone import create_backbone
 from gpuopt.model.optimizer import AdamW, Sgd, parameter_groups
 from gpuopt.model.schedule import CosineSchedule
 from gpuopt.model.weighted_mean import WeightedMean
+from gpuopt.recomputation.apply import apply_checkpointing
 
 __all__ = ["Classifier", "LabelledImages", "normalise"]
 
@@ -71,7 +72,8 @@ class Classifier(L.LightningModule):
         label_smoothing: Share of the target spread over all classes.
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth; None keeps the model's default.
-        checkpointing: `none`, or `full` to recompute activations in the backward pass.
+        checkpointing: `none`, `stages=K` to recompute the activations of the first K stages in
+            the backward pass instead of keeping them, or `full` for all stages.
         channels_last: `auto` (networks with BatchNorm), `true` or `false`.
         optimizer: Factory of the optimizer.
         scheduler: Factory of the learning-rate schedule.
@@ -126,7 +128,7 @@ class Classifier(L.LightningModule):
         self.uses_channels_last = _wants_channels_last(self.backbone, channels_last)
         if self.uses_channels_last:
             self.backbone.to(memory_format=torch.channels_last)
-        _set_checkpointing(self.backbone, name, checkpointing)
+        apply_checkpointing(self.backbone, checkpointing)
         self.training_loss = WeightedMean()
         self.validation_loss = WeightedMean()
         self.validation_f1 = MulticlassF1Score(num_classes, average="macro")
@@ -244,12 +246,3 @@ def _wants_channels_last(network: nn.Module, choice: str | bool) -> bool:
     if choice in (True, False):
         return bool(choice)
     raise InputError(f"model.channels_last={choice} is not auto, true or false")
-
-
-def _set_checkpointing(network: Any, name: str, choice: str) -> None:
-    if choice not in ("none", "full"):
-        raise InputError(f"model.checkpointing={choice} is neither none nor full")
-    if choice == "full":
-        if not hasattr(network, "set_grad_checkpointing"):
-            raise InputError(f"{name} cannot recompute activations: set model.checkpointing=none")
-        network.set_grad_checkpointing(True)

@@ -23,12 +23,12 @@ class DeviceProbe(NamedTuple):
     Attributes:
         run: Runs real steps of a batch size.
         capacity_bytes: What torch's allocator can have on the device.
-        index: Position in CUDA's order.
+        device_index: Position in CUDA's order.
     """
 
     run: Callable[[int], ProbeResult]
     capacity_bytes: int
-    index: int
+    device_index: int
 
 
 def measured_answer(
@@ -68,7 +68,7 @@ def measured_answer(
     chosen, why = _chosen(request, result)
     return CardAnswer(
         card=card.name,
-        device_index=device.index,
+        device_index=device.device_index,
         evidence="measured",
         reason=reason,
         precision=request.setup_on(card).precision,

@@ -5,8 +5,10 @@ from dataclasses import asdict
 from gpuopt.errors import InputError, TargetNotMetError
 from gpuopt.hardware import Gpu
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
+from gpuopt.recomputation import AUTO, NONE, levels
+from gpuopt.session.checkpointing import choose_checkpointing
 from gpuopt.session.find_answer import CardAnswer, SizedProbe
-from gpuopt.session.find_request import CHECKPOINTING_LEVELS, FindRequest
+from gpuopt.session.find_request import FindRequest
 
 __all__ = [
     "answer_for_cpu",
@@ -14,7 +16,7 @@ __all__ = [
     "predict_answer",
     "predict_levels",
     "predict_parts",
-    "with_deepest_checkpointing",
+    "settled_checkpointing",
 ]
 
 
@@ -24,16 +26,24 @@ def predict(request: FindRequest, card: Gpu) -> MemoryEstimate:
     return predict_memory(setup, cache_dir=request.cache_dir, keep=request.keeps)
 
 
-def with_deepest_checkpointing(request: FindRequest, card: Gpu) -> FindRequest:
-    """Let the model recompute as much as it can; a model that cannot stays as it is."""
-    for level in reversed(CHECKPOINTING_LEVELS):
-        deeper = request.with_checkpointing(level)
-        try:
-            predict(deeper, card)
-        except InputError:
-            continue
-        return deeper
-    return request
+def settled_checkpointing(request: FindRequest, card: Gpu) -> FindRequest:
+    """Settle `model.checkpointing=auto` as training does; aggressive means the deepest level.
+
+    Raises:
+        InputError: As `predict_memory`.
+    """
+    if not request.trains:
+        return request
+    if request.aggressive:
+        plain = predict(request.with_checkpointing(NONE), card)
+        return request.with_checkpointing(levels(plain.stages)[-1])
+    choice = choose_checkpointing(
+        request.checkpointing,
+        lambda level: predict(request.with_checkpointing(level), card),
+        card.budget_bytes() if request.checkpointing == AUTO else 0,
+        request.target or request.per_device,
+    )
+    return request.with_checkpointing(str(choice.value))
 
 
 def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
@@ -83,14 +93,11 @@ def predict_levels(request: FindRequest, card: Gpu, budget_bytes: int) -> dict[s
     """Predict the largest batch of each level of checkpointing that the model has."""
     if not request.trains:
         return {}
-    found = {}
-    for level in CHECKPOINTING_LEVELS:
-        try:
-            estimate = predict(request.with_checkpointing(level), card)
-        except InputError:  # the model cannot recompute
-            continue
-        found[level] = estimate.largest_batch(budget_bytes)
-    return found
+    plain = predict(request.with_checkpointing(NONE), card)
+    return {
+        level: predict(request.with_checkpointing(level), card).largest_batch(budget_bytes)
+        for level in levels(plain.stages)
+    }
 
 
 def predict_parts(estimate: MemoryEstimate, samples: int) -> dict[str, int]:
@@ -136,7 +143,7 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
 
 def _too_small(request: FindRequest, card: Gpu, estimate: MemoryEstimate, budget_bytes: int) -> str:
     remedy = "take a smaller model or image_size"
-    if request.trains and request.checkpointing == "none":
+    if request.trains and request.checkpointing == NONE:
         remedy += ", or model.checkpointing=full"
     return (
         f"{request.key}: not one sample fits {card.name}: {_gib(estimate.peak_bytes(1))} "

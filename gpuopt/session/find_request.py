@@ -8,12 +8,11 @@ from typing import Any
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.hardware.policy import recommended_image_size
 from gpuopt.memory import MemorySetup
+from gpuopt.recomputation import NONE
 from gpuopt.session.memory import memory_setup
 
-__all__ = ["CHECKPOINTING_LEVELS", "FindRequest"]
+__all__ = ["FindRequest"]
 
-# Least memory last.
-CHECKPOINTING_LEVELS = ("none", "full")
 _DEFAULT_IMAGE_SIZE = 224
 # A prediction's batch grows no further by itself: throughput does not grow any more.
 _LARGEST_PREDICTION = 256
@@ -72,7 +71,7 @@ class FindRequest:
     @property
     def checkpointing(self) -> str:
         """Level of activation checkpointing; inference has nothing to recompute."""
-        return str(self.model.get("checkpointing", "none")) if self.trains else "none"
+        return str(self.model.get("checkpointing", NONE)) if self.trains else NONE
 
     def with_checkpointing(self, level: str) -> "FindRequest":
         """Ask the same of a model that recomputes more or less."""
@@ -136,6 +135,6 @@ class FindRequest:
         return None
 
     def _remedy(self) -> str:
-        if self.trains and self.checkpointing == "none":
+        if self.trains and self.checkpointing == NONE:
             return "try model.checkpointing=full, a smaller image_size or model"
         return "take a smaller image_size or model"

@@ -1,4 +1,4 @@
-"""What a run's settings mean for its memory, and the micro-batch on a card that is not there."""
+"""What a run's settings mean for its memory, and what they give on a card that is not there."""
 
 import math
 from collections.abc import Mapping
@@ -6,9 +6,11 @@ from typing import Any
 
 from gpuopt.choice import Choice
 from gpuopt.hardware import Gpu, resolve_precision
-from gpuopt.memory import MemorySetup, choose_micro_batch, predict_memory
+from gpuopt.memory import MemoryEstimate, MemorySetup, choose_micro_batch, predict_memory
+from gpuopt.recomputation import NONE
+from gpuopt.session.checkpointing import choose_checkpointing
 
-__all__ = ["absent_micro_batch", "memory_setup"]
+__all__ = ["absent_choices", "absent_micro_batch", "memory_setup"]
 
 
 def memory_setup(
@@ -45,24 +47,39 @@ def memory_setup(
     )
 
 
-def absent_micro_batch(gpu: Gpu, config: Mapping[str, Any]) -> Choice:
-    """Predict what `micro_batch_size=auto` would be on a card that is not there.
+def absent_choices(gpu: Gpu, config: Mapping[str, Any]) -> list[Choice]:
+    """Predict what would be chosen for a training on a card that is not there.
 
     Args:
         gpu: A preset with its memory.
         config: Composed settings of `gpuopt train`.
 
+    Returns:
+        What `model.checkpointing=auto` would be, if asked for, then `micro_batch_size=auto`.
+
     Raises:
         InputError: When not one sample fits, or the model is unknown to timm.
     """
     size = config["image_size"] if config["image_size"] != "auto" else gpu.image_size
-    setup = memory_setup(
-        config["model"],
-        size,
-        str(resolve_precision(config["precision"]["name"], gpu, is_cuda=True).value),
-        optimizer=config["optimizer"],
-        moving_average=config["callbacks"]["moving_average"]["enabled"],
-        clips_gradients=config["trainer"]["gradient_clip_norm"] is not None,
-    )
+
+    def predict(level: str) -> MemoryEstimate:
+        setup = memory_setup(
+            {**config["model"], "checkpointing": level},
+            size,
+            str(resolve_precision(config["precision"]["name"], gpu, is_cuda=True).value),
+            optimizer=config["optimizer"],
+            moving_average=config["callbacks"]["moving_average"]["enabled"],
+            clips_gradients=config["trainer"]["gradient_clip_norm"] is not None,
+        )
+        return predict_memory(setup, cache_dir=config["cache_dir"])
+
     per_device = math.ceil(config["global_batch_size"] / config["trainer"]["devices"])
-    return choose_micro_batch(gpu, predict_memory(setup, cache_dir=config["cache_dir"]), per_device)
+    requested = str(config["model"].get("checkpointing", NONE))
+    level = choose_checkpointing(requested, predict, gpu.budget_bytes(), per_device)
+    micro = choose_micro_batch(gpu, predict(str(level.value)), per_device)
+    return [micro] if level.evidence == "given" else [level, micro]
+
+
+def absent_micro_batch(gpu: Gpu, config: Mapping[str, Any]) -> Choice:
+    """Predict what `micro_batch_size=auto` would be there; arguments as `absent_choices`."""
+    return absent_choices(gpu, config)[-1]

@@ -15,6 +15,8 @@ from gpuopt.hardware import (
 )
 from gpuopt.hardware.shared_memory import workers_that_fit
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
+from gpuopt.recomputation import NONE
+from gpuopt.session.checkpointing import choose_checkpointing, wanted_samples
 from gpuopt.session.device import cuda_properties
 from gpuopt.session.memory import memory_setup
 
@@ -38,6 +40,7 @@ class Plan:
         choices: Every automatic choice with its evidence.
         num_workers: Loader processes of each device; settled once it is known whether the data
             is decoded, by `with_workers`.
+        checkpointing: How much of the model is recomputed in the backward pass.
     """
 
     accelerator: str
@@ -49,6 +52,7 @@ class Plan:
     devices: int
     choices: tuple[Choice, ...]
     num_workers: int = 0
+    checkpointing: str = "none"
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -128,19 +132,28 @@ def make_plan(
     is_cuda = properties is not None
     chosen_precision = resolve_precision(precision, gpu, is_cuda)
     size = _choose_image_size(image_size, gpu)
-    estimate = None
-    if is_cuda:
+
+    def predict(level: str) -> MemoryEstimate:
         setup = memory_setup(
-            model,
+            {**model, "checkpointing": level},
             int(size.value),
             str(chosen_precision.value),
             optimizer=optimizer,
             moving_average=moving_average,
             clips_gradients=clips_gradients,
         )
-        estimate = predict_memory(setup, cache_dir=cache_dir)
-    micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(global_batch_size / devices))
-    choices += [chosen_precision, size, micro]
+        return predict_memory(setup, cache_dir=cache_dir)
+
+    per_device = math.ceil(global_batch_size / devices)
+    level = choose_checkpointing(
+        str(model.get("checkpointing", NONE)),
+        predict if is_cuda else None,
+        gpu.budget_bytes() if is_cuda else 0,
+        wanted_samples(micro_batch_size, per_device),
+    )
+    estimate = predict(str(level.value)) if is_cuda else None
+    micro = _choose_micro(micro_batch_size, gpu, estimate, per_device)
+    choices += [chosen_precision, size, *([] if level.evidence == "given" else [level]), micro]
     return Plan(
         accelerator="cuda" if is_cuda else "cpu",
         gpu=gpu,
@@ -150,6 +163,7 @@ def make_plan(
         micro_batch_size=int(micro.value),
         devices=devices,
         choices=tuple(choices),
+        checkpointing=str(level.value),
     )
 
 

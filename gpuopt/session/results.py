@@ -76,6 +76,7 @@ def assemble_results(
             "global_batch_size": plan.global_batch_size,
             "micro_batch_size": plan.micro_batch_size,
             "accumulate_grad_batches": plan.accumulate_grad_batches,
+            "checkpointing": plan.checkpointing,
             "devices": plan.devices,
             "num_workers": plan.num_workers,
         },

@@ -7,7 +7,7 @@ from gpuopt.errors import InputError
 from gpuopt.hardware import load_catalogue
 from gpuopt.memory import MemorySetup
 from gpuopt.schema import CONF_DIR
-from gpuopt.session.memory import absent_micro_batch, memory_setup
+from gpuopt.session.memory import absent_choices, absent_micro_batch, memory_setup
 
 CATALOGUE = load_catalogue(CONF_DIR / "gpu")
 TINY = ["model=timm", "model.name=test_vit", "image_size=160", "global_batch_size=100000"]
@@ -62,3 +62,13 @@ def test_a_model_that_timm_does_not_know_is_refused():
     words = ["gpu=rtx3060", "model=timm", "model.name=no_such_model"]
     with pytest.raises(InputError, match="unknown to timm"):
         absent_micro_batch(CATALOGUE["rtx3060"], compose_settings("train", words))
+
+
+def test_the_level_of_checkpointing_is_predicted_as_well():
+    words = ["gpu=rtx3060", "model=timm", "model.name=test_vit", "image_size=160"]
+    settings = compose_settings("train", [*words, "model.checkpointing=auto"])
+    settings["global_batch_size"] = 2000
+    level, micro = absent_choices(CATALOGUE["rtx3060"], settings)
+    assert (level.key, micro.key) == ("model.checkpointing", "micro_batch_size")
+    settings["model"]["checkpointing"] = "full"
+    assert len(absent_choices(CATALOGUE["rtx3060"], settings)) == 1

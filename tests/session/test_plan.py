@@ -107,3 +107,26 @@ def test_batches_of_the_workers_fit_into_shared_memory(monkeypatch):
     assert "/dev/shm" in few.choices[-1].reason
     # Who gives a number knows better.
     assert planned("rtx3060").with_workers(4, decoded=False).num_workers == 4
+
+
+def test_checkpointing_is_the_least_that_reaches_the_micro_batch(cuda):
+    model = {"name": "test_vit", "checkpointing": "auto"}
+
+    def settled(micro):
+        return planned("rtx3060", model=model, micro_batch_size=micro, global_batch_size=micro)
+
+    few = settled(64)
+    most = planned("rtx3060", global_batch_size=10**6).micro_batch_size
+    many = settled(most + 500)
+    assert (few.checkpointing, few.micro_batch_size) == ("none", 64)
+    assert many.checkpointing != "none"
+    assert many.micro_batch_size == most + 500
+    (choice,) = [choice for choice in many.choices if choice.key == "model.checkpointing"]
+    assert choice.evidence == "predicted"
+    assert "predicted to need more memory" not in many.choices[-1].reason
+
+
+def test_checkpointing_on_a_cpu_is_what_was_asked_for():
+    plan = planned(model={"name": "test_vit", "checkpointing": "stages=2"})
+    assert plan.checkpointing == "stages=2"
+    assert planned(model={"name": "test_vit", "checkpointing": "auto"}).checkpointing == "none"
