@@ -19,6 +19,7 @@ from gpuopt.finding import Found, find, refuse_contradictions
 from gpuopt.hardware import DriverDevice, driver_devices
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, FindBatchSizeConfig, to_find_config
 from gpuopt.session.experiment_file import ExperimentFile
+from gpuopt.session.find_answer import SizedProbe
 from gpuopt.session.find_table import find_table
 from gpuopt.session.found_settings import FoundSettings
 from gpuopt.session.memory_profile import require_new, write_profile
@@ -41,9 +42,9 @@ def _find(composed: DictConfig) -> None:
     refuse_contradictions(config, typed_keys(HydraConfig.get()))
     experiment, profile = _place_experiment(config.save_config), _place_profile(config)
 
-    def measure(device: DriverDevice, checkpointing: str) -> Measured:
+    def measure(device: DriverDevice, checkpointing: str, reason: str) -> Measured:
         order = {"settings": settings, "device": device.index, "checkpointing": checkpointing}
-        return measure_in_process(order)
+        return measure_in_process({**order, "reason": reason}, on_probe=_show)
 
     found = find(config, driver_devices(), measure)
     use = _use(config, settings, found)
@@ -53,6 +54,13 @@ def _find(composed: DictConfig) -> None:
     _PRINT[config.format](found, _command(config, use, found, experiment), written)
     if found.answer.shortfall is not None:
         raise TargetNotMetError(found.answer.shortfall)
+
+
+def _show(probe: SizedProbe) -> None:
+    """Tell a person that the search goes on."""
+    if sys.stderr.isatty():
+        end = f"{probe.peak_bytes / 2**30:.2f} GiB" if probe.peak_bytes else "out of memory"
+        sys.stderr.write(f"probe: batch {probe.batch_size}, {end}\n")
 
 
 def _place_experiment(name: str | None) -> ExperimentFile | None:

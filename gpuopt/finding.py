@@ -77,14 +77,15 @@ def refuse_contradictions(config: FindBatchSizeConfig, typed: Collection[str]) -
 def find(
     config: FindBatchSizeConfig,
     present: Sequence[DriverDevice],
-    measure: Callable[[DriverDevice, str], Measured],
+    measure: Callable[[DriverDevice, str, str], Measured],
 ) -> Found:
     """Find the batch.
 
     Args:
         config: The checked settings.
         present: The CUDA devices of this machine.
-        measure: Probes a device; takes the level of checkpointing as well.
+        measure: Probes a device; also takes the level of checkpointing, and in a clause how the
+            card comes to be measured.
 
     Raises:
         GpuoptError: See the exit codes in `gpuopt.errors`.
@@ -94,7 +95,7 @@ def find(
     cards = [card_of(config.gpu, device) for device in route.devices] or [config.gpu.card()]
     if route.kind != "cpu":
         request = settled_checkpointing(request, cards[0])
-    measured = [measure(device, request.checkpointing) for device in route.devices]
+    measured = [measure(device, request.checkpointing, route.reason) for device in route.devices]
     if measured:
         answers = [one.answer for one in measured]
         snapshots: list[Mapping[str, Any]] = [one.snapshot for one in measured]
@@ -152,8 +153,13 @@ def make_request(config: FindBatchSizeConfig) -> FindRequest:
     )
 
 
-def card_of(gpu: AbsentGpu, device: DriverDevice) -> Gpu:
-    """Return what is known about a device that is here, with what was typed about it."""
+def card_of(gpu: AbsentGpu, device: Any) -> Gpu:
+    """Return what is known about a device that is here, with what was typed about it.
+
+    Args:
+        gpu: The `gpu=` option.
+        device: Its properties, as the driver or torch tells them.
+    """
     preset = Gpu(**{field.name: getattr(gpu, field.name) for field in fields(Gpu)})
     return select_gpu(preset, device, load_catalogue(CONF_DIR / "gpu"))[0]
 

@@ -47,7 +47,7 @@ from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import read_checkpoint
 
-__all__ = ["main", "stopping_on_signals", "work"]
+__all__ = ["compile_backbone", "main", "stopping_on_signals", "work"]
 
 _log = logging.getLogger("gpuopt.worker")  # also where this file is `__main__`
 
@@ -271,14 +271,23 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
     )
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
-    if config.compile.mode != "off":
-        backend, known = config.compile.backend, torch.compiler.list_backends(exclude_tags=())
-        if backend not in known:
-            raise InputError(f"compile.backend={backend}: no such backend{nearest(backend, known)}")
-        mode = None if config.compile.mode == "default" else config.compile.mode
-        # In place, so that the names of the weights in checkpoints stay the same.
-        model.backbone.compile(mode=mode, backend=backend)
+    compile_backbone(model, config)
     return model
+
+
+def compile_backbone(model: Classifier, config: TrainConfig) -> None:
+    """Compile the backbone in place, if asked for; the names of its weights stay the same.
+
+    Raises:
+        InputError: When there is no such backend.
+    """
+    if config.compile.mode == "off":
+        return
+    backend, known = config.compile.backend, torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise InputError(f"compile.backend={backend}: no such backend{nearest(backend, known)}")
+    mode = None if config.compile.mode == "default" else config.compile.mode
+    model.backbone.compile(mode=mode, backend=backend)
 
 
 def _fit(

@@ -18,7 +18,7 @@ from gpuopt.session.find_answer import CardAnswer, SizedProbe
 
 __all__ = ["Measured", "measure_in_process"]
 
-_KINDS = (InputError, FaultError, TargetNotMetError, PreemptedError)
+_KINDS = (GpuoptError, InputError, FaultError, TargetNotMetError, PreemptedError)
 _MODULE = "gpuopt.prober"
 
 
