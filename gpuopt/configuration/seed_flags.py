@@ -232,6 +232,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     name, value = word.name, word.value
     if name in _OFF and value in _FALSE:
         return _OFF[name]
+    if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
+        return f"experiment={written}"
     usual = SEED_SPELLINGS.get(name, "")
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
@@ -240,6 +242,12 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = f"{full}=VALUE" if full else ""
     key, _, example = usual.partition("=")
     return f"{key}={_converted(name, value) or example}" if key else ""
+
+
+def _written_experiment(value: str) -> str:
+    """Return the name of a file that the guide's finder writes, which here is an experiment."""
+    stem = re.sub(r"^.*/|\.ya?ml$", "", value)
+    return "" if _converted("config", value) or not re.match(r"train_\w", stem) else stem
 
 
 def _converted(name: str, value: str) -> str:

@@ -1,0 +1,136 @@
+"""From settings to answers, with measurements that are made up."""
+
+from dataclasses import replace
+
+import pytest
+
+from gpuopt.config import compose_settings
+from gpuopt.finding import find, make_request
+from gpuopt.hardware import DriverDevice
+from gpuopt.schema import to_find_config
+from gpuopt.session.find_answer import CardAnswer
+from gpuopt.session.probing_process import Measured
+
+BIG = DriverDevice(0, "NVIDIA H200", 143771 * 2**20, 132, 9, 0)
+SMALL = DriverDevice(1, "NVIDIA GeForce RTX 3060", 12288 * 2**20, 28, 8, 6)
+ANSWER = CardAnswer(
+    card="",
+    device_index=0,
+    evidence="measured",
+    reason="",
+    precision="bf16",
+    headroom_ratio=0.08,
+    free_bytes=2**33,
+    budget_bytes=2**32,
+    largest=0,
+    knee=8,
+    chosen=0,
+    why="made up",
+)
+LARGEST = {0: 100, 1: 24}
+
+
+@pytest.fixture
+def found(tmp_path):
+    """Find with settings; returns what was found and what was measured how."""
+
+    def run(*words, present=(BIG, SMALL), headrooms=(0.08, 0.08)):
+        tiny = ("model=timm", "model.name=test_vit", "image_size=32", "global_batch_size=96")
+        settings = compose_settings(
+            "find_batch_size", [*tiny, f"cache_dir={tmp_path}/cache", *words]
+        )
+        config = to_find_config(settings)
+        request, asked = make_request(config), []
+
+        def measure(device, checkpointing, reason):
+            asked.append((device.index, checkpointing, reason))
+            largest = LARGEST[device.index]
+            answer = replace(
+                ANSWER,
+                card=device.name,
+                device_index=device.index,
+                reason=reason,
+                largest=largest,
+                chosen=request.choose(largest)[0],
+                headroom_ratio=headrooms[device.index],
+            )
+            return Measured(answer, {"absent": "made up"})
+
+        return find(config, list(present), measure), asked
+
+    return run
+
+
+def test_one_card_is_measured_in_its_place(found):
+    result, asked = found()
+    assert [(index, level) for index, level, _ in asked] == [(0, "none")]
+    assert result.answer.largest == 100
+    assert result.answer.choice.evidence == "measured"
+    assert result.settings == {"micro_batch_size": 96}
+    assert result.devices is None  # CUDA takes the first one by itself
+
+
+def test_different_cards_are_measured_each_and_the_least_holds_for_all(found):
+    result, asked = found("gpu_ids=[0,1]")
+    assert [index for index, *_ in asked] == [0, 1]
+    assert [card.largest for card in result.answer.cards] == [100, 24]
+    assert result.answer.largest == 24
+    # 96 on two devices: 48 each, in two parts.
+    assert result.settings == {"micro_batch_size": 24, "trainer.devices": 2}
+    assert result.devices == (0, 1)
+    assert "the least of 2 devices" in result.answer.choice.reason
+
+
+def test_a_named_card_that_is_not_the_first_is_named_in_the_command(found):
+    result, asked = found("gpu=rtx3060")
+    assert [index for index, *_ in asked] == [1]
+    assert result.devices == (1,)
+    assert result.settings == {"micro_batch_size": 24}
+
+
+def test_what_must_fit_has_to_fit_all_of_them(found):
+    assert found("gpu_ids=[0,1]", "target=24")[0].answer.shortfall is None
+    shortfall = found("gpu_ids=[0,1]", "target=25")[0].answer.shortfall
+    assert shortfall.startswith("target=25: 24 fit NVIDIA GeForce RTX 3060, measured; try")
+
+
+def test_aggressive_pins_what_it_took(found):
+    result, asked = found("gpu_ids=[0,1]", "aggressive=true", headrooms=(0.01, 0.02))
+    assert {level for _, level, _ in asked} == {"full"}
+    assert result.settings == {
+        "micro_batch_size": 24,
+        "trainer.devices": 2,
+        "model.checkpointing": "full",
+        "gpu.headroom_ratio": 0.02,
+    }
+
+
+def test_automatic_checkpointing_is_settled_before_a_card_is_measured(found):
+    _, ((_, level, _),) = found("model.checkpointing=auto")
+    assert level == "none"  # 96 tiny images fit an H200
+    result, _ = found("model.checkpointing=auto", "gpu.memory_gib=1.2", "headroom=0.2", "target=2000")
+    assert result.settings["model.checkpointing"] == result.answer.checkpointing != "none"
+    levels = result.answer.cards[0].levels
+    assert list(levels)[0] == "none"
+    assert list(levels)[-1] == "full"
+    assert sorted(levels.values()) == list(levels.values())
+
+
+def test_predictions_of_cards_are_for_cards_that_are_not_there(found):
+    result, asked = found("gpu=t4")
+    assert asked == []
+    assert result.answer.cards[0].evidence == "predicted"
+    assert "NVIDIA H200" in result.answer.cards[0].reason
+
+
+def test_several_devices_share_the_global_batch(found):
+    result, asked = found("trainer.devices=2")
+    assert [index for index, *_ in asked] == [0, 1]
+    assert result.settings["micro_batch_size"] == 24
+    assert "trainer.devices" not in result.settings  # was typed
+
+
+def test_prediction_looks_for_its_own_setting(found):
+    result, _ = found("purpose=tta", "tta=legacy", "gpu=t4")
+    assert result.settings == {"batch_size": 256, "tta": "legacy"}
+    assert any("views" in note for note in result.answer.notes)
