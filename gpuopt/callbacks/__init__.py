@@ -1,5 +1,6 @@
 """Lightning callbacks, one per file, for any Trainer: they take plain arguments only."""
 
+from gpuopt.callbacks.batch_size_finder import BatchSizeFinder
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.callbacks.early_stopping import EarlyStopping
 from gpuopt.callbacks.epoch_summary import EpochSummary
@@ -13,6 +14,7 @@ from gpuopt.callbacks.progress_bar import LossBar
 from gpuopt.callbacks.step_log import StepLog
 
 __all__ = [
+    "BatchSizeFinder",
     "DurableCheckpoint",
     "EarlyStopping",
     "EpochSummary",

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["cut", "detached", "join", "sample_count", "spans", "tensors_of"]
+__all__ = ["cut", "detached", "join", "resized", "sample_count", "spans", "tensors_of"]
 
 
 def tensors_of(batch: Any) -> list[Tensor]:
@@ -57,6 +57,27 @@ def cut(batch: Any, span: slice, count: int) -> Any:
         return leaf[span] if is_column else leaf
 
     return _mapped(batch, cut_leaf)
+
+
+def resized(batch: Any, samples: int, count: int, *, pins: bool = False) -> Any:
+    """Return a batch of another size by repeating samples.
+
+    Args:
+        batch: Nested mappings, sequences and dataclasses.
+        samples: Of the new batch.
+        count: Of the old batch; what has that length is repeated or cut.
+        pins: Whether to copy tensors to page-locked memory.
+    """
+    rows = [row % count for row in range(samples)]
+
+    def resize(leaf: Any) -> Any:
+        if isinstance(leaf, Tensor):
+            new = leaf[torch.tensor(rows)] if leaf.ndim and len(leaf) == count else leaf
+            return new.pin_memory() if pins else new
+        is_column = isinstance(leaf, (list, tuple)) and len(leaf) == count
+        return type(leaf)(leaf[row] for row in rows) if is_column else leaf
+
+    return _mapped(batch, resize)
 
 
 def detached(output: Any) -> Any:

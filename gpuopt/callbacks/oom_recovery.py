@@ -1,6 +1,8 @@
 """Go on when memory runs out: the same batch again in smaller parts, with the same gradients."""
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +116,15 @@ class OomRecovery(L.Callback):
         """Count the batch."""
         if self._training is not None:
             self._training.correct(outputs)
+
+    @contextlib.contextmanager
+    def standing_aside(self) -> Iterator[None]:
+        """Let errors of memory pass for a while, for who wants to see them."""
+        with contextlib.ExitStack() as lifted:
+            for part in (self._optimizer_step, self._evaluation, self._training):
+                if part is not None:
+                    lifted.enter_context(part.lifted())
+            yield
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

@@ -1,5 +1,6 @@
 """Validation, test and prediction steps that split their batch when memory runs out."""
 
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as L
@@ -50,6 +51,10 @@ class SplitEvaluation:
         for hook in _PHASES:
             if is_overridden(hook, self._module):
                 self._bind(hook)
+
+    def lifted(self) -> AbstractContextManager[None]:
+        """Let the module have its own methods for a while."""
+        return self._binding.lifted()
 
     def undo(self) -> None:
         """Give the methods back."""

@@ -1,7 +1,8 @@
 """What the steps of training and evaluation share when a batch is split and tried again."""
 
+import contextlib
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import lightning.pytorch as L
@@ -55,14 +56,28 @@ class Binding:
         replacement.__wrapped__ = getattr(method, "__wrapped__", method)
         setattr(self._module, name, replacement)
 
+    @contextlib.contextmanager
+    def lifted(self) -> Iterator[None]:
+        """Let the module have its own methods for a while."""
+        replacements = {name: vars(self._module)[name] for name in self._before}
+        self._give_back()
+        try:
+            yield
+        finally:
+            for name, replacement in replacements.items():
+                setattr(self._module, name, replacement)
+
     def undo(self) -> None:
         """Give all methods back."""
+        self._give_back()
+        self._before = {}
+
+    def _give_back(self) -> None:
         for name, own in self._before.items():
             if own is None:
                 delattr(self._module, name)
             else:
                 setattr(self._module, name, own)
-        self._before = {}
 
 
 def is_fit_for(run: Callable[[], None]) -> bool:

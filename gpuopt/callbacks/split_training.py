@@ -8,6 +8,7 @@ the same operations run in the same order as without it.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as L
@@ -100,6 +101,10 @@ class SplitTraining:
                 for parameter in self._parameters
                 if parameter.requires_grad
             ]
+
+    def lifted(self) -> AbstractContextManager[None]:
+        """Let the module have its own methods for a while."""
+        return self._binding.lifted()
 
     def undo(self) -> None:
         """Give the methods back."""

@@ -105,19 +105,16 @@ class FinderResult:
         choices = [_choice(size, per_device, time) for size in candidates]
         return min(choices, key=lambda c: (c.seconds or 0.0, -c.micro_batch_size))
 
-    def micro_batch_choice(self, global_batch_size: int, devices: int = 1) -> Choice:
-        """Word the best micro-batch for gpuopt's training as a choice with its evidence."""
-        best = self.best_for(global_batch_size, devices, is_ragged=True)
-        per_device = math.ceil(global_batch_size / devices)
+    def choice(self, micro_batch_size: int) -> Choice:
+        """Word a micro-batch size as a choice with the evidence of the probes."""
         failures = self.out_of_memory_count
         failed = f", {failures} of them out of memory" if failures else ""
         reason = (
-            f"in {len(self.probes)} probes{failed}: {self.largest} fit, at "
-            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB; full throughput "
-            f"from {self.knee}; {per_device} in {best.accumulate_grad_batches} of up to "
-            f"{best.micro_batch_size}"
+            f"in {len(self.probes)} probes{failed}: {self.largest} fit, measured up to "
+            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB; "
+            f"full throughput from {self.knee}"
         )
-        return Choice("micro_batch_size", best.micro_batch_size, "measured", reason)
+        return Choice("micro_batch_size", micro_batch_size, "measured", reason)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; sizes in bytes, times in seconds."""

@@ -57,7 +57,7 @@ def test_the_micro_batch_keeps_the_global_batch_exact():
 def test_a_ragged_window_needs_fewer_micro_batches():
     best = result(largest=100).best_for(256, is_ragged=True)
     assert (best.micro_batch_size, best.accumulate_grad_batches) == (86, 3)
-    choice = result(largest=100).micro_batch_choice(256)
+    choice = result(largest=100).choice(86)
     assert (choice.value, choice.evidence) == (86, "measured")
     assert "in 3 probes: 100 fit" in choice.reason
 

@@ -1,0 +1,183 @@
+"""Real steps of a real module at one batch size: how much memory they take and how long."""
+
+import contextlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import lightning.pytorch as L
+import torch
+from lightning.pytorch.loggers.logger import DummyLogger
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
+
+from gpuopt.callbacks.fit_state import FitState, averages_of
+from gpuopt.callbacks.oom_recovery import OomRecovery
+from gpuopt.callbacks.optimizer_state import make_state
+from gpuopt.callbacks.split_step import is_fit_for
+from gpuopt.callbacks.step_logs import recorded_logs
+from gpuopt.errors import InputError
+from gpuopt.memory.device_errors import free_memory
+from gpuopt.memory.meter import MemoryMeter
+from gpuopt.memory.probe_result import ProbeResult
+
+__all__ = ["ModuleProbe"]
+
+
+class ModuleProbe:
+    """Runs training steps and a validation step inside of a fit that has not begun.
+
+    The module's own `training_step`, backward pass, precision, clipping and optimizer run, and
+    averages of the weights are updated; callbacks and loggers are not told. The optimizer's state
+    is there from the first step on, the batch before is still held, as in training. Afterwards
+    everything is as it was. Ranks do not talk to each other meanwhile, so none waits for one that
+    ran out of memory.
+
+    Args:
+        trainer: In `on_fit_start` or later.
+        module: That it fits.
+        make_batch: Makes a batch of so many samples on the host, for `train` or `validate`.
+        meter: Of the module's device.
+        steps: Training steps of a probe; the first is not timed.
+
+    Raises:
+        InputError: When steps of the module cannot be run or taken back here.
+    """
+
+    def __init__(
+        self,
+        trainer: L.Trainer,
+        module: L.LightningModule,
+        make_batch: Callable[[int, str], Any],
+        meter: MemoryMeter,
+        *,
+        steps: int = 4,
+    ) -> None:
+        _refuse(trainer, module)
+        self._trainer = trainer
+        self._module = module
+        self._make_batch = make_batch
+        self._meter = meter
+        self._averages = averages_of(trainer)
+        self._steps = max(2, steps)
+
+    def __call__(self, samples: int) -> ProbeResult:
+        """Measure a batch size; running out of memory is a result."""
+        measured: dict[str, Any] = {}
+        state = FitState(self._trainer, self._module)
+        self._meter.start()
+        try:
+            with self._quiet(), self._meter.capped():
+                has_fit = is_fit_for(lambda: measured.update(self._run(samples)))
+                if has_fit:
+                    measured["peak_bytes"] = self._meter.peak_bytes()
+        finally:
+            state.restore()
+            del state
+            free_memory()
+        capacity = self._meter.capacity_bytes()
+        if not has_fit:
+            return ProbeResult(samples, capacity_bytes=capacity, ran_out_of_memory=True)
+        return ProbeResult(samples, capacity_bytes=capacity, **measured)
+
+    def _run(self, samples: int) -> dict[str, Any]:
+        """Run the steps; returns what was measured on the way."""
+        trainer, started = self._trainer, 0.0
+        for optimizer in trainer.optimizers:
+            make_state(optimizer)
+        on_host = self._make_batch(samples, "train")
+        batch = before = None
+        for step in range(self._steps):
+            if step == 1:
+                started = self._meter.clock_s()
+            before, batch = batch, self._on_device(on_host)
+            self._train(batch)
+            for average in self._averages:
+                average.update_parameters(self._module)
+        seconds = (self._meter.clock_s() - started) / (self._steps - 1)
+        del batch, before, on_host
+        resident = self._meter.resident_bytes()
+        if self._validates():
+            self._validate(samples)
+        return {"seconds_per_step": seconds, "resident_bytes": resident}
+
+    # --- one step -----------------------------------------------------------------------------
+
+    def _train(self, batch: Any) -> None:
+        trainer, loop = self._trainer, self._trainer.fit_loop.epoch_loop
+        arguments = loop._build_kwargs(OrderedDict(), batch, 0)
+        with torch.enable_grad():
+            if self._module.automatic_optimization:
+                loop.automatic_optimization.run(trainer.optimizers[0], 0, arguments)
+            else:
+                loop.manual_optimization.run(arguments)
+
+    def _validates(self) -> bool:
+        return self._trainer.enable_validation and is_overridden("validation_step", self._module)
+
+    def _validate(self, samples: int) -> None:
+        trainer, module = self._trainer, self._module
+        loop = trainer.fit_loop.epoch_loop.val_loop
+        modes = [(part, part.training) for part in module.modules()]
+        module.eval()
+        trainer.validating = True
+        try:
+            with torch.inference_mode() if loop.inference_mode else torch.no_grad():
+                batch = self._on_device(self._make_batch(samples, "validate"))
+                takes_index = is_param_in_hook_signature(
+                    module.validation_step, "batch_idx", min_args=2
+                )
+                arguments = (batch, 0) if takes_index else (batch,)
+                call._call_strategy_hook(trainer, "validation_step", *arguments)
+        finally:
+            trainer.training = True
+            for part, mode in modes:
+                part.training = mode
+
+    def _on_device(self, batch: Any) -> Any:
+        trainer, module = self._trainer, self._module
+        batch = trainer.precision_plugin.convert_input(batch)
+        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
+        return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+
+    @contextlib.contextmanager
+    def _quiet(self) -> Iterator[None]:
+        """Keep callbacks, loggers and other ranks out of it."""
+        trainer: Any = self._trainer
+        with contextlib.ExitStack() as stack:
+            for callback in trainer.callbacks:
+                if isinstance(callback, OomRecovery):
+                    stack.enter_context(callback.standing_aside())
+            stack.enter_context(recorded_logs(self._module))
+            stack.enter_context(_replaced(trainer, "callbacks", []))
+            loggers = [DummyLogger()] if trainer.loggers else []
+            stack.enter_context(_replaced(trainer, "_loggers", loggers))
+            stack.enter_context(_replaced(trainer.strategy, "model", self._module))
+            yield
+
+
+@contextlib.contextmanager
+def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
+    before = getattr(owner, name)
+    setattr(owner, name, value)
+    try:
+        yield
+    finally:
+        setattr(owner, name, before)
+
+
+def _refuse(trainer: L.Trainer, module: L.LightningModule) -> None:
+    """Refuse what single steps cannot be taken of.
+
+    Raises:
+        InputError: With the reason.
+    """
+    reason = None
+    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
+        reason = "training_step takes its batches from the loader itself"
+    elif not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
+        reason = f"{type(trainer.strategy).__name__} spreads the weights over several devices"
+    if reason is not None:
+        raise InputError(f"BatchSizeFinder cannot measure here: {reason}; give the batch size")
