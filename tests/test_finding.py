@@ -108,10 +108,12 @@ def test_aggressive_pins_what_it_took(found):
 def test_automatic_checkpointing_is_settled_before_a_card_is_measured(found):
     _, ((_, level, _),) = found("model.checkpointing=auto")
     assert level == "none"  # 96 tiny images fit an H200
-    result, _ = found("model.checkpointing=auto", "gpu.memory_gib=1.2", "headroom=0.2", "target=2000")
+    result, _ = found(
+        "model.checkpointing=auto", "gpu.memory_gib=1.2", "headroom=0.2", "target=2000"
+    )
     assert result.settings["model.checkpointing"] == result.answer.checkpointing != "none"
     levels = result.answer.cards[0].levels
-    assert list(levels)[0] == "none"
+    assert next(iter(levels)) == "none"
     assert list(levels)[-1] == "full"
     assert sorted(levels.values()) == list(levels.values())
 

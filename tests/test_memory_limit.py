@@ -1,4 +1,4 @@
-"""`gpu.memory_limit_mib` caps every command that uses a card: what is planned, and the allocator."""
+"""`gpu.memory_limit_mib` caps all that uses a card: what is planned, and the allocator."""
 
 from types import SimpleNamespace
 
