@@ -21,7 +21,7 @@ from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks.module_probe import ModuleProbe
-from gpuopt.errors import GpuoptError, one_line
+from gpuopt.errors import FaultError, GpuoptError, one_line
 from gpuopt.finding import card_of, make_request
 from gpuopt.hardware import Gpu, apply_memory_limit, lightning_precision
 from gpuopt.logs import logging_to
@@ -229,7 +229,13 @@ def _measure(
     request = make_request(config)
     if request.trains:
         request = request.with_checkpointing(order["checkpointing"])
-    card = card_of(config.gpu, cuda_properties(config.gpu, index + 1, index))
+    properties = cuda_properties(config.gpu, index + 1, index)
+    if properties is None:
+        raise FaultError(
+            f"device {index}: the driver has it, and PyTorch cannot use it: install a build of "
+            "PyTorch for CUDA that the driver is new enough for, or predict with gpu.memory_gib=N"
+        )
+    card = card_of(config.gpu, properties)
     if card.memory_limit_mib is not None:
         apply_memory_limit(card.memory_limit_mib, index, CONTEXT_BYTES)
     device = torch.device("cuda", index)

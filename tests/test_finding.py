@@ -1,11 +1,13 @@
 """From settings to answers, with measurements that are made up."""
 
+import functools
 from dataclasses import replace
 
 import pytest
 
 from gpuopt.config import compose_settings
-from gpuopt.finding import find, make_request
+from gpuopt.errors import InputError
+from gpuopt.finding import find, make_request, refuse_contradictions
 from gpuopt.hardware import DriverDevice
 from gpuopt.schema import to_find_config
 from gpuopt.session.find_answer import CardAnswer
@@ -30,16 +32,24 @@ ANSWER = CardAnswer(
 LARGEST = {0: 100, 1: 24}
 
 
+@pytest.fixture(scope="module")
+def composed():
+    """Compose settings, each words once."""
+
+    @functools.cache
+    def compose(*words):
+        tiny = ("model=timm", "model.name=test_vit", "image_size=32", "global_batch_size=96")
+        return to_find_config(compose_settings("find_batch_size", [*tiny, *words]))
+
+    return compose
+
+
 @pytest.fixture
-def found(tmp_path):
+def found(composed):
     """Find with settings; returns what was found and what was measured how."""
 
-    def run(*words, present=(BIG, SMALL), headrooms=(0.08, 0.08)):
-        tiny = ("model=timm", "model.name=test_vit", "image_size=32", "global_batch_size=96")
-        settings = compose_settings(
-            "find_batch_size", [*tiny, f"cache_dir={tmp_path}/cache", *words]
-        )
-        config = to_find_config(settings)
+    def run(*words, present=(BIG, SMALL), headrooms=(0.08, 0.08), **values):
+        config = replace(composed(*words), **values)
         request, asked = make_request(config), []
 
         def measure(device, checkpointing, reason):
@@ -71,7 +81,7 @@ def test_one_card_is_measured_in_its_place(found):
 
 
 def test_different_cards_are_measured_each_and_the_least_holds_for_all(found):
-    result, asked = found("gpu_ids=[0,1]")
+    result, asked = found(gpu_ids=[0, 1])
     assert [index for index, *_ in asked] == [0, 1]
     assert [card.largest for card in result.answer.cards] == [100, 24]
     assert result.answer.largest == 24
@@ -89,13 +99,13 @@ def test_a_named_card_that_is_not_the_first_is_named_in_the_command(found):
 
 
 def test_what_must_fit_has_to_fit_all_of_them(found):
-    assert found("gpu_ids=[0,1]", "target=24")[0].answer.shortfall is None
-    shortfall = found("gpu_ids=[0,1]", "target=25")[0].answer.shortfall
+    assert found(gpu_ids=[0, 1], target=24)[0].answer.shortfall is None
+    shortfall = found(gpu_ids=[0, 1], target=25)[0].answer.shortfall
     assert shortfall.startswith("target=25: 24 fit NVIDIA GeForce RTX 3060, measured; try")
 
 
 def test_aggressive_pins_what_it_took(found):
-    result, asked = found("gpu_ids=[0,1]", "aggressive=true", headrooms=(0.01, 0.02))
+    result, asked = found(gpu_ids=[0, 1], aggressive=True, headrooms=(0.01, 0.02))
     assert {level for _, level, _ in asked} == {"full"}
     assert result.settings == {
         "micro_batch_size": 24,
@@ -133,6 +143,57 @@ def test_several_devices_share_the_global_batch(found):
 
 
 def test_prediction_looks_for_its_own_setting(found):
-    result, _ = found("purpose=tta", "tta=legacy", "gpu=t4")
+    result, _ = found("tta=legacy", "gpu=t4", purpose="tta")
     assert result.settings == {"batch_size": 256, "tta": "legacy"}
     assert any("views" in note for note in result.answer.notes)
+
+
+@pytest.mark.parametrize(
+    ("values", "chosen"),
+    [
+        ({"max_batch_size": 20}, 20),  # 96 in 5 parts
+        ({"max_batch_size": 30}, 24),  # 96 in 4 parts
+        ({"global_batch_size": 100, "max_batch_size": 64}, 50),
+        ({"purpose": "predict", "max_batch_size": 1000}, 100),
+        ({"purpose": "predict", "max_batch_size": 10}, 10),
+    ],
+)
+def test_the_global_batch_is_cut_evenly_below_the_maximum(found, values, chosen):
+    assert found(**values)[0].answer.choice.value == chosen
+
+
+def test_a_limit_without_a_card_stands_for_one(found):
+    nameless = found("gpu.memory_limit_mib=1500", present=())[0].answer.cards[0]
+    limited = found("gpu=t4", "gpu.memory_limit_mib=1500", present=())[0].answer.cards[0]
+    assert nameless.evidence == limited.evidence == "predicted"
+    assert nameless.free_bytes == limited.free_bytes == 1500 * 2**20
+
+
+def test_the_cpu_takes_less_when_asked_to(found):
+    assert found("gpu=cpu", max_batch_size=8)[0].answer.choice.value == 8
+    assert found("gpu=cpu", purpose="predict")[0].answer.choice.value == 32
+
+
+@pytest.mark.parametrize(
+    ("values", "typed", "message"),
+    [
+        ({}, ["micro_batch_size"], "micro_batch_size is what is looked for"),
+        ({}, ["accumulate_grad_batches"], "accumulate_grad_batches is what is looked for"),
+        ({"resume": True}, [], "resume is for gpuopt train"),
+        ({"run": "latest"}, [], "add purpose=predict"),
+        ({"test_only": True, "save_config": "a"}, [], "test_only=true writes nothing"),
+        ({"test_only": True, "memory_profile": "a"}, [], "test_only=true writes nothing"),
+        ({"purpose": "predict", "save_config": "a"}, [], "purpose=train only"),
+        ({"max_batch_size": 4, "target": 5}, [], "target=5 is above max_batch_size=4"),
+        ({"max_batch_size": 4, "min_batch_size": 5}, [], "min_batch_size=5 is above"),
+    ],
+)
+def test_settings_that_contradict_each_other_are_refused(composed, values, typed, message):
+    with pytest.raises(InputError, match=message):
+        refuse_contradictions(replace(composed(), **values), typed)
+
+
+def test_devices_are_counted_once(composed):
+    refuse_contradictions(replace(composed("trainer.devices=2"), gpu_ids=[0, 1]), [])
+    with pytest.raises(InputError, match="leave one of them out"):
+        refuse_contradictions(replace(composed("trainer.devices=2"), gpu_ids=[0, 1, 2]), [])

@@ -3,20 +3,23 @@
 import contextlib
 import math
 import time
+from dataclasses import replace
 
 import pytest
 import torch
 
 from gpuopt.config import compose_settings
 from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS
-from gpuopt.errors import TargetNotMetError
+from gpuopt.errors import FaultError, TargetNotMetError
 from gpuopt.finding import make_request
 from gpuopt.hardware import Gpu
 from gpuopt.memory import FixedMemory, Line, MemoryEstimate
 from gpuopt.model import Classifier
 from gpuopt.prober import Prober
 from gpuopt.schema import to_find_config
+from gpuopt.session.probing_process import measure_in_process
 from gpuopt.session.synthetic_images import SyntheticImages
+from gpuopt.tta import TestTimeAugmentation
 
 MIB = 2**20
 TINY = (
@@ -70,13 +73,17 @@ class SimulatedMeter:
         return contextlib.nullcontext()
 
 
+@pytest.fixture(scope="module")
+def settings():
+    return compose_settings("find_batch_size", [*TINY])
+
+
 @pytest.fixture
-def probe(monkeypatch, tmp_path):
+def probe(monkeypatch, settings):
     """Probe with settings; returns the answer, the snapshot and the meter."""
 
-    def run(*words, fits=14):
-        words = [*TINY, f"cache_dir={tmp_path}", *words]
-        config = to_find_config(compose_settings("find_batch_size", words))
+    def run(fits=14, **values):
+        config = replace(to_find_config(settings), **values)
         request = make_request(config)
         meter, forward, shown = SimulatedMeter(fits), Classifier.forward, []
         monkeypatch.setattr("gpuopt.session.find_measured._prior", lambda *given: PRIOR)
@@ -95,8 +102,13 @@ def probe(monkeypatch, tmp_path):
     return run
 
 
-def test_training_is_measured_with_real_steps(probe):
-    answer, snapshot, meter = probe("data.mixup_alpha=0.2", "callbacks.moving_average.enabled=true")
+def test_training_is_measured_with_real_steps_and_a_validation(probe, settings):
+    averages = {**settings["callbacks"]["moving_average"], "enabled": True}
+    answer, snapshot, meter = probe(
+        data={**settings["data"], "mixup_alpha": 0.2},
+        callbacks={**settings["callbacks"], "moving_average": averages},
+        memory_profile="profile.json",
+    )
     assert answer.largest in (13, 14)
     assert (answer.evidence, answer.headroom_ratio) == ("measured", 0.1)
     assert answer.free_bytes == meter.capacity_bytes()
@@ -107,33 +119,29 @@ def test_training_is_measured_with_real_steps(probe):
     assert answer.chosen <= 14
     assert answer.knee <= 14
     assert set(answer.levels) >= {"none", "full"}
-    assert snapshot == {"absent": "no profile was asked for"}
+    assert "no step was run on a CUDA device" in snapshot["absent"]
     assert max(meter.seen) <= 14
-
-
-def test_each_size_is_stepped_and_then_validated(probe):
-    answer, _, meter = probe("max_batch_size=4")
-    sizes = [p.batch_size for p in answer.probes]
-    assert answer.largest == 4
-    for size in sizes:
-        assert meter.seen.count(size) == 5  # four steps and a validation
+    for measured in answer.probes:
+        assert meter.seen.count(measured.batch_size) == 5  # four steps and a validation
 
 
 @pytest.mark.parametrize("purpose", ["predict", "tta"])
 def test_prediction_is_measured_with_its_views(probe, purpose):
-    answer, _, meter = probe(f"purpose={purpose}", "tta=legacy")
+    views = TestTimeAugmentation(name="two", views=[{}, {"rotate": 90}])
+    answer, snapshot, meter = probe(purpose=purpose, tta=views)
     assert answer.largest in (13, 14)
     assert answer.chosen == answer.largest
-    passes = {"predict": 3, "tta": 3 * 3}[purpose]  # three views
+    passes = {"predict": 3, "tta": 3 * 2}[purpose]
     assert meter.seen.count(answer.probes[-1].batch_size) == passes
     assert answer.levels == {}
+    assert snapshot == {"absent": "no profile was asked for"}
 
 
 @pytest.mark.parametrize("purpose", ["train", "predict"])
 def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
     flat = MemoryEstimate(FixedMemory(MIB), (Line(0, MIB),), 32)  # far from the truth
     monkeypatch.setitem(globals(), "PRIOR", flat)
-    answer, _, _ = probe(f"purpose={purpose}")
+    answer, _, _ = probe(purpose=purpose)
     failed = [p for p in answer.probes if p.peak_bytes is None]
     assert failed
     assert not any(p.fits for p in failed)
@@ -143,26 +151,20 @@ def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
 
 def test_what_must_fit_and_does_not_is_said(probe):
     with pytest.raises(TargetNotMetError, match="20 does not fit"):
-        probe("min_batch_size=20")
+        probe(purpose="predict", min_batch_size=20)
 
 
 def test_aggressive_takes_the_smallest_headroom_that_a_probe_confirms(probe):
-    usual, _, _ = probe()
-    answer, _, _ = probe("aggressive=true")
+    answer, _, _ = probe(aggressive=True)
     assert answer.headroom_ratio == 0.01
-    assert answer.largest > usual.largest
+    assert answer.largest > 14  # with the usual headroom
     assert answer.largest in [p.batch_size for p in answer.probes if p.fits]
 
 
 def test_several_ranks_keep_room_for_the_buckets_of_their_gradients(probe):
-    alone, _, _ = probe("max_batch_size=2")
-    together, _, _ = probe("max_batch_size=2", "gpu_ids=[0,1]")
-    assert alone.free_bytes - together.free_bytes > MIB  # test_vit has 0.4 M parameters
-
-
-def test_a_profile_of_the_cpu_says_why_it_has_no_snapshot(probe):
-    _, snapshot, _ = probe("max_batch_size=2", "memory_profile=profile.json")
-    assert "no step was run on a CUDA device" in snapshot["absent"]
+    answer, _, meter = probe(gpu_ids=[0, 1], max_batch_size=2)
+    gradients = sum(4 * p.numel() for p in Classifier("test_vit", 1000).parameters())
+    assert answer.free_bytes == meter.capacity_bytes() - gradients
 
 
 @pytest.mark.parametrize("stage", ["train", "validate"])
@@ -182,6 +184,15 @@ def test_synthetic_batches_are_shaped_like_real_ones(stage, mixup_alpha):
     assert [part.dtype for part in real] == [part.dtype for part in batch]
     assert [part.shape[1:] for part in real] == [part.shape[1:] for part in batch]
     assert data.augment(batch).images.dtype == torch.float32
+
+
+@pytest.mark.slow
+def test_a_device_that_torch_cannot_use_is_said_by_the_process_itself(settings):
+    if torch.cuda.is_available():
+        pytest.skip("PyTorch can use the device of this machine")
+    order = {"settings": settings, "device": 0, "checkpointing": "none", "reason": "a test"}
+    with pytest.raises(FaultError, match="device 0: the driver has it"):
+        measure_in_process(order)
 
 
 @pytest.mark.gpu
