@@ -20,7 +20,6 @@ from gpuopt.hardware import DriverDevice, driver_devices
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, FindBatchSizeConfig, to_find_config
 from gpuopt.session.experiment_file import ExperimentFile
 from gpuopt.session.find_answer import SizedProbe
-from gpuopt.session.find_table import find_table
 from gpuopt.session.found_settings import FoundSettings
 from gpuopt.session.memory_profile import require_new, write_profile
 from gpuopt.session.probing_process import Measured, measure_in_process
@@ -128,6 +127,9 @@ def _command(
 
 
 def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
+    # Only now: the tables of a report import matplotlib.
+    from gpuopt.session.find_table import find_table
+
     console = Console(highlight=False)
     if not console.is_terminal or console.width > _WIDTH:
         console = Console(width=_WIDTH, highlight=False)
