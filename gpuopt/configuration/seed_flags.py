@@ -35,6 +35,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
     "nproc_per_node": "trainer.devices=N",
+    "offload_optimizer": "optimizer.offload=true",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
@@ -46,6 +47,7 @@ SEED_SPELLINGS: dict[str, str] = {
 # What a switch means that is given as false; only `tta` also takes other values.
 _OFF = {
     "compile_model": "compile.mode=off",
+    "offload_optimizer": "optimizer.offload=false",
     "tta": "tta=none",
     "use_amp": "precision=fp32",
     "use_checkpoint": "model.checkpointing=none",
@@ -64,7 +66,7 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_o
     export_prometheus find_optimal gpu_ids gradient_compression include_inference
     initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
     metrics min_batch_size min_f1_score model_parallel model_type monitor_duration
-    monitor_memory_usage multi_gpu offload_optimizer oom_recovery optimize_for_inference
+    monitor_memory_usage multi_gpu oom_recovery optimize_for_inference
     optimized_config output_dir output_report output_trace pipeline_parallel_size
     port profile_memory profile_steps recommend recommend_settings
     recommend_tta_type record_shapes save_config save_profile statistical_significance
@@ -194,8 +196,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
 
 def _converted(name: str, value: str) -> str:
     """Turn a typed value into the one that is meant here; an empty string when it is none."""
-    if name in _OFF and value in _TRUE:
-        return ""
+    if name == "offload_optimizer" or (name in _OFF and value in _TRUE):
+        return ""  # the guide also says where to: the CPU
     if name == "config":
         mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
