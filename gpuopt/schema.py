@@ -120,6 +120,7 @@ class TrainConfig:
     accumulate_grad_batches: int | None = None
     num_workers: Any = "auto"
     pin_memory: bool = True
+    precision_probe: bool = True
     seed: int = 0
     folds: int | None = None
     fold: int | None = None

@@ -40,6 +40,7 @@ from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s
 from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
+from gpuopt.session.precision_check import settle_precision
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.resuming import checkpoint_to_resume
 from gpuopt.session.scalar_logs import make_logger
@@ -98,11 +99,21 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
     with stopping_on_signals(run), _settings(config, plan, rank), _faults(run, plan):
         with Stopwatch() as data_time:
             data = _build_data(config, plan)
-        plan = plan.with_workers(
+        model = _build_model(config, plan, data)
+        settled = settle_precision(
+            plan,
+            model,
+            data,
+            requested=config.precision.name,
+            tries=config.precision_probe,
+            folder=run.path,
+            device=_device(plan, rank),
+            plan_for=lambda precision: _plan(config, rank, precision),
+        )
+        plan = settled.plan.with_workers(
             config.num_workers, decoded=data.is_decoded, ranks=rank.local_world_size
         )
         data.num_workers = plan.num_workers
-        model = _build_model(config, plan, data)
         if config.model.get("channels_last") == "auto":
             plan = plan.with_choice(model.channels_last_choice())
         steps = _total_steps(config, plan, data)
@@ -148,6 +159,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             evaluation=evaluation,
             training={
                 "predicted_s": forecast_s,
+                "precision_probe": settled.probe,
                 **_training_facts(fitted, stats, model, best),
             },
             durations_s={
@@ -180,7 +192,13 @@ def stopping_on_signals(run: RunFolder) -> Iterator[None]:
                 signal.signal(number, handler)
 
 
-def _plan(config: TrainConfig, rank: Rank) -> Plan:
+def _device(plan: Plan, rank: Rank) -> torch.device:
+    if plan.accelerator == "cpu":
+        return torch.device("cpu")
+    return torch.device("cuda", rank.local_number)
+
+
+def _plan(config: TrainConfig, rank: Rank, precision: str | None = None) -> Plan:
     if config.trainer.devices != rank.world_size:
         raise InputError(
             f"the run has trainer.devices={config.trainer.devices} and {rank.world_size} "
@@ -191,7 +209,7 @@ def _plan(config: TrainConfig, rank: Rank) -> Plan:
         preset=config.gpu,
         catalogue=load_catalogue(CONF_DIR / "gpu"),
         model=config.model,
-        precision=config.precision.name,
+        precision=precision or config.precision.name,
         image_size=config.image_size,
         micro_batch_size=config.micro_batch_size,
         global_batch_size=config.global_batch_size,

@@ -49,6 +49,8 @@ def test_every_automatic_choice_has_its_evidence(finished):
     assert choices.keys() >= {"gpu", "precision", "image_size", "micro_batch_size", "num_workers"}
     assert choices["micro_batch_size"]["value"] == 32
     assert choices["model.channels_last"]["value"] is False  # no BatchNorm in it
+    assert choices["precision"]["value"] == "fp32"  # on a CPU, where nothing has to be tried
+    assert finished[1]["training"]["precision_probe"] is None
     assert choices["tta.chunk_size"]["value"] == 32
     assert all(choice["reason"] and choice["evidence"] for choice in choices.values())
 

@@ -40,6 +40,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "model_path": "run=FILE",
     "model_type": "model=convnext_base_384",
     "nproc_per_node": "trainer.devices=N",
+    "offload_optimizer": "optimizer.offload=true",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
@@ -54,6 +55,7 @@ SEED_SPELLINGS: dict[str, str] = {
 # What a switch means that is given as false; only `tta` also takes other values.
 _OFF = {
     "compile_model": "compile.mode=off",
+    "offload_optimizer": "optimizer.offload=false",
     "tta": "tta=none",
     "use_amp": "precision=fp32",
     "use_checkpoint": "model.checkpointing=none",
@@ -76,7 +78,7 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor allreduce_al
     config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
     export_prometheus gradient_compression include_inference initial_batch_size interval log_file
     measure_power_consumption memory_threshold metrics min_f1_score model_parallel monitor_duration
-    monitor_memory_usage multi_gpu offload_optimizer oom_recovery optimize_for_inference
+    monitor_memory_usage multi_gpu oom_recovery optimize_for_inference
     optimized_config output_dir output_report output_trace pipeline_parallel_size port
     profile_memory profile_steps recommend recommend_settings recommend_tta_type record_shapes
     statistical_significance target_memory_usage target_time tensor_parallel_size test_data
@@ -85,7 +87,8 @@ _LATER = _WORDS("""activities adaptive_batch_size adjustment_factor allreduce_al
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
-    num_workers optimizer pin_memory precision resume run scheduler seed trainer tta""")
+    num_workers optimizer pin_memory precision precision_probe resume run scheduler seed trainer
+    tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"
@@ -252,8 +255,8 @@ def _written_experiment(value: str) -> str:
 
 def _converted(name: str, value: str) -> str:
     """Turn a typed value into the one that is meant here; an empty string when it is none."""
-    if name in _OFF and value in _TRUE:
-        return ""
+    if name == "offload_optimizer" or (name in _OFF and value in _TRUE):
+        return ""  # the guide also says where to: the CPU
     if name == "config":
         mode = re.sub(r"^.*/|\.ya?ml$", "", value)
         mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"

@@ -35,6 +35,7 @@ class StepMemory:
         lines: Its highest moments, without parameters, gradients and buffers.
         image_size: Side in pixels.
         stages: How many of the model's stages can be recomputed in backward.
+        small_parameters_bytes: Of the parameters whose state is never offloaded.
     """
 
     parameters_bytes: int
@@ -43,6 +44,7 @@ class StepMemory:
     lines: tuple[Line, ...]
     image_size: int
     stages: int = 0
+    small_parameters_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,9 @@ __all__ = ["CONTEXT_BYTES", "predict_memory"]
 CONTEXT_BYTES = 800_000_000
 # What torch's CUDABlas takes on SM 9.0; 8.1 MiB on other cards.
 _WORKSPACE_BYTES = 32 * 2**20
+# Elements of a parameter from which its optimizer state can be offloaded; as in
+# `gpuopt.model.offload`.
+_OFFLOADED_FROM = 4096
 
 
 def predict_memory(
@@ -72,6 +75,11 @@ def _follow(setup: MemorySetup) -> StepMemory:
         lines=lines,
         image_size=model.image_size,
         stages=model.stages,
+        small_parameters_bytes=sum(
+            parameter.nbytes
+            for parameter in model.parameters
+            if parameter.numel() < _OFFLOADED_FROM
+        ),
     )
 
 
@@ -79,10 +87,11 @@ def _with_optimizer(setup: MemorySetup, step: StepMemory) -> MemoryEstimate:
     """Add what stays from step to step, and the optimizer's own step, to the passes."""
     weights, buffers, copies = step.parameters_bytes, step.buffers_bytes, step.weight_copies_bytes
     trains = int(setup.training)
+    on_card = step.small_parameters_bytes if setup.optimizer_is_offloaded else weights
     fixed = FixedMemory(
         parameters=weights,
         gradients=trains * weights,
-        optimizer_state=trains * setup.optimizer_moments * weights,
+        optimizer_state=trains * setup.optimizer_moments * on_card,
         moving_average=trains * int(setup.moving_average) * (weights + buffers),
         buffers=buffers,
         half_precision_weights=copies,

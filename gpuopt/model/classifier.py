@@ -156,9 +156,7 @@ class Classifier(L.LightningModule):
 
     def training_step(self, batch: LabelledImages, batch_idx: int) -> Tensor:
         """Compute this batch's part of the global window's loss."""
-        logits = self(batch.images).float()
-        losses = self._cross_entropy(logits, batch)
-        weighted = (losses * batch.weights).sum()
+        _, weighted = self.loss(batch)
         share = batch.weights.sum().clamp_min(1e-12)  # a rank's last batch may be all padding
         # Only the epoch's mean: what is logged on a step or shown in the bar is read at once,
         # which makes a GPU wait. `gpuopt.callbacks.StepLog` logs the steps.
@@ -167,6 +165,11 @@ class Classifier(L.LightningModule):
         # Lightning divides by the accumulation and, across ranks, averages; both are undone here
         # because the weights already sum to 1 over the window.
         return weighted * (self.trainer.accumulate_grad_batches * self.trainer.world_size)
+
+    def loss(self, batch: LabelledImages) -> tuple[Tensor, Tensor]:
+        """Return float32 logits [n, classes] and this batch's part of the global window's loss."""
+        logits = self(batch.images).float()
+        return logits, (self._cross_entropy(logits, batch) * batch.weights).sum()
 
     def _cross_entropy(self, logits: Tensor, batch: LabelledImages) -> Tensor:
         def loss(targets: Tensor) -> Tensor:
@@ -199,6 +202,11 @@ class Classifier(L.LightningModule):
             head_learning_rate=self._learning_rate * self._head_learning_rate_ratio,
             weight_decay=self._optimizer.weight_decay,
         )
+        if self._optimizer.offload and self.trainer.precision == "16-mixed":
+            raise InputError(
+                "optimizer.offload=true: the gradient scaler of fp16 does not know it; "
+                "give precision=fp32 or bf16"
+            )
         optimizer: Optimizer = self._optimizer(groups, fused=self._may_fuse())
         total_steps = self._total_steps or int(self.trainer.estimated_stepping_batches)
         scheduler = self._scheduler(
@@ -217,9 +225,11 @@ class Classifier(L.LightningModule):
     ) -> None:
         """Clip by norm; in bfloat16 without Lightning, which refuses every fused optimizer there.
 
-        Its reason, gradients still scaled, holds for float16 only, where `_may_fuse` says no.
+        Its reason, gradients still scaled, holds for float16 only, where `_may_fuse` says no. Of an
+        offloaded optimizer it would clip the copies in host memory, which are not complete yet.
         """
-        if self.trainer.precision == "bf16-mixed" and gradient_clip_val is not None:
+        own = self.trainer.precision == "bf16-mixed" or self._optimizer.offload
+        if own and gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

@@ -104,7 +104,7 @@ def _remove(network: nn.Module) -> None:
         if present.own is None:
             del part.forward
         else:
-            part.forward = present.own  # type: ignore[method-assign]
+            part.forward = present.own
 
 
 def _own_list(value: Any) -> Any:

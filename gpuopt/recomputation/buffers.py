@@ -76,7 +76,7 @@ class BufferGuard:
         self._own = [place[name] for place, name in self._places]
         for members, numbers in self._copies:
             sizes = [self._values[index].numel() for index in members]
-            for index, part in zip(members, numbers.split(sizes), strict=True):
+            for index, part in zip(members, torch.split(numbers, sizes), strict=True):
                 place, name = self._places[index]
                 # No view: the writes to one buffer must not count as writes to all of them.
                 place[name] = part.view(self._values[index].shape).clone()
