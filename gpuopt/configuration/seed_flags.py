@@ -8,12 +8,11 @@ from typing import NamedTuple
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.errors import InputError
 
-__all__ = ["KEYS", "SEED_SPELLINGS", "translate_arguments"]
+__all__ = ["FINDER_SPELLINGS", "KEYS", "SEED_SPELLINGS", "translate_arguments"]
 
 _WORDS = re.compile(r"\S+").findall
 # Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
 SEED_SPELLINGS: dict[str, str] = {
-    "aggressive_optimization": "aggressive=true",
     "batch_size": "micro_batch_size=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
@@ -24,29 +23,22 @@ SEED_SPELLINGS: dict[str, str] = {
     "epochs": "trainer.max_epochs=N",
     "fold": "fold=K",
     "fold_results": "run=latest",
-    "gpu_ids": "gpu_ids=[0,1]",
     "gpu_memory": "gpu.memory_limit_mib=N",
     "gpu_memory_limit": "gpu.memory_limit_mib=N",
     "gpu_model": "gpu=rtx4090",
     "gradient_accumulation_steps": "accumulate_grad_batches=N",
     "lr": "model.learning_rate=X",
-    "max_batch_size": "max_batch_size=N",
     "max_memory_usage": "gpu.headroom_ratio=X",
     "memory_fraction": "gpu.headroom_ratio=X",
     "memory_safety_margin": "gpu.headroom_ratio=X",
-    "min_batch_size": "min_batch_size=N",
     "mode": "mode=highperf",
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
-    "model_type": "model=convnext_base_384",
     "nproc_per_node": "trainer.devices=N",
     "offload_optimizer": "optimizer.offload=true",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
-    "save_config": "save_config=NAME",
-    "save_profile": "memory_profile=FILE",
-    "test_only": "test_only=true",
     "tta": "tta=essential",
     "tta_type": "tta=essential",
     "use_amp": "precision=auto",
@@ -64,26 +56,38 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 # An explicit flag beside them wins.
 _WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
-# What one command always does, or has no use for.
-_FINDER = "find_batch_size"
-_NOT_NEEDED_BY = {
-    _FINDER: _WORDS("enable_oom_recovery find_optimal multi_gpu oom_recovery profile_memory")
-}
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities adaptive_batch_size adjustment_factor allreduce_algorithm
-    analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
+_LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_optimization
+    allreduce_algorithm analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
     auto_adjust_batch_size auto_scale_lr backend baseline_config benchmark benchmark_runs
     bucket_size_mb calculate_cost_savings calculate_performance_per_watt calculate_time_savings
     check_drivers compare_precision compatibility_matrix compression_ratio
     config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
-    export_prometheus gradient_compression include_inference initial_batch_size interval log_file
-    measure_power_consumption memory_threshold metrics min_f1_score model_parallel monitor_duration
+    export_prometheus find_optimal gpu_ids gradient_compression include_inference
+    initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
+    metrics min_batch_size min_f1_score model_parallel model_type monitor_duration
     monitor_memory_usage multi_gpu oom_recovery optimize_for_inference
-    optimized_config output_dir output_report output_trace pipeline_parallel_size port
-    profile_memory profile_steps recommend recommend_settings recommend_tta_type record_shapes
-    statistical_significance target_memory_usage target_time tensor_parallel_size test_data
-    test_duration threshold_mb update_interval use_calibration use_deepspeed use_tensorrt
-    warmup_runs with_stack zero_stage""")
+    optimized_config output_dir output_report output_trace pipeline_parallel_size
+    port profile_memory profile_steps recommend recommend_settings
+    recommend_tta_type record_shapes save_config save_profile statistical_significance
+    target_memory_usage target_time tensor_parallel_size test_data test_duration test_only
+    threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs with_stack
+    zero_stage""")
+# What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
+# commands name that command when they know no spelling of their own.
+_FINDER = "find_batch_size"
+FINDER_SPELLINGS: dict[str, str] = {
+    "aggressive_optimization": "aggressive=true",
+    "gpu_ids": "gpu_ids=[0,1]",
+    "max_batch_size": "max_batch_size=N",
+    "min_batch_size": "min_batch_size=N",
+    "model_type": "model=convnext_base_384",
+    "save_config": "save_config=NAME",
+    "save_profile": "memory_profile=FILE",
+    "test_only": "test_only=true",
+}
+_NOT_NEEDED_TO_FIND = _WORDS("""enable_oom_recovery find_optimal multi_gpu oom_recovery
+    profile_memory""")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
@@ -109,7 +113,7 @@ _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
-_SLIPS = {*SEED_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END, "find_optimal"}
+_SLIPS = {*SEED_SPELLINGS, *FINDER_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END}
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
     -sc --shell-completion""")
@@ -204,16 +208,12 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
     others: dict[str, list[str]] = {}
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
-        finds = word.name == "find_optimal" or word[1:] == ("mode", "find_optimal")
-        is_finders = finds or key.partition(".")[0] in set(_FIND).difference(keys, ["format"])
-        if word.name in [*_NOT_NEEDED, *_NOT_NEEDED_BY.get(command, ())] or (
-            finds and command == _FINDER
-        ):
-            text = "not needed"
-        elif word.name in _LATER:
+        if text := _for_finder(command, word, key, keys):
+            pass
+        elif word.name in _LATER and key not in keys:
             text = "not available yet"
-        elif is_finders:
-            text = f"gpuopt {_FINDER} takes that"
+        elif word.name in _NOT_NEEDED:
+            text = "not needed"
         elif not key:
             text = f"no such option{_nearest(word, keys)}"
         elif key.partition(".")[0] not in keys:
@@ -230,6 +230,16 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
     return f"{' '.join(word.typed for word in wrong)}: {'; '.join(parts)}"
 
 
+def _for_finder(command: str, word: _Word, key: str, keys: Sequence[str]) -> str:
+    """Say what becomes of a flag that has to do with finding the batch; else nothing."""
+    finds = word.name == "find_optimal" or word[1:] == ("mode", "find_optimal")
+    if command == _FINDER:
+        return "not needed" if finds or word.name in _NOT_NEEDED_TO_FIND else ""
+    is_known = word.name in SEED_SPELLINGS or key.partition(".")[0] in keys
+    is_finders = word.name in {*FINDER_SPELLINGS, *_FIND, "find_optimal"}.difference(_CHECK)
+    return f"gpuopt {_FINDER} takes that" if finds or (is_finders and not is_known) else ""
+
+
 def _spelling(word: _Word, keys: Sequence[str]) -> str:
     """Return `key=value`, or an empty string for a name that nothing is called like."""
     name, value = word.name, word.value
@@ -238,6 +248,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
         return f"experiment={written}"
     usual = SEED_SPELLINGS.get(name, "")
+    if "purpose" in keys or not usual:
+        usual = FINDER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:

@@ -6,7 +6,7 @@ from hydra._internal.utils import get_args_parser
 
 from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
-from gpuopt.configuration.seed_flags import KEYS
+from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS
 from gpuopt.errors import InputError
 from gpuopt.schema import FindBatchSizeConfig, PredictConfig, TrainConfig
 
@@ -93,7 +93,12 @@ def test_the_answer_composes(line, expected):
 @pytest.mark.parametrize("name", SEED_SPELLINGS)
 def test_every_spelling_names_a_key(name):
     key = SEED_SPELLINGS[name].partition("=")[0].partition(".")[0]
-    assert key in {*KEYS["train"], *KEYS["predict"], *KEYS["find_batch_size"]}
+    assert key in {*KEYS["train"], *KEYS["predict"]}
+
+
+@pytest.mark.parametrize("name", FINDER_SPELLINGS)
+def test_every_spelling_of_the_finder_names_a_key(name):
+    assert FINDER_SPELLINGS[name].partition("=")[0] in KEYS["find_batch_size"]
 
 
 def test_the_keys_are_those_of_the_schemas():
@@ -260,7 +265,7 @@ def test_the_finder_takes_what_the_guides_finder_took(line, expected):
 
 
 @pytest.mark.parametrize(
-    "line", ["--find-optimal", "--max_batch_size 8", "--gpu_ids 0,1", "target=3", "test_only=true"]
+    "line", ["--find-optimal", "--save-config a", "--gpu_ids 0,1", "target=3", "test_only=true"]
 )
 def test_other_commands_name_the_finder(line):
     assert answer(line, "train") == "gpuopt find_batch_size takes that"
