@@ -19,6 +19,10 @@ PROGRAMS = {
     "digits_tta": "what TTA does to images whose training knew no turns",
     "soak": "runs killed 200 times at random, resumed, and compared to the bit",
     "highperf_gpu": "training throughput and memory on a GPU",
+    "two_gpus": "two GPUs against one: losses, images per second, death and resume",
+    "memory_peaks": "predicted against measured peak memory, on a GPU",
+    "finder": "the batch-size finder against the true maximum and its peers, on a GPU",
+    "recovery": "what running out of memory does to the weights, and recovery to the time",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")
 

@@ -38,15 +38,25 @@ def build(node: Mapping[str, Any], where: str, **given: Any) -> Any:
     return factory(**given)
 
 
-def build_callbacks(nodes: Mapping[str, Any], skip: tuple[str, ...] = ()) -> list[Any]:
+def build_callbacks(
+    nodes: Mapping[str, Any],
+    skip: tuple[str, ...] = (),
+    given: Mapping[str, Mapping[str, Any]] | None = None,
+) -> list[Any]:
     """Build every callback whose `enabled` is true.
 
     Args:
         nodes: Mappings with `_target_` and `enabled`, by name.
         skip: Names that the caller builds itself.
+        given: By name, arguments that the program provides.
     """
+    given = given or {}
     return [
-        build({k: v for k, v in node.items() if k != "enabled"}, f"callbacks.{name}")
+        build(
+            {key: value for key, value in node.items() if key != "enabled"},
+            f"callbacks.{name}",
+            **given.get(name, {}),
+        )
         for name, node in nodes.items()
         if name not in skip and node.get("enabled", True)
     ]

@@ -20,6 +20,7 @@ from gpuopt.hardware import DriverDevice, driver_devices
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, FindBatchSizeConfig, to_find_config
 from gpuopt.session.experiment_file import ExperimentFile
 from gpuopt.session.find_answer import SizedProbe
+from gpuopt.session.find_request import FindRequest
 from gpuopt.session.found_settings import FoundSettings
 from gpuopt.session.memory_profile import require_new, write_profile
 from gpuopt.session.probing_process import Measured, measure_in_process
@@ -41,9 +42,15 @@ def _find(composed: DictConfig) -> None:
     refuse_contradictions(config, typed_keys(HydraConfig.get()))
     experiment, profile = _place_experiment(config.save_config), _place_profile(config)
 
-    def measure(device: DriverDevice, checkpointing: str, reason: str) -> Measured:
-        order = {"settings": settings, "device": device.index, "checkpointing": checkpointing}
-        return measure_in_process({**order, "reason": reason}, on_probe=_show)
+    def measure(device: DriverDevice, request: FindRequest, reason: str) -> Measured:
+        order = {
+            "settings": settings,
+            "device": device.index,
+            "checkpointing": request.checkpointing,
+            "offload": request.offloads,
+            "reason": reason,
+        }
+        return measure_in_process(order, on_probe=_show)
 
     found = find(config, driver_devices(), measure)
     use = _use(config, settings, found)

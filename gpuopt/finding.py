@@ -17,6 +17,7 @@ from gpuopt.session.find_predicted import (
     answer_for_cpu,
     predict_answer,
     settled_checkpointing,
+    settled_offload,
 )
 from gpuopt.session.find_request import FindRequest
 from gpuopt.session.find_route import Route, choose_route
@@ -77,15 +78,15 @@ def refuse_contradictions(config: FindBatchSizeConfig, typed: Collection[str]) -
 def find(
     config: FindBatchSizeConfig,
     present: Sequence[DriverDevice],
-    measure: Callable[[DriverDevice, str, str], Measured],
+    measure: Callable[[DriverDevice, FindRequest, str], Measured],
 ) -> Found:
     """Find the batch.
 
     Args:
         config: The checked settings.
         present: The CUDA devices of this machine.
-        measure: Probes a device; also takes the level of checkpointing, and in a clause how the
-            card comes to be measured.
+        measure: Probes a device for a request; also takes, in a clause, how the card comes to be
+            measured.
 
     Raises:
         GpuoptError: See the exit codes in `gpuopt.errors`.
@@ -93,9 +94,11 @@ def find(
     route = choose_route(config.gpu, present, config.gpu_ids, _device_count(config))
     request = make_request(config)
     cards = [card_of(config.gpu, device) for device in route.devices] or [config.gpu.card()]
+    kept_on_card = ""
     if route.kind != "cpu":
+        request, kept_on_card = settled_offload(request, cards[0], _device_count(config))
         request = settled_checkpointing(request, cards[0])
-    measured = [measure(device, request.checkpointing, route.reason) for device in route.devices]
+    measured = [measure(device, request, route.reason) for device in route.devices]
     if measured:
         answers = [one.answer for one in measured]
         snapshots: list[Mapping[str, Any]] = [one.snapshot for one in measured]
@@ -111,7 +114,7 @@ def find(
         choice=_choice(request, answers),
         target=request.target,
         shortfall=_shortfall(request, answers),
-        notes=_notes(config, request, answers),
+        notes=_notes(config, request, answers, kept_on_card),
     )
     named = config.gpu_ids is not None or any(d.index != i for i, d in enumerate(route.devices))
     return Found(
@@ -218,6 +221,8 @@ def _settings(
     settles_level = request.aggressive or config.model.get("checkpointing") == AUTO
     if settles_level and request.trains and answer.cards[0].evidence != "table":
         found["model.checkpointing"] = request.checkpointing
+    if request.aggressive and request.offloads:
+        found["optimizer.offload"] = True
     measured = [card for card in answer.cards if card.evidence == "measured"]
     if request.aggressive and measured:
         found["gpu.headroom_ratio"] = max(card.headroom_ratio or 0.0 for card in measured)
@@ -227,9 +232,14 @@ def _settings(
 
 
 def _notes(
-    config: FindBatchSizeConfig, request: FindRequest, answers: Sequence[CardAnswer]
+    config: FindBatchSizeConfig,
+    request: FindRequest,
+    answers: Sequence[CardAnswer],
+    kept_on_card: str,
 ) -> list[str]:
     notes = []
+    if kept_on_card:
+        notes.append(f"aggressive: the optimizer's state stays on the card: {kept_on_card}")
     evidence = answers[0].evidence
     if evidence == "table":
         notes.append("name a card to predict for it: gpu=rtx3060, or gpu.memory_gib=6")

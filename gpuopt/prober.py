@@ -26,7 +26,7 @@ from gpuopt.finding import card_of, make_request
 from gpuopt.hardware import Gpu, apply_memory_limit, lightning_precision
 from gpuopt.logs import logging_to
 from gpuopt.memory import CONTEXT_BYTES
-from gpuopt.memory.meter import CudaMeter, MemoryMeter
+from gpuopt.memory.step_meter import CudaStepMeter, StepMeter
 from gpuopt.model import Classifier
 from gpuopt.schema import FindBatchSizeConfig, to_find_config
 from gpuopt.session.allocator_snapshot import allocator_snapshot
@@ -65,7 +65,7 @@ class Prober:
         config: FindBatchSizeConfig,
         request: FindRequest,
         card: Gpu,
-        meter: MemoryMeter,
+        meter: StepMeter,
         device: torch.device,
         reason: str,
         on_probe: Callable[[SizedProbe], None],
@@ -156,7 +156,7 @@ class Prober:
             {**config.model, "name": request.model["name"], "pretrained": False, **inference},
             "model",
             num_classes=_CLASSES,
-            optimizer=build(config.optimizer, "optimizer"),
+            optimizer=build(request.optimizer, "optimizer"),
             scheduler=build(config.scheduler, "scheduler"),
             global_batch_size=config.global_batch_size,
             total_steps=_STEPS,
@@ -229,6 +229,7 @@ def _measure(
     request = make_request(config)
     if request.trains:
         request = request.with_checkpointing(order["checkpointing"])
+        request = request.with_offload(order["offload"])
     properties = cuda_properties(config.gpu, index + 1, index)
     if properties is None:
         raise FaultError(
@@ -239,7 +240,7 @@ def _measure(
     if card.memory_limit_mib is not None:
         apply_memory_limit(card.memory_limit_mib, index, CONTEXT_BYTES)
     device = torch.device("cuda", index)
-    prober = Prober(config, request, card, CudaMeter(device), device, order["reason"], on_probe)
+    prober = Prober(config, request, card, CudaStepMeter(device), device, order["reason"], on_probe)
     with faults_in_words(
         card=card.name,
         setting="the model alone, before any batch",

@@ -22,7 +22,14 @@ import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
-from gpuopt.callbacks import DurableCheckpoint, GpuStats, OomRecovery, Preemption
+from gpuopt.callbacks import (
+    AdaptiveBatchSize,
+    BatchSizeFinder,
+    DurableCheckpoint,
+    GpuStats,
+    OomRecovery,
+    Preemption,
+)
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError, nearest
@@ -33,6 +40,7 @@ from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
+from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
@@ -131,11 +139,16 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             forecast_s=forecast_s,
         )
         logger = make_logger(config.logger.name, run.path)
-        stats = build_callbacks(config.callbacks, skip=("checkpoint",))
+        stats = build_callbacks(
+            searching_where_asked(config.callbacks, config.micro_batch_size),
+            skip=("checkpoint",),
+            given={"batch_size_finder": search_arguments(plan, data)},
+        )
         with Stopwatch() as training_time:
             fitted = _fit(run, config, plan, model, data, stats, logger, rank)
         if not rank.is_first:
             return {}
+        plan = with_found(plan, stats)
         best = _load_best(model, fitted.checkpoint)
         with Stopwatch() as test_time:
             evaluation = evaluate(
@@ -366,6 +379,8 @@ def _training_facts(
 ) -> dict[str, Any]:
     stats = next((c.summary() for c in callbacks if isinstance(c, GpuStats)), {})
     recovery = next((c.summary() for c in callbacks if isinstance(c, OomRecovery)), None)
+    finder = next((c.summary() for c in callbacks if isinstance(c, BatchSizeFinder)), None)
+    adaptive = next((c.summary() for c in callbacks if isinstance(c, AdaptiveBatchSize)), None)
     best_epoch = fitted.checkpoint.best_epoch
     return {
         "epochs": fitted.trainer.current_epoch,
@@ -376,6 +391,8 @@ def _training_facts(
         "checkpoint": best.name if best else None,
         "initial_weights": model.weights_source,
         "oom_recovery": recovery,
+        "adaptive_batch_size": adaptive,
+        "batch_size_finder": finder,
         **stats,
     }
 

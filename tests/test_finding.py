@@ -7,7 +7,7 @@ import pytest
 
 from gpuopt.config import compose_settings
 from gpuopt.errors import InputError
-from gpuopt.finding import find, make_request, refuse_contradictions
+from gpuopt.finding import find, refuse_contradictions
 from gpuopt.hardware import DriverDevice
 from gpuopt.schema import to_find_config
 from gpuopt.session.find_answer import CardAnswer
@@ -30,6 +30,7 @@ ANSWER = CardAnswer(
     why="made up",
 )
 LARGEST = {0: 100, 1: 24}
+ADAMW = {"_target_": "gpuopt.model.AdamW"}
 
 
 @pytest.fixture(scope="module")
@@ -50,10 +51,10 @@ def found(composed):
 
     def run(*words, present=(BIG, SMALL), headrooms=(0.08, 0.08), **values):
         config = replace(composed(*words), **values)
-        request, asked = make_request(config), []
+        asked = []
 
-        def measure(device, checkpointing, reason):
-            asked.append((device.index, checkpointing, reason))
+        def measure(device, request, reason):
+            asked.append((device.index, request.checkpointing, request.offloads))
             largest = LARGEST[device.index]
             answer = replace(
                 ANSWER,
@@ -73,7 +74,7 @@ def found(composed):
 
 def test_one_card_is_measured_in_its_place(found):
     result, asked = found()
-    assert [(index, level) for index, level, _ in asked] == [(0, "none")]
+    assert asked == [(0, "none", False)]
     assert result.answer.largest == 100
     assert result.answer.choice.evidence == "measured"
     assert result.settings == {"micro_batch_size": 96}
@@ -113,6 +114,18 @@ def test_aggressive_pins_what_it_took(found):
         "model.checkpointing": "full",
         "gpu.headroom_ratio": 0.02,
     }
+
+
+@pytest.mark.parametrize("has_torchao", [True, False])
+def test_aggressive_offloads_the_optimizer_where_that_is_possible(found, monkeypatch, has_torchao):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object() if has_torchao else None)
+    result, asked = found(aggressive=True, optimizer=ADAMW)
+    assert asked == [(0, "full", has_torchao)]
+    assert result.settings.get("optimizer.offload", False) is has_torchao
+    notes = " ".join(result.answer.notes)
+    assert ("the optimizer's state stays on the card: it needs" in notes) is not has_torchao
+    together, _ = found(aggressive=True, optimizer=ADAMW, gpu_ids=[0, 1])
+    assert "torchao does it on one device" in " ".join(together.answer.notes)
 
 
 def test_automatic_checkpointing_is_settled_before_a_card_is_measured(found):

@@ -190,7 +190,8 @@ def test_synthetic_batches_are_shaped_like_real_ones(stage, mixup_alpha):
 def test_a_device_that_torch_cannot_use_is_said_by_the_process_itself(settings):
     if torch.cuda.is_available():
         pytest.skip("PyTorch can use the device of this machine")
-    order = {"settings": settings, "device": 0, "checkpointing": "none", "reason": "a test"}
+    order = {"settings": settings, "device": 0, "checkpointing": "none", "offload": False}
+    order["reason"] = "a test"
     with pytest.raises(FaultError, match="device 0: the driver has it"):
         measure_in_process(order)
 

@@ -167,10 +167,12 @@ def test_a_run_with_a_checkpoint_is_never_removed(tmp_path):
 def test_an_output_is_never_overwritten(tmp_path):
     (tmp_path / "p.csv").write_text("mine")
     with pytest.raises(InputError, match="exists"):
-        choose_folder({"output": "p.csv"}, tmp_path / "x")
+        choose_folder({"run": None, "output": "p.csv"}, tmp_path / "x")
     with pytest.raises(InputError, match="does not exist"):
-        choose_folder({"output": "nowhere/p.csv"}, tmp_path / "x")
-    assert choose_folder({"output": str(tmp_path / "q.csv")}, tmp_path / "x") == tmp_path
+        choose_folder({"run": None, "output": "nowhere/p.csv"}, tmp_path / "x")
+    assert (
+        choose_folder({"run": None, "output": str(tmp_path / "q.csv")}, tmp_path / "x") == tmp_path
+    )
 
 
 @pytest.mark.parametrize("content", ["", "- a", "a: [", "\x00"])

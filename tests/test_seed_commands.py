@@ -212,11 +212,7 @@ def answers_to(command, typed):
 @pytest.mark.parametrize("row", [row for row in WORKING if flag_rows(row)], ids=ident)
 def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
     command, _ = split_line(row["gpuopt"])
-    script = {
-        "train": "train_main.py",
-        "predict": "infer_main.py",
-        "find_batch_size": "auto_batch_size.py",
-    }[command]
+    (script,) = re.findall(r"\w+\.py", row["seed"])
     typed = shlex.split(row["seed"].partition(script)[2])
     answers = answers_to(command, typed)
     flags = [flag for flag in flag_rows(row) if flag["flag"] in typed]  # the rest is Python's own

@@ -1,5 +1,6 @@
 """Lightning callbacks, one per file, for any Trainer: they take plain arguments only."""
 
+from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.batch_size_finder import BatchSizeFinder
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.callbacks.early_stopping import EarlyStopping
@@ -14,6 +15,7 @@ from gpuopt.callbacks.progress_bar import LossBar
 from gpuopt.callbacks.step_log import StepLog
 
 __all__ = [
+    "AdaptiveBatchSize",
     "BatchSizeFinder",
     "DurableCheckpoint",
     "EarlyStopping",

@@ -8,7 +8,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["cut", "detached", "join", "resized", "sample_count", "spans", "tensors_of"]
+__all__ = [
+    "cut",
+    "detached",
+    "join",
+    "largest_part",
+    "resized",
+    "sample_count",
+    "spans",
+    "tensors_of",
+]
 
 
 def tensors_of(batch: Any) -> list[Tensor]:
@@ -37,6 +46,11 @@ def spans(count: int, size: int) -> list[slice]:
     parts = max(1, -(-count // size))
     ends = [count * (part + 1) // parts for part in range(parts)]
     return [slice(first, end) for first, end in zip([0, *ends[:-1]], ends, strict=True)]
+
+
+def largest_part(count: int, size: int) -> int:
+    """Return how many samples the largest of `spans(count, size)` has, at most `size`."""
+    return -(-count // len(spans(count, size)))
 
 
 def cut(batch: Any, span: slice, count: int) -> Any:

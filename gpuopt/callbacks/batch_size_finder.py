@@ -19,7 +19,7 @@ from gpuopt.errors import InputError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
 from gpuopt.memory.finder_result import FinderResult
-from gpuopt.memory.meter import CudaMeter, MemoryMeter
+from gpuopt.memory.step_meter import StepMeter, step_meter_of
 
 __all__ = ["BatchSizeFinder"]
 
@@ -77,7 +77,7 @@ class BatchSizeFinder(L.Callback):
         set_batch_size: Callable[[int], None] | None = None,
         sample_batch: Callable[[int], Any] | None = None,
         prior: MemoryEstimate | None = None,
-        meter: MemoryMeter | None = None,
+        meter: StepMeter | None = None,
         steps: int = 4,
         find_only: bool = False,
     ) -> None:
@@ -109,19 +109,17 @@ class BatchSizeFinder(L.Callback):
             InputError: When the module cannot be measured, or where to set the size is unknown.
             TargetNotMetError: When the minimum does not fit.
         """
-        meter = self._meter
+        meter = self._meter or step_meter_of(pl_module.device)
         if meter is None:
-            if pl_module.device.type != "cuda":
-                _log.info("no CUDA device: the batch size stays as it is")
-                return
-            meter = CudaMeter(pl_module.device)
+            _log.info("no CUDA device: nothing is measured, the batch size stays as it is")
+            return
         self.result = self._find(trainer, pl_module, meter)
         self._apply(trainer, pl_module, self.result)
         if self._find_only:
             raise _TunerExitException  # Lightning's own way to end a fit that was a search
 
     def _find(
-        self, trainer: L.Trainer, module: L.LightningModule, meter: MemoryMeter
+        self, trainer: L.Trainer, module: L.LightningModule, meter: StepMeter
     ) -> FinderResult:
         generators = Generators.read(module.device)
         kept = [PlainState([module, _data_module(trainer)], keeps_tensors=False)]
@@ -193,6 +191,9 @@ class BatchSizeFinder(L.Callback):
             self._set_batch_size(size)
         else:
             set_batch_size(trainer, module, size, name=self._batch_arg_name)
+        # Made already when somebody asked for the number of steps.
+        fit_loop: Any = trainer.fit_loop
+        fit_loop._combined_loader = fit_loop.epoch_loop.val_loop._combined_loader = None
         self.choice = result.choice(size)
         _log.info("%s", self.choice)
 

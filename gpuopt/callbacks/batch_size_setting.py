@@ -38,9 +38,6 @@ def set_batch_size(
         for loop in loops:
             if loop._data_source.is_defined():
                 _set_in(loop._data_source.instance, size)
-    # Made already when somebody asked for the number of steps.
-    trainer.fit_loop._combined_loader = None
-    trainer.fit_loop.epoch_loop.val_loop._combined_loader = None
 
 
 def _set_in(loaders: Any, size: int) -> None:

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.types import STEP_OUTPUT
 from torch import Tensor
 
+from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.device_queue import CudaInstant
 from gpuopt.callbacks.step_count import ends_step, is_logged, steps_done
 from gpuopt.hardware import Device, DeviceReading, cuda_devices
@@ -103,7 +104,11 @@ class GpuStats(L.Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Read how much memory training held, before a test asks for more."""
         if pl_module.device.type == "cuda":
-            self._peak_bytes = torch.cuda.max_memory_reserved(pl_module.device)
+            # Who measures single steps makes the device forget, and remembers by itself.
+            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            earlier = [c.peak_reserved_bytes for c in callbacks if isinstance(c, AdaptiveBatchSize)]
+            now = torch.cuda.max_memory_reserved(pl_module.device)
+            self._peak_bytes = max([now, *earlier])
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException

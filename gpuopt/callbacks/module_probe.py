@@ -13,6 +13,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
+from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.fit_state import FitState, averages_of
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.callbacks.optimizer_state import make_state
@@ -20,8 +21,8 @@ from gpuopt.callbacks.split_step import is_fit_for
 from gpuopt.callbacks.step_logs import recorded_logs
 from gpuopt.errors import InputError
 from gpuopt.memory.device_errors import free_memory
-from gpuopt.memory.meter import MemoryMeter
 from gpuopt.memory.probe_result import ProbeResult
+from gpuopt.memory.step_meter import StepMeter
 
 __all__ = ["ModuleProbe"]
 
@@ -51,7 +52,7 @@ class ModuleProbe:
         trainer: L.Trainer,
         module: L.LightningModule,
         make_batch: Callable[[int, str], Any],
-        meter: MemoryMeter,
+        meter: StepMeter,
         *,
         steps: int = 4,
     ) -> None:
@@ -148,7 +149,7 @@ class ModuleProbe:
         trainer: Any = self._trainer
         with contextlib.ExitStack() as stack:
             for callback in trainer.callbacks:
-                if isinstance(callback, OomRecovery):
+                if isinstance(callback, (OomRecovery, AdaptiveBatchSize)):
                     stack.enter_context(callback.standing_aside())
             stack.enter_context(recorded_logs(self._module))
             stack.enter_context(_replaced(trainer, "callbacks", []))

@@ -2,10 +2,11 @@
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
-__all__ = ["make_state", "writes_so_far"]
+__all__ = ["make_state", "try_update_memory", "writes_so_far"]
 
 
 def make_state(optimizer: Optimizer) -> None:
@@ -29,6 +30,23 @@ def make_state(optimizer: Optimizer) -> None:
         finally:
             for parameter, gradient in zip(bare, before, strict=True):
                 parameter.grad = gradient
+
+
+def try_update_memory(optimizer: Optimizer) -> None:
+    """Take the memory of an update's temporaries, and give it back to PyTorch's allocator.
+
+    Optimizers that work on lists of tensors make a list as large as the weights in the middle of
+    an update, when moments have been changed already. What this leaves in the allocator's cache
+    suffices for it; where it fails, nothing has been changed yet. Fused ones need none.
+    """
+    held = [
+        torch.empty_like(parameter)
+        for group in optimizer.param_groups
+        if not group.get("fused")
+        for parameter in group["params"]
+        if parameter.grad is not None
+    ]
+    held.clear()
 
 
 def writes_so_far(optimizer: Optimizer) -> list[int]:

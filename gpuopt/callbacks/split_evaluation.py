@@ -1,12 +1,15 @@
 """Validation, test and prediction steps that split their batch when memory runs out."""
 
+import contextlib
+from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from gpuopt.callbacks.batch_parts import cut, join, sample_count, spans
+from gpuopt.callbacks.batch_parts import cut, join, largest_part, sample_count, spans
+from gpuopt.callbacks.own_collectives import refusing_collectives
 from gpuopt.callbacks.split_size import SplitSize
 from gpuopt.callbacks.split_step import (
     Binding,
@@ -45,6 +48,7 @@ class SplitEvaluation:
         self._observer = observer
         self._keeper = StateKeeper(trainer, module)
         self._binding = Binding(module)
+        self._has_no_collectives: set[str] = set()  # hooks of which that is known
 
     def bind(self) -> None:
         """Take the place of the steps that the module has."""
@@ -83,14 +87,18 @@ class SplitEvaluation:
                 if size >= count and self._trainer.world_size == 1:
                     outputs.append(method(piece, *args, **options))
                     continue
-                with recorded_logs(self._module) as calls:
+                with (
+                    recorded_logs(self._module) as calls,
+                    self._watched(hook, is_part=size < count),
+                ):
                     outputs.append(method(piece, *args, **options))
                 logs.append(calls)
 
         while not is_fit_for(run):
             outputs.clear()
             self._roll_back(hook, before, batch, versions)
-            size = smaller(self._sizes, self._observer, _PHASES[hook], size, may_save=False)
+            part = largest_part(count, size)
+            size = smaller(self._sizes, self._observer, _PHASES[hook], part, may_save=False)
         self._keeper.learn(before)
         counts = [span.stop - span.start for span in spans(count, size)]
         if logs:
@@ -99,6 +107,16 @@ class SplitEvaluation:
         if grown is not None:
             self._observer.grown(_PHASES[hook], grown)
         return outputs[0] if len(outputs) == 1 else join(outputs, counts)
+
+    @contextlib.contextmanager
+    def _watched(self, hook: str, *, is_part: bool) -> Iterator[None]:
+        """Look once at each hook's parts: an exchange between ranks would make others wait."""
+        if not is_part or hook in self._has_no_collectives:
+            yield
+            return
+        with refusing_collectives(self._trainer, hook):
+            yield
+        self._has_no_collectives.add(hook)
 
     def _roll_back(self, hook: str, before: StepState, batch: Any, versions: list[int]) -> None:
         self._observer.lost(self._keeper.restore(before))

@@ -12,6 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
 from gpuopt.callbacks.batch_parts import cut
+from gpuopt.callbacks.own_collectives import refusing_collectives
 from gpuopt.callbacks.split_step import is_fit_for
 from gpuopt.callbacks.split_work import Arguments, loss_of
 from gpuopt.callbacks.step_logs import LogCall, recorded_logs
@@ -64,7 +65,8 @@ class SplitRule:
             arguments: What else the training step takes.
 
         Raises:
-            InputError: When the loss is neither a mean over samples nor a sum of them.
+            InputError: When the loss is neither a mean over samples nor a sum of them, or the
+                step exchanges tensors between ranks.
             FaultError: When the memory does not suffice for two samples.
         """
         samples = min(count, _MOST_SAMPLES)
@@ -109,7 +111,13 @@ class SplitRule:
     ) -> tuple[Tensor | None, list[LogCall]]:
         """Run the step from the state `before`, without gradients, and without logging."""
         self._keeper.restore(before)
-        with torch.no_grad(), _made_certain(self._module), recorded_logs(self._module) as calls:
+        # What parts log is held back, exchanges of its values included.
+        with (
+            torch.no_grad(),
+            _made_certain(self._module),
+            recorded_logs(self._module) as calls,
+            refusing_collectives(self._module.trainer, "training_step"),
+        ):
             loss = loss_of(self._call(batch, arguments))
         return loss, calls
 

@@ -10,16 +10,24 @@ import lightning.pytorch as L
 from gpuopt.callbacks.batch_parts import tensors_of
 from gpuopt.callbacks.split_size import SplitSize
 from gpuopt.errors import FaultError, InputError
-from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_memory
+from gpuopt.memory.device_errors import (
+    free_memory,
+    is_device_lost,
+    is_exchange_out_of_memory,
+    is_out_of_memory,
+)
 
 __all__ = ["Binding", "Observer", "check_unwritten", "is_fit_for", "smaller", "versions_of"]
 
 
 class Observer(Protocol):
-    """Who is told of what happens; `gpuopt.callbacks.OomRecovery`."""
+    """Who is told of what happens; `gpuopt.callbacks.split_steps.SplitSteps`."""
 
     def shrunk(self, phase: str, count: int, size: int) -> None:
         """Memory ran out in `phase` with `count` samples; `size` are tried next."""
+
+    def is_split(self) -> None:
+        """A training batch is taken in parts."""
 
     def grown(self, phase: str, size: int) -> None:
         """All went well for long; `size` samples are tried from now on."""
@@ -87,7 +95,7 @@ def is_fit_for(run: Callable[[], None]) -> bool:
     the failed attempt; a retry inside of `except` would need the memory of both.
 
     Raises:
-        FaultError: When the device is lost, so that no retry can help.
+        FaultError: When the device or the ranks' exchange is lost, so that no retry can help.
     """
     try:
         run()
@@ -97,6 +105,11 @@ def is_fit_for(run: Callable[[], None]) -> bool:
             raise FaultError(
                 f"the device is lost for this process ({first_line}): start again "
                 "with resume=FOLDER"
+            ) from error
+        if is_exchange_out_of_memory(error):
+            raise FaultError(
+                "the device ran out of memory in an exchange between ranks, which one rank cannot "
+                "repeat: resume with a smaller micro_batch_size"
             ) from error
         if not is_out_of_memory(error):
             raise

@@ -15,7 +15,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from gpuopt.callbacks.batch_parts import cut, join, sample_count, spans
+from gpuopt.callbacks.batch_parts import cut, join, largest_part, sample_count, spans
 from gpuopt.callbacks.gradients import (
     add_gradients,
     deliver,
@@ -68,6 +68,9 @@ class SplitTraining:
         self._work: Work | None = None
         self._corrected: Tensor | None = None
         self._is_scale_known = False
+        # Of the newest batch: how many samples were taken at a time, and whether all went well.
+        self.part = 0
+        self.is_undisturbed = True
         self._parameters: list[nn.Parameter] = []
         # The parameters whose gradient is complete, in a pass that ranks reduce as it goes on.
         self._done: list[Tensor] = []
@@ -141,9 +144,11 @@ class SplitTraining:
             self._keeper.take(),
             versions_of(batch),
         )
+        self.part, self.is_undisturbed = work.largest_part(), True
         if self._is_first_of_window():
             self._window_start = work.before
         if work.size < count:
+            self._observer.is_split()
             self._rule.settle(work.batch, work.count, work.arguments)
         while not is_fit_for(lambda: self._go_forward(work)):
             self._shrink(work, "forward pass")
@@ -272,6 +277,8 @@ class SplitTraining:
         done = {id(parameter) for parameter in self._done}
         missing = [p for p in self._parameters if p.requires_grad and id(p) not in done]
         work.waiting = None
+        if not missing:  # it failed in the exchange itself, of which nothing can be taken back
+            raise self._observer.give_up("exchange of gradients", may_save=False)
         free_memory()  # before the copies
         after = self._keeper.take()
         gradients: list[Tensor | None] = []
@@ -280,7 +287,8 @@ class SplitTraining:
             if is_fit_for(lambda: gradients.extend(self._missing(work, missing, scale))):
                 break
         self._observer.lost(self._keeper.restore(after))
-        deliver(missing, gradients)
+        # None would leave the other ranks waiting for it.
+        deliver(missing, [_or_zeros(g, p) for g, p in zip(gradients, missing, strict=True)])
 
     def _finish_last(
         self, work: Work, scale: Tensor, args: tuple[Any, ...], options: dict[str, Any]
@@ -338,16 +346,24 @@ class SplitTraining:
         self._observer.lost(self._keeper.restore(work.before))
         check_unwritten(work.batch, work.versions, _HOOK)
         may_save = not self._is_shared
-        work.size = smaller(self._sizes, self._observer, phase, work.size, may_save=may_save)
+        part = work.largest_part()
+        work.size = smaller(self._sizes, self._observer, phase, part, may_save=may_save)
+        self._observer.is_split()
+        self.part, self.is_undisturbed = work.largest_part(), False
         self._rule.settle(work.batch, work.count, work.arguments)
 
     def _shrink_last(self, work: Work, after: StepState) -> None:
         self._keeper.restore(after)
-        last = work.span.stop - work.span.start
-        size = min(work.size, last)
-        work.size = smaller(self._sizes, self._observer, "backward pass", size, may_save=False)
+        part = largest_part(work.span.stop - work.span.start, work.size)
+        work.size = smaller(self._sizes, self._observer, "backward pass", part, may_save=False)
+        self._observer.is_split()
+        self.part, self.is_undisturbed = work.largest_part(), False
         self._rule.settle(work.batch, work.count, work.arguments)
         self._keeper.restore(after)
+
+
+def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    return torch.zeros_like(parameter) if gradient is None else gradient
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

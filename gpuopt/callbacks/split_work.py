@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from gpuopt.callbacks.batch_parts import detached, spans
+from gpuopt.callbacks.batch_parts import detached, largest_part, spans
 from gpuopt.callbacks.step_logs import LogCall
 from gpuopt.callbacks.step_state import StepState
 
@@ -61,6 +61,10 @@ class Work:
     def spans(self) -> list[slice]:
         """Return which samples are taken together."""
         return spans(self.count, self.size)
+
+    def largest_part(self) -> int:
+        """Return how many samples are taken at a time; evenly cut, it may be below `size`."""
+        return largest_part(self.count, self.size)
 
     def counts(self) -> list[int]:
         """Return how many those are."""

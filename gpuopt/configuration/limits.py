@@ -19,6 +19,13 @@ _SHARE = (0.0, 1.0)
 # Smallest and largest value of every number that is not checked by its own dataclass.
 RANGES: dict[str, tuple[float, float]] = {
     "batch_size": _COUNT,
+    "callbacks.adaptive_batch_size.growth_ratio": (1.01, 100.0),
+    "callbacks.adaptive_batch_size.initial": _COUNT,
+    "callbacks.adaptive_batch_size.maximum": _COUNT,
+    "callbacks.adaptive_batch_size.target_ratio": (0.1, 1.0),
+    "callbacks.batch_size_finder.maximum": _COUNT,
+    "callbacks.batch_size_finder.minimum": _COUNT,
+    "callbacks.batch_size_finder.steps": (2, 1000),
     "callbacks.checkpoint.every_n_seconds": (0.01, 1e7),
     "callbacks.checkpoint.every_n_steps": _COUNT,
     "callbacks.early_stopping.min_delta": _SHARE,
@@ -100,8 +107,22 @@ _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
 _GIVEN: dict[str, tuple[str, ...]] = {
+    "callbacks.adaptive_batch_size": ("meter",),
+    "callbacks.batch_size_finder": (
+        "batch_arg_name",
+        "find_only",
+        "global_batch_size",
+        "headroom_ratio",
+        "is_ragged",
+        "meter",
+        "prior",
+        "sample_batch",
+        "set_batch_size",
+        "take",
+    ),
     "callbacks.checkpoint": ("folder",),
     "callbacks.gpu_stats": ("devices",),
+    "callbacks.oom_recovery": ("meter",),
     "data": (
         "cache_dir",
         "fold",

@@ -13,6 +13,9 @@ __all__ = ["FINDER_SPELLINGS", "KEYS", "SEED_SPELLINGS", "translate_arguments"]
 _WORDS = re.compile(r"\S+").findall
 # Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
 SEED_SPELLINGS: dict[str, str] = {
+    "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=true",
+    "adjustment_factor": "callbacks.adaptive_batch_size.growth_ratio=X",
+    "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=true",
     "batch_size": "micro_batch_size=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
@@ -27,18 +30,23 @@ SEED_SPELLINGS: dict[str, str] = {
     "gpu_memory_limit": "gpu.memory_limit_mib=N",
     "gpu_model": "gpu=rtx4090",
     "gradient_accumulation_steps": "accumulate_grad_batches=N",
+    "initial_batch_size": "callbacks.adaptive_batch_size.initial=N",
     "lr": "model.learning_rate=X",
+    "max_batch_size": "callbacks.adaptive_batch_size.maximum=N",
     "max_memory_usage": "gpu.headroom_ratio=X",
     "memory_fraction": "gpu.headroom_ratio=X",
     "memory_safety_margin": "gpu.headroom_ratio=X",
+    "memory_threshold": "callbacks.adaptive_batch_size.target_ratio=X",
     "mode": "mode=highperf",
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
     "nproc_per_node": "trainer.devices=N",
     "offload_optimizer": "optimizer.offload=true",
+    "oom_recovery": "callbacks.oom_recovery.enabled=true",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
+    "target_memory_usage": "callbacks.adaptive_batch_size.target_ratio=X",
     "tta": "tta=essential",
     "tta_type": "tta=essential",
     "use_amp": "precision=auto",
@@ -46,33 +54,38 @@ SEED_SPELLINGS: dict[str, str] = {
 }
 # What a switch means that is given as false; only `tta` also takes other values.
 _OFF = {
+    "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=false",
+    "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "compile_model": "compile.mode=off",
     "offload_optimizer": "optimizer.offload=false",
+    "oom_recovery": "callbacks.oom_recovery.enabled=false",
     "tta": "tta=none",
     "use_amp": "precision=fp32",
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-# An explicit flag beside them wins.
-_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
-_NOT_NEEDED = ("amp_opt_level", "distributed", "master_port")
+_WEAK = (
+    "compile_model",
+    "config",
+    "use_amp",
+    "use_checkpoint",
+)  # an explicit flag beside them wins
+_NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities adaptive_batch_size adjustment_factor aggressive_optimization
-    allreduce_algorithm analyze_dataloader analyze_model analyze_optimizer analyze_team_performance
-    auto_adjust_batch_size auto_scale_lr backend baseline_config benchmark benchmark_runs
-    bucket_size_mb calculate_cost_savings calculate_performance_per_watt calculate_time_savings
-    check_drivers compare_precision compatibility_matrix compression_ratio
-    config_a config_b cost_model dashboard detailed duration enable_oom_recovery engine_path
-    export_prometheus find_optimal gpu_ids gradient_compression include_inference
-    initial_batch_size interval log_file max_batch_size measure_power_consumption memory_threshold
-    metrics min_batch_size min_f1_score model_parallel model_type monitor_duration
-    monitor_memory_usage multi_gpu oom_recovery optimize_for_inference
-    optimized_config output_dir output_report output_trace pipeline_parallel_size
-    port profile_memory profile_steps recommend recommend_settings
-    recommend_tta_type record_shapes save_config save_profile statistical_significance
-    target_memory_usage target_time tensor_parallel_size test_data test_duration test_only
-    threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs with_stack
-    zero_stage""")
+_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
+    analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
+    baseline_config benchmark benchmark_runs bucket_size_mb calculate_cost_savings
+    calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
+    compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
+    duration enable_oom_recovery engine_path export_prometheus find_optimal gpu_ids
+    gradient_compression include_inference interval log_file measure_power_consumption metrics
+    min_batch_size min_f1_score model_parallel model_type monitor_duration multi_gpu
+    optimize_for_inference optimized_config output_dir output_report
+    output_trace pipeline_parallel_size port profile_memory profile_steps recommend
+    recommend_settings recommend_tta_type record_shapes save_config save_profile
+    statistical_significance target_time tensor_parallel_size test_data test_duration test_only
+    threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs
+    with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"

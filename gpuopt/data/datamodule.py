@@ -271,6 +271,20 @@ class ImageDataModule(L.LightningDataModule, ABC):
         """Load the test samples in order."""
         return self._evaluation_loader(self._splits.test)
 
+    def sample_batch(self, samples: int) -> Batch:
+        """Read a training batch of at most that many samples, apart from every epoch."""
+        split = self._splits.train
+        sampler = GlobalWindowSampler(
+            np.ones(len(split)),
+            samples,
+            samples,
+            self.seed,
+            mixup_alpha=self.mixup_alpha,
+            cutmix_alpha=self.cutmix_alpha,
+            image_size=self.image_size,
+        )
+        return ImageDataset(split, self.seed)[next(iter(sampler))]
+
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Mix and augment a training batch on its device; leave any other batch alone."""
         if self.trainer is None or not self.trainer.training or not isinstance(batch, Batch):

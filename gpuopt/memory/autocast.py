@@ -6,6 +6,7 @@ autocast (so ConvNeXt's fp32 layer scale promotes its residual stream to fp32).
 """
 
 import functools
+import weakref
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -127,18 +128,17 @@ class _FusedAttention(TorchFunctionMode):
 class _Autocast(TorchFunctionMode):
     """Runs a model on meta tensors with the number formats of CUDA's autocast.
 
-    The half-precision copy of each parameter is made once and kept as long as the mode, like
-    autocast's weight cache.
+    Without its cache of weights, as Lightning uses it: each operation makes half-precision copies
+    of its own, and those live on that backward needs. Blocks that are recomputed keep none.
+
+    Attributes:
+        copies_bytes: Most bytes that copies of parameters have taken at a time.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._weights: dict[int, torch.Tensor] = {}
-
-    @property
-    def copies_bytes(self) -> int:
-        """Bytes of the copies that were made."""
-        return sum(copy.nbytes for copy in self._weights.values())
+        self.copies_bytes = 0
+        self._alive_bytes = 0
 
     def __torch_function__(
         self,
@@ -160,9 +160,15 @@ class _Autocast(TorchFunctionMode):
     def _to_half(self, tensor: torch.Tensor) -> torch.Tensor:
         if not isinstance(tensor, torch.nn.Parameter):
             return tensor.to(_HALF)
-        if id(tensor) not in self._weights:
-            self._weights[id(tensor)] = tensor.to(_HALF)
-        return self._weights[id(tensor)]
+        copy = tensor.to(_HALF)
+        storage = copy.untyped_storage()
+        self._add(storage.nbytes())
+        weakref.finalize(storage, self._add, -storage.nbytes())
+        return copy
+
+    def _add(self, size_bytes: int) -> None:
+        self._alive_bytes += size_bytes
+        self.copies_bytes = max(self.copies_bytes, self._alive_bytes)
 
 
 def _to_fp32(tensor: torch.Tensor) -> torch.Tensor:

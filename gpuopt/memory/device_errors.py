@@ -4,7 +4,7 @@ import gc
 
 import torch
 
-__all__ = ["free_memory", "is_device_lost", "is_out_of_memory"]
+__all__ = ["free_memory", "is_device_lost", "is_exchange_out_of_memory", "is_out_of_memory"]
 
 # Libraries that allocate beside PyTorch's pool fail with other classes than `OutOfMemoryError`.
 # The handles of cuBLAS and cuDNN are made on first use, and then need memory of their own.
@@ -30,13 +30,22 @@ _LOST_WORDS = (
     "GPU is lost",
     "has fallen off the bus",
 )
+# NCCL takes memory of its own, and its operations cannot be repeated by one rank alone.
+_EXCHANGE_WORDS = ("NCCL error", "ncclUnhandledCudaError", "ncclSystemError")
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Tell whether an operation failed for want of memory and may be tried with less."""
     if isinstance(error, torch.OutOfMemoryError):
         return True
-    return _says(error, _MEMORY_WORDS) and not is_device_lost(error)
+    is_final = is_device_lost(error) or _says(error, _EXCHANGE_WORDS)
+    return _says(error, _MEMORY_WORDS) and not is_final
+
+
+def is_exchange_out_of_memory(error: BaseException) -> bool:
+    """Tell whether memory ran out in an exchange between ranks, which no retry can repair."""
+    is_lost = is_device_lost(error)
+    return not is_lost and _says(error, _EXCHANGE_WORDS) and _says(error, _MEMORY_WORDS)
 
 
 def is_device_lost(error: BaseException) -> bool:

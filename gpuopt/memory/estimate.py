@@ -34,6 +34,7 @@ class StepMemory:
         weight_copies_bytes: Autocast's copies of the weights.
         lines: Its highest moments, without parameters, gradients and buffers.
         image_size: Side in pixels.
+        convolves: Whether more than the first layer is a convolution.
         stages: How many of the model's stages can be recomputed in backward.
         small_parameters_bytes: Of the parameters whose state is never offloaded.
     """
@@ -43,6 +44,7 @@ class StepMemory:
     weight_copies_bytes: int
     lines: tuple[Line, ...]
     image_size: int
+    convolves: bool = False
     stages: int = 0
     small_parameters_bytes: int = 0
 
@@ -58,8 +60,8 @@ class FixedMemory:
         optimizer_state: fp32.
         moving_average: Averaged parameters and buffers.
         buffers: Such as the running statistics of BatchNorm.
-        half_precision_weights: Autocast's copies, all alive when the forward pass ends.
-        workspace: Of cuBLAS. cuDNN's come and go and are left to the headroom.
+        half_precision_weights: The most that autocast's copies take, which backward needs.
+        workspace: Of cuBLAS, and a reserve for cuDNN's, which come and go.
         context: CUDA context and libraries, outside of torch's allocator.
     """
 

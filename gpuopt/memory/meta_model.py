@@ -68,6 +68,11 @@ class MetaModel:
         return list(self.network.parameters())
 
     @property
+    def convolves(self) -> bool:
+        """Whether more than the first layer is a convolution, as patches of a ViT are."""
+        return sum(isinstance(part, torch.nn.Conv2d) for part in self.network.modules()) > 1
+
+    @property
     def buffers(self) -> list[torch.Tensor]:
         """All buffers."""
         return list(self.network.buffers())

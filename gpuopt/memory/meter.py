@@ -1,99 +1,114 @@
-"""Reading how much memory a device has left and how much a few steps have taken."""
+"""What a device says about its memory, behind a seam that tests replace."""
 
-import contextlib
-import time
-from collections.abc import Iterator
-from contextlib import AbstractContextManager
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 
-from gpuopt.memory.device_errors import free_memory
+__all__ = ["CudaMeter", "MemoryMeter", "MemoryReading", "meter_of"]
 
-__all__ = ["CudaMeter", "MemoryMeter"]
+
+@dataclass(frozen=True)
+class MemoryReading:
+    """Bytes of one device at one moment.
+
+    Attributes:
+        total_bytes: The device's memory.
+        free_bytes: What the driver would still give to any process.
+        allocated_bytes: Tensors of this process.
+        reserved_bytes: What this process's allocator holds, tensors included.
+        peak_bytes: Most bytes of tensors since the last `start_peak`.
+        peak_reserved_bytes: Most bytes that the allocator held since then.
+        limit_bytes: What the allocator may hold at most, where it is capped; else the device.
+    """
+
+    total_bytes: int
+    free_bytes: int
+    allocated_bytes: int
+    reserved_bytes: int
+    peak_bytes: int
+    peak_reserved_bytes: int
+    limit_bytes: int
+
+    @property
+    def available_bytes(self) -> int:
+        """What tensors of this process can fill: what it holds, and what is free beside it."""
+        return min(self.limit_bytes, self.reserved_bytes + self.free_bytes)
+
+    @property
+    def elsewhere_bytes(self) -> int:
+        """What neither is free nor held by the allocator: contexts and other processes."""
+        return max(0, self.total_bytes - self.free_bytes - self.reserved_bytes)
 
 
 class MemoryMeter(Protocol):
-    """What a probe asks of a device; tests put a simulated one in the place of CUDA."""
+    """Reads the memory of the device that a module trains on."""
 
-    def capacity_bytes(self) -> int:
-        """Return what the allocator could have now: free memory and what it holds already."""
-        ...
+    def read(self) -> MemoryReading:
+        """Read everything; asks the driver, but never waits for the device's queue."""
 
-    def start(self) -> None:
-        """Give cached memory back to the device and forget the peak."""
-        ...
+    def start_peak(self) -> None:
+        """Forget the peak so far."""
 
-    def peak_bytes(self) -> int:
-        """Return the most that the allocator has held since `start`."""
-        ...
+    def retries(self) -> int:
+        """Count how often the allocator had to give back its cache to find memory."""
 
-    def resident_bytes(self) -> int:
-        """Return what is allocated now."""
-        ...
+    def workspace_bytes(self) -> int | None:
+        """Free what the matrix library holds for itself and say how much it was, if it is known."""
 
-    def clock_s(self) -> float:
-        """Wait for the device and return a monotonic time in seconds."""
-        ...
-
-    def capped(self) -> AbstractContextManager[None]:
-        """Let the allocator fail, inside of the context, before the driver does."""
-        ...
+    def snapshot(self) -> Any | None:
+        """Describe every block of the allocator, in plain values; None where that is impossible."""
 
 
 class CudaMeter:
-    """Reads PyTorch's allocator and the driver.
-
-    Memory of other processes, CUDA's context and what libraries take beside the allocator are no
-    part of the capacity: the driver does not call them free.
+    """PyTorch's allocator and the driver.
 
     Args:
         device: A CUDA device.
     """
 
-    def __init__(self, device: torch.device | int = 0) -> None:
-        self._device = torch.device("cuda", device) if isinstance(device, int) else device
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
 
-    def capacity_bytes(self) -> int:
-        """Return free memory and what the allocator holds, within a cap that was set before."""
+    def read(self) -> MemoryReading:
+        """Read everything."""
         free, total = torch.cuda.mem_get_info(self._device)
-        held = torch.cuda.memory_reserved(self._device)
-        return min(int(free) + held, int(self._share() * total))
+        share = torch.cuda.get_per_process_memory_fraction(self._device)
+        # The nested form: `torch.cuda.memory_allocated` and its like sort a hundred names a call.
+        stats = torch.cuda.memory_stats_as_nested_dict(self._device)
+        tensors, blocks = stats["allocated_bytes"]["all"], stats["reserved_bytes"]["all"]
+        return MemoryReading(
+            total_bytes=total,
+            free_bytes=free,
+            allocated_bytes=tensors["current"],
+            reserved_bytes=blocks["current"],
+            peak_bytes=tensors["peak"],
+            peak_reserved_bytes=blocks["peak"],
+            limit_bytes=int(total * share),
+        )
 
-    def start(self) -> None:
-        """Give cached memory back to the device and forget the peak."""
-        free_memory()
+    def start_peak(self) -> None:
+        """Forget the peak so far."""
         torch.cuda.reset_peak_memory_stats(self._device)
 
-    def peak_bytes(self) -> int:
-        """Return the most that was reserved; pieces too small to use count as well."""
-        return int(torch.cuda.max_memory_reserved(self._device))
+    def retries(self) -> int:
+        """Count how often the cache was given back."""
+        return int(torch.cuda.memory_stats_as_nested_dict(self._device).get("num_alloc_retries", 0))
 
-    def resident_bytes(self) -> int:
-        """Return what is allocated now."""
-        return int(torch.cuda.memory_allocated(self._device))
+    def workspace_bytes(self) -> int | None:
+        """Free cuBLAS's workspaces, which lie in PyTorch's allocator."""
+        clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)
+        if clear is None:
+            return None
+        before = torch.cuda.memory_allocated(self._device)
+        clear()
+        return max(0, before - torch.cuda.memory_allocated(self._device))
 
-    def clock_s(self) -> float:
-        """Wait for the device and return a monotonic time in seconds."""
-        torch.cuda.synchronize(self._device)
-        return time.perf_counter()
+    def snapshot(self) -> Any | None:
+        """Describe every block of the allocator."""
+        return torch.cuda.memory._snapshot(self._device)
 
-    @contextlib.contextmanager
-    def capped(self) -> Iterator[None]:
-        """Keep the allocator below what is free.
 
-        On Windows and WSL the driver would lend memory of the host instead of failing, and a step
-        would take ten times as long.
-        """
-        before = self._share()
-        total = torch.cuda.get_device_properties(self._device).total_memory
-        torch.cuda.memory.set_per_process_memory_fraction(
-            min(before, self.capacity_bytes() / total), self._device
-        )
-        try:
-            yield
-        finally:
-            torch.cuda.memory.set_per_process_memory_fraction(before, self._device)
-
-    def _share(self) -> float:
-        return float(torch.cuda.memory.get_per_process_memory_fraction(self._device))
+def meter_of(device: torch.device) -> MemoryMeter | None:
+    """Return what reads a device's memory; None for a CPU, whose allocator counts nothing."""
+    return CudaMeter(device) if device.type == "cuda" else None

@@ -26,6 +26,9 @@ class MemorySetup:
         moving_average: Whether an average of the weights is kept beside them.
         optimizer_is_offloaded: Whether the optimizer's values lie in host memory, but for those
             of small parameters.
+        accumulates: Whether gradients of earlier micro-batches are there in a backward pass. A
+            step of one micro-batch makes them as it goes on: with checkpointing, whose peak may
+            come early in the backward pass, it needs less.
     """
 
     model_name: str
@@ -40,6 +43,7 @@ class MemorySetup:
     optimizer_is_fused: bool = True
     moving_average: bool = False
     optimizer_is_offloaded: bool = False
+    accumulates: bool = True
 
     @property
     def in_half(self) -> bool:

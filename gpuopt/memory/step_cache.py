@@ -63,6 +63,7 @@ def _question(setup: MemorySetup) -> dict[str, Any]:
         "drop_rate": setup.drop_rate,
         "drop_path_rate": setup.drop_path_rate,
         "training": setup.training,
+        "accumulates": setup.accumulates,
         "code": _code(),
         **_versions(),
     }

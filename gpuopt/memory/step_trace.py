@@ -14,40 +14,54 @@ __all__ = ["follow_step", "step_lines"]
 _PRIME_SAMPLES = 10_007
 
 
-def step_lines(model: MetaModel, *, training: bool) -> tuple[Line, ...]:
+def step_lines(model: MetaModel, *, training: bool, accumulates: bool = True) -> tuple[Line, ...]:
     """Find the moments of a step that are its peak at some batch size.
 
     Args:
         model: In training or evaluation mode.
         training: Whether to follow forward and backward pass, or a forward pass alone.
+        accumulates: Whether the backward pass adds to gradients that are there.
 
     Returns:
-        Bytes alive at these moments, without parameters, gradients and buffers.
+        Bytes alive at these moments, without parameters, gradients and buffers; less than 0 where
+        gradients are not there yet.
     """
-    history = follow_step(model, _PRIME_SAMPLES, training=training).history
-    return highest_lines(Line(fixed, each) for fixed, each in set(history))
+    live = follow_step(model, _PRIME_SAMPLES, training=training, accumulates=accumulates)
+    return highest_lines(Line(fixed, each) for fixed, each in set(live.history))
 
 
-def follow_step(model: MetaModel, samples: int, *, training: bool) -> LiveBytes:
+def follow_step(
+    model: MetaModel, samples: int, *, training: bool, accumulates: bool = True
+) -> LiveBytes:
     """Follow one step of that many samples.
 
-    Gradients exist beforehand, as in accumulation, so that only temporaries count.
+    Where it accumulates, gradients exist beforehand, so that only temporaries count. Else the last
+    step's are there during the forward pass, after which Lightning drops them, and each
+    gradient appears when the backward pass has come to it.
     """
     gradients = []
-    if training:
-        for parameter in model.parameters:
-            parameter.grad = torch.empty_like(parameter)
+    for parameter in model.parameters:
+        parameter.grad = torch.empty_like(parameter) if training and accumulates else None
+        if parameter.grad is not None:
             gradients.append(parameter.grad)
     live = LiveBytes((*model.parameters, *gradients, *model.buffers), samples)
     with live:
         if training:
-            _training_step(model, samples)
+            loss = _forward(model, samples)
+            moments = len(live.history)
+            torch.autograd.backward(loss[0])
         else:
             _inference_step(model, samples)
+    if training and not accumulates:
+        weights_bytes = sum(parameter.nbytes for parameter in model.parameters)
+        for index in range(moments, len(live.history)):
+            fixed, each = live.history[index]
+            live.history[index] = (fixed - weights_bytes, each)
     return live
 
 
-def _training_step(model: MetaModel, samples: int) -> None:
+def _forward(model: MetaModel, samples: int) -> tuple[Tensor, ...]:
+    """Return the loss, and the images that are held beside it until the step's end."""
     images = _images(model, samples)
     # The report of a loss that is not finite needs the step before, whose value is still on its
     # way; `gpuopt.callbacks.NonFiniteLoss` holds it. The uint8 images are gone by now: mixing and
@@ -55,8 +69,7 @@ def _training_step(model: MetaModel, samples: int) -> None:
     earlier = _images(model, samples)
     targets = torch.empty(samples, dtype=torch.int64, device="meta")
     loss = functional.cross_entropy(_logits(model, images).float(), targets)
-    torch.autograd.backward(loss)
-    del images, earlier
+    return loss, images, earlier
 
 
 @torch.no_grad()

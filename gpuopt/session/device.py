@@ -87,7 +87,7 @@ def torch_settings(
 
 @contextlib.contextmanager
 def faults_in_words(*, card: str, setting: str, remedy: str) -> Iterator[None]:
-    """Word what PyTorch raises when memory runs out or a loader process dies as one line.
+    """Word what PyTorch raises when memory, a loader process or a kernel is missing as one line.
 
     Args:
         card: Name of the device.
@@ -96,13 +96,25 @@ def faults_in_words(*, card: str, setting: str, remedy: str) -> Iterator[None]:
 
     Raises:
         FaultError: In place of those errors; all others pass.
+        InputError: An operation has no deterministic kernel and only such ones are allowed.
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise FaultError(f"{card} ran out of memory at {setting}: {remedy}") from error
     except RuntimeError as error:
-        fault = loader_fault(error)
+        fault = loader_fault(error) or _missing_kernel(error)
         if fault is None:
             raise
         raise fault from error
+
+
+def _missing_kernel(error: RuntimeError) -> InputError | None:
+    """Word what PyTorch says of an operation that `trainer.deterministic=true` forbids."""
+    operation, found, _ = str(error).partition(" does not have a deterministic implementation")
+    if not found:
+        return None
+    return InputError(
+        f"trainer.deterministic=true: {operation} has no deterministic kernel on this device; use "
+        "trainer.deterministic=false, or another model or image_size"
+    )

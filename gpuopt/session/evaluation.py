@@ -288,7 +288,7 @@ def autocast_of(
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in kinds:
         return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, kinds[precision])
+    return lambda: torch.autocast(device.type, kinds[precision], cache_enabled=False)
 
 
 def _progress(visible: bool) -> Progress:

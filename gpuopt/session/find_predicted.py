@@ -9,6 +9,7 @@ from gpuopt.recomputation import AUTO, NONE, levels
 from gpuopt.session.checkpointing import choose_checkpointing
 from gpuopt.session.find_answer import CardAnswer, SizedProbe
 from gpuopt.session.find_request import FindRequest
+from gpuopt.session.offloading import check_offload
 
 __all__ = [
     "answer_for_cpu",
@@ -17,6 +18,7 @@ __all__ = [
     "predict_levels",
     "predict_parts",
     "settled_checkpointing",
+    "settled_offload",
 ]
 
 
@@ -44,6 +46,33 @@ def settled_checkpointing(request: FindRequest, card: Gpu) -> FindRequest:
         request.target or request.per_device,
     )
     return request.with_checkpointing(str(choice.value))
+
+
+def settled_offload(request: FindRequest, card: Gpu, devices: int) -> tuple[FindRequest, str]:
+    """Let an aggressive request keep the optimizer's state in host memory, where that is possible.
+
+    Args:
+        request: What is asked.
+        card: It runs on.
+        devices: How many train together.
+
+    Returns:
+        The request, and why the state stays on the card, or an empty string.
+
+    Raises:
+        InputError: When offloading was asked for and is not possible.
+    """
+    if not request.trains:
+        return request, ""
+    precision = request.setup_on(card).precision
+    wanted = request.with_offload(True) if request.aggressive else request
+    try:
+        check_offload(wanted.optimizer, is_cuda=True, devices=devices, precision=precision)
+    except InputError as error:
+        if request.offloads:
+            raise
+        return request, str(error).partition(": ")[2]
+    return wanted, ""
 
 
 def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:

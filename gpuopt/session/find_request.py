@@ -77,6 +77,15 @@ class FindRequest:
         """Ask the same of a model that recomputes more or less."""
         return replace(self, model={**self.model, "checkpointing": level})
 
+    @property
+    def offloads(self) -> bool:
+        """Whether the optimizer's state lies in host memory."""
+        return bool(self.optimizer.get("offload"))
+
+    def with_offload(self, offloads: bool) -> "FindRequest":
+        """Ask the same with the optimizer's state elsewhere."""
+        return replace(self, optimizer={**self.optimizer, "offload": offloads})
+
     def size_on(self, card: Gpu) -> int:
         """Return the side of the images in pixels on a card, as training chooses it."""
         if self.image_size != "auto":

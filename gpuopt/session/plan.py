@@ -42,6 +42,7 @@ class Plan:
         num_workers: Loader processes of each device; settled once it is known whether the data
             is decoded, by `with_workers`.
         checkpointing: How much of the model is recomputed in the backward pass.
+        memory: Predicted, on a CUDA device.
     """
 
     accelerator: str
@@ -54,6 +55,7 @@ class Plan:
     choices: tuple[Choice, ...]
     num_workers: int = 0
     checkpointing: str = "none"
+    memory: MemoryEstimate | None = None
 
     @property
     def accumulate_grad_batches(self) -> int:
@@ -63,6 +65,11 @@ class Plan:
     def with_choice(self, choice: Choice) -> "Plan":
         """Add what was chosen once the model was there."""
         return replace(self, choices=(*self.choices, choice))
+
+    def with_micro_batch(self, choice: Choice) -> "Plan":
+        """Take a micro-batch that was measured in place of the one that was predicted."""
+        kept = [choice if old.key == choice.key else old for old in self.choices]
+        return replace(self, micro_batch_size=int(choice.value), choices=tuple(kept))
 
     def with_workers(self, requested: int | str, *, decoded: bool, ranks: int = 1) -> "Plan":
         """Settle the loader processes.
@@ -173,6 +180,7 @@ def make_plan(
         devices=devices,
         choices=tuple(choices),
         checkpointing=str(level.value),
+        memory=estimate,
     )
 
 

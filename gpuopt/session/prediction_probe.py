@@ -8,7 +8,7 @@ import torch
 from gpuopt.callbacks.split_step import is_fit_for
 from gpuopt.memory import ProbeResult
 from gpuopt.memory.device_errors import free_memory
-from gpuopt.memory.meter import MemoryMeter
+from gpuopt.memory.step_meter import StepMeter
 from gpuopt.tta.predictor import TtaPredictor
 
 __all__ = ["PredictionProbe"]
@@ -29,7 +29,7 @@ class PredictionProbe:
     """
 
     def __init__(
-        self, make_predictor: Callable[[int], TtaPredictor], image_size: int, meter: MemoryMeter
+        self, make_predictor: Callable[[int], TtaPredictor], image_size: int, meter: StepMeter
     ) -> None:
         self._make_predictor = make_predictor
         self._image_size = image_size

@@ -1,10 +1,21 @@
 """A LightningModule and Trainer that know nothing of gpuopt: the callbacks must work in them."""
 
+import gc
+
 import lightning.pytorch as L
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+
+@pytest.fixture(autouse=True, scope="package")
+def _small_heap():
+    """Recovery collects garbage after each failure: a second for all that pytest has loaded."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 class Numbers(Dataset):

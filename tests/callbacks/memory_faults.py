@@ -6,6 +6,8 @@ import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from gpuopt.memory.meter import MemoryReading
+
 
 class Limits:
     """Most samples that fit; None: any number.
@@ -103,7 +105,7 @@ def loader(samples=44, batch_size=10, dtype=torch.float64):
     return DataLoader(TensorDataset(x, y), batch_size=batch_size)
 
 
-def fit(*callbacks, limits=None, kind=Net, validates=True, data=None, **options):
+def fit(*callbacks, limits=None, kind=Net, validates=True, data=None, ckpt_path=None, **options):
     """Fit in fp64; returns the module and the Trainer."""
     net_options = {key: options.pop(key) for key in ("norm", "dropout") if key in options}
     torch.manual_seed(1)
@@ -128,7 +130,7 @@ def fit(*callbacks, limits=None, kind=Net, validates=True, data=None, **options)
         net = net.double()
         train, validation = loader(), loader(20)
     trainer = L.Trainer(callbacks=list(callbacks), **settings)
-    trainer.fit(net, data or train, validation)
+    trainer.fit(net, data or train, validation, ckpt_path=ckpt_path)
     return net, trainer
 
 
@@ -147,3 +149,78 @@ def difference(one, other):
     ]
     pairs += list(zip(net.losses + net.logged, net2.losses + net2.logged, strict=True))
     return max([worst, *(abs(float(a) - float(b)) for a, b in pairs)])
+
+
+class FakeMeter:
+    """A device of some units of memory, of which each sample of a part takes `per_sample`.
+
+    Attributes:
+        other: What another process holds.
+        retries_at: Training steps in which the allocator gives back its cache.
+    """
+
+    def __init__(self, total=100, base=10, per_sample=5, other=0, retries_at=()):
+        self.total, self.base, self.per_sample, self.other = total, base, per_sample, other
+        self.retries_at = retries_at
+        self.most = 0
+        self.flushes = 0
+
+    def take(self, samples):
+        needed = self.base + self.per_sample * samples
+        if needed > self.total - self.other:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        self.most = max(self.most, samples)
+
+    def read(self):
+        peak = self.base + self.per_sample * self.most
+        return MemoryReading(
+            total_bytes=self.total,
+            free_bytes=self.total - self.other - peak,
+            allocated_bytes=self.base,
+            reserved_bytes=peak,
+            peak_bytes=peak,
+            peak_reserved_bytes=peak,
+            limit_bytes=self.total,
+        )
+
+    def start_peak(self):
+        self.most = 0
+
+    def retries(self):
+        return self.flushes
+
+    def workspace_bytes(self):
+        return 2
+
+    def snapshot(self):
+        return {"segments": [1, 2]}
+
+
+class MeteredNet(Net):
+    """Takes its memory from a `FakeMeter`, and plays what happens `at` its training batches."""
+
+    meter = None
+    at = None
+
+    def __init__(self, *arguments, **options):
+        super().__init__(*arguments, **options)
+        self.parts = []
+
+    def on_train_batch_start(self, batch, batch_idx):
+        super().on_train_batch_start(batch, batch_idx)
+        if self.limits.batch in self.meter.retries_at:
+            self.meter.flushes += 3
+        if self.at and self.limits.batch in self.at:
+            self.at[self.limits.batch](self.meter)
+
+    def training_step(self, batch, batch_idx):
+        outputs = super().training_step(batch, batch_idx)
+        if torch.is_grad_enabled():  # not in the comparison of a few samples
+            self.meter.take(len(batch[0]))
+            self.parts.append(len(batch[0]))
+        return outputs
+
+
+def metered(meter, at=None):
+    """Return a class of networks on a device."""
+    return type("Metered", (MeteredNet,), {"meter": meter, "at": at})

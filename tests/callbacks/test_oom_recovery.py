@@ -53,7 +53,7 @@ def test_without_a_failure_not_a_bit_changes(options, accumulate):
 
 def at_size(size):
     recovery = OomRecovery()
-    recovery._sizes["training"].limit = size
+    recovery.steps.sizes["training"].limit = size
     return recovery
 
 

@@ -1,7 +1,12 @@
 import pytest
 import torch
 
-from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_memory
+from gpuopt.memory.device_errors import (
+    free_memory,
+    is_device_lost,
+    is_exchange_out_of_memory,
+    is_out_of_memory,
+)
 
 
 @pytest.mark.parametrize(
@@ -43,6 +48,22 @@ def test_a_lost_device_is_told_apart(text):
 def test_other_errors_are_neither(error):
     assert not is_out_of_memory(error)
     assert not is_device_lost(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "is_memory"),
+    [
+        (
+            "NCCL error in: x.cpp:1, Last error: Cuda failure 2 'out of memory'",
+            1,
+        ),
+        ("NCCL error in: x.cpp:1, remote process exited or there was a network error", 0),
+    ],
+)
+def test_memory_that_runs_out_in_an_exchange_is_not_tried_again(text, is_memory):
+    error = torch.distributed.DistBackendError(text)
+    assert not is_out_of_memory(error)
+    assert is_exchange_out_of_memory(error) is bool(is_memory)
 
 
 def test_memory_is_freed_without_a_device():

@@ -65,3 +65,26 @@ def test_mixing_and_augmentation_need_less_than_the_leanest_step():
     most = max(each for _, each in live.history) + loaded + earlier
     leanest = MemorySetup("efficientnet_b0", side, "bf16", checkpointing="full")
     assert most < step_lines(MetaModel(leanest), training=True)[-1].bytes_per_sample
+
+
+def test_a_step_of_one_micro_batch_makes_its_gradients_as_it_goes_on():
+    model = MetaModel(MemorySetup("convnext_nano", 224, "bf16", checkpointing="full"))
+    weights = sum(parameter.nbytes for parameter in model.parameters)
+    count = 10_007  # a prime tells what is of the batch from what is not
+    adding = follow_step(model, count, training=True)
+    making = follow_step(model, count, training=True, accumulates=False)
+    # In the end all gradients are there.
+    assert making.history[-1][0] == pytest.approx(adding.history[-1][0], abs=weights / 100)
+    assert min(fixed for fixed, _ in making.history) < -weights / 2  # early in backward few are
+    assert making.peak_bytes <= adding.peak_bytes
+
+
+def test_recomputed_blocks_keep_no_copies_of_their_weights():
+    """Lightning's autocast has no cache: a copy lives as long as backward needs it."""
+    plain = MetaModel(MemorySetup("convnext_nano", 224, "bf16"))
+    follow_step(plain, 2, training=True)
+    kept = plain.emulation.weight_copies_bytes
+    assert kept == pytest.approx(sum(p.nbytes for p in plain.parameters) / 2, rel=0.05)
+    lean = MetaModel(MemorySetup("convnext_nano", 224, "bf16", checkpointing="full"))
+    follow_step(lean, 2, training=True)
+    assert lean.emulation.weight_copies_bytes < kept / 4

@@ -94,6 +94,19 @@ def test_settings_are_given_back_after_a_failure():
     assert after == before
 
 
+def test_a_missing_deterministic_kernel_is_bad_input():
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)
+    try:
+        with (
+            pytest.raises(InputError, match=r"^trainer\.deterministic=true: put_ has no"),
+            faults_in_words(card="c", setting="s", remedy="r"),
+        ):
+            torch.zeros(2).put_(torch.tensor([0, 0]), torch.ones(2))
+    finally:
+        torch.use_deterministic_algorithms(before)
+
+
 def test_out_of_memory_says_what_to_lower():
     setup = chosen(CATALOGUE["cpu"])
 

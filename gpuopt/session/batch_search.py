@@ -1,0 +1,53 @@
+"""The search for the micro-batch at the start of a training: what it needs and what it changes."""
+
+import logging
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from gpuopt.callbacks import BatchSizeFinder
+from gpuopt.data import ImageDataModule
+from gpuopt.session.plan import Plan
+
+__all__ = ["search_arguments", "searching_where_asked", "with_found"]
+
+_log = logging.getLogger(__name__)
+
+_NAME = "batch_size_finder"
+_HEADROOM_RATIO = 0.05  # of a card without a preset
+
+
+def searching_where_asked(
+    callbacks: Mapping[str, Any], micro_batch_size: int | str
+) -> dict[str, Any]:
+    """Leave the search out where the micro-batch is given."""
+    nodes = dict(callbacks)
+    node = nodes.get(_NAME)
+    if micro_batch_size != "auto" and node is not None and node["enabled"]:
+        _log.info("micro_batch_size=%s is given, so none is searched for", micro_batch_size)
+        nodes[_NAME] = {**node, "enabled": False}
+    return nodes
+
+
+def search_arguments(plan: Plan, data: ImageDataModule) -> dict[str, Any]:
+    """Return the arguments of `BatchSizeFinder` that no file can give."""
+
+    def set_size(size: int) -> None:
+        data.micro_batch_size = size
+
+    headroom_ratio = plan.gpu.headroom_ratio
+    return {
+        "headroom_ratio": _HEADROOM_RATIO if headroom_ratio is None else headroom_ratio,
+        "global_batch_size": plan.global_batch_size,
+        "is_ragged": True,
+        "prior": plan.memory,
+        "sample_batch": data.sample_batch,
+        "set_batch_size": set_size,
+    }
+
+
+def with_found(plan: Plan, callbacks: Iterable[Any]) -> Plan:
+    """Take over what was found, with its evidence."""
+    for callback in callbacks:
+        if isinstance(callback, BatchSizeFinder) and callback.choice is not None:
+            return plan.with_micro_batch(callback.choice)
+    return plan

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from gpuopt.memory.step_meter import step_meter_of
+
+MIB = 2**20
+
+
+def test_a_cpu_has_no_meter():
+    assert step_meter_of(torch.device("cpu")) is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_a_step_is_measured_and_cannot_take_more_than_is_free():
+    device = torch.device("cuda", 0)
+    meter = step_meter_of(device)
+    meter.start()
+    before, resident = meter.capacity_bytes(), meter.resident_bytes()
+    held = torch.empty(64 * MIB, dtype=torch.uint8, device=device)
+    torch.empty(128 * MIB, dtype=torch.uint8, device=device)
+    assert meter.resident_bytes() == resident + 64 * MIB
+    assert meter.peak_bytes() >= 192 * MIB
+    assert abs(meter.capacity_bytes() - before) <= 64 * MIB  # what is held counts as well
+    del held
+    meter.start()
+    assert meter.peak_bytes() < 192 * MIB
+    with meter.capped(), pytest.raises(torch.OutOfMemoryError):
+        torch.empty(meter.capacity_bytes() + 64 * MIB, dtype=torch.uint8, device=device)
+    first = meter.clock_s()
+    assert meter.clock_s() >= first
