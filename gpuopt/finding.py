@@ -209,7 +209,8 @@ def _shortfall(request: FindRequest, answers: Sequence[CardAnswer]) -> str | Non
     if not limited:
         return None
     least = min(limited, key=lambda answer: answer.largest or 0)
-    return request.shortfall(least.largest or 0, f"{least.card}, {least.evidence}")
+    where = f"{least.card}, {least.evidence}"
+    return request.shortfall(least.largest or 0, where, least.levels)
 
 
 def _settings(

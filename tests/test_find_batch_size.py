@@ -156,8 +156,9 @@ def test_what_must_fit_and_does_not_ends_with_code_4_and_writes_nothing(call, tm
     assert code == 4
     assert "does not fit" in out
     (line,) = err.splitlines()
-    assert line.startswith(
-        f"gpuopt find_batch_size: {asked}: {largest} fit 1.5 GiB, predicted; try"
+    assert line == (
+        f"gpuopt find_batch_size: {asked}: {largest} fit 1.5 GiB, predicted; "
+        "model.checkpointing=stages=1 is predicted to reach it"
     )
     assert left_behind(tmp_path) == []
 

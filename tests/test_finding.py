@@ -102,7 +102,7 @@ def test_a_named_card_that_is_not_the_first_is_named_in_the_command(found):
 def test_what_must_fit_has_to_fit_all_of_them(found):
     assert found(gpu_ids=[0, 1], target=24)[0].answer.shortfall is None
     shortfall = found(gpu_ids=[0, 1], target=25)[0].answer.shortfall
-    assert shortfall.startswith("target=25: 24 fit NVIDIA GeForce RTX 3060, measured; try")
+    assert shortfall.startswith("target=25: 24 fit NVIDIA GeForce RTX 3060, measured; take")
 
 
 def test_aggressive_pins_what_it_took(found):

@@ -92,7 +92,9 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
     largest = estimate.largest_batch(budget_bytes)
     if largest < 1:
         if request.target is not None:
-            raise TargetNotMetError(f"{request.shortfall(0, f'{card.name}, predicted')}")
+            levels_there = predict_levels(request, card, budget_bytes)
+            shortfall = request.shortfall(0, f"{card.name}, predicted", levels_there)
+            raise TargetNotMetError(f"{shortfall}")
         raise InputError(_too_small(request, card, estimate, budget_bytes))
     chosen, why = request.choose(largest)
     usable_mib = min(card.memory_mib or 0, card.memory_limit_mib or card.memory_mib or 0)

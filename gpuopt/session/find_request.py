@@ -131,19 +131,22 @@ class FindRequest:
         value = math.ceil(self.per_device / chunks)
         return value, f"{why}; {self.per_device} in {chunks} of up to {value}"
 
-    def shortfall(self, largest: int, where: str) -> str | None:
+    def shortfall(
+        self, largest: int, where: str, levels: Mapping[str, int] | None = None
+    ) -> str | None:
         """Say what must fit and does not, what fits instead, and what to do; None when all fits.
 
         Args:
             largest: What fits.
             where: Words for the card.
+            levels: What would fit by level of checkpointing, least first.
         """
         for key, samples in (("target", self.target), ("min_batch_size", self.minimum)):
             if samples is not None and largest < samples:
-                return f"{key}={samples}: {largest} fit {where}; {self._remedy()}"
+                enough = (f"{name}" for name, fit in (levels or {}).items() if fit >= samples)
+                level = next(enough, None)
+                remedy = "take a smaller image_size or model, or free the card"
+                if level is not None:
+                    remedy = f"model.checkpointing={level} is predicted to reach it"
+                return f"{key}={samples}: {largest} fit {where}; {remedy}"
         return None
-
-    def _remedy(self) -> str:
-        if self.trains and self.checkpointing == NONE:
-            return "try model.checkpointing=full, a smaller image_size or model"
-        return "take a smaller image_size or model"
