@@ -22,6 +22,7 @@ __all__ = ["SPEED_CASES", "Measured", "SpeedCase", "ended_after_death", "main", 
 
 _ROOT = Path(__file__).parent.parent
 _LIMIT_S = 240.0
+_PARTS = ("parity", "death", "speed")
 _PARITY_GOAL = 1e-6
 _DEATH_GOAL_S = 30.0
 _SPEED_GOAL = ">= 1.9"
@@ -156,8 +157,12 @@ def main(words: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--budget-s", type=float, default=540.0, help="start nothing after this (default: 540)"
     )
+    parser.add_argument(
+        "--part", action="append", choices=_PARTS, help="only this; may be repeated (default: all)"
+    )
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
+    wanted = arguments.part or _PARTS
     if torch.cuda.device_count() < 2 and not arguments.quick:
         parser.error("two CUDA devices are needed; --quick tests the program on two processors")
     deadline_s = time.monotonic() + arguments.budget_s
@@ -166,13 +171,17 @@ def main(words: Sequence[str] | None = None) -> Path:
     path: Path = arguments.output
     with tempfile.TemporaryDirectory() as folder:
         runner = _Runner(Path(folder), ("gpu=cpu",) if arguments.quick else ())
-        for name, part, epochs in (("parity", _parity, 2), ("death and resume", _death, 20)):
+        for name, part, epochs in (("parity", _parity, 2), ("death", _death, 8)):
+            if name not in wanted:
+                continue
             print(f"{name} ...", flush=True)
             found, details[name] = part(runner, 3 if arguments.quick else epochs)
             rows += found
             print(format_rows(found), details[name], flush=True)
             path = save("two_gpus", rows, arguments, parser, details)
         for case in _QUICK_CASES if arguments.quick else SPEED_CASES:
+            if "speed" not in wanted:
+                break
             measured = _speed(runner, case, deadline_s)
             rows += speed_rows(case, measured)
             details[case.name] = {
