@@ -30,6 +30,7 @@ from gpuopt.memory.step_meter import CudaStepMeter, StepMeter
 from gpuopt.model import Classifier
 from gpuopt.schema import FindBatchSizeConfig, to_find_config
 from gpuopt.session.allocator_snapshot import allocator_snapshot
+from gpuopt.session.compilation import compile_backbone
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
 from gpuopt.session.evaluation import autocast_of
 from gpuopt.session.find_answer import CardAnswer, SizedProbe
@@ -38,7 +39,6 @@ from gpuopt.session.find_request import FindRequest
 from gpuopt.session.prediction_probe import PredictionProbe
 from gpuopt.session.synthetic_images import SyntheticImages
 from gpuopt.tta import TestTimeAugmentation, TtaPredictor
-from gpuopt.worker import compile_backbone
 
 __all__ = ["Prober", "main"]
 
@@ -161,7 +161,7 @@ class Prober:
             global_batch_size=config.global_batch_size,
             total_steps=_STEPS,
         )
-        compile_backbone(model, config)
+        compile_backbone(model, config.compile.mode, config.compile.backend)
         return model
 
     def _data(self) -> SyntheticImages:

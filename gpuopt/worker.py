@@ -32,7 +32,7 @@ from gpuopt.callbacks import (
 )
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
-from gpuopt.errors import InputError, PreemptedError, nearest
+from gpuopt.errors import InputError, PreemptedError
 from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
@@ -41,6 +41,7 @@ from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
+from gpuopt.session.compilation import compile_backbone
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
@@ -56,7 +57,7 @@ from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import read_checkpoint
 
-__all__ = ["compile_backbone", "main", "stopping_on_signals", "work"]
+__all__ = ["main", "stopping_on_signals", "work"]
 
 _log = logging.getLogger("gpuopt.worker")  # also where this file is `__main__`
 
@@ -302,23 +303,8 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
     )
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
-    compile_backbone(model, config)
+    compile_backbone(model, config.compile.mode, config.compile.backend)
     return model
-
-
-def compile_backbone(model: Classifier, config: TrainConfig) -> None:
-    """Compile the backbone in place, if asked for; the names of its weights stay the same.
-
-    Raises:
-        InputError: When there is no such backend.
-    """
-    if config.compile.mode == "off":
-        return
-    backend, known = config.compile.backend, torch.compiler.list_backends(exclude_tags=())
-    if backend not in known:
-        raise InputError(f"compile.backend={backend}: no such backend{nearest(backend, known)}")
-    mode = None if config.compile.mode == "default" else config.compile.mode
-    model.backbone.compile(mode=mode, backend=backend)
 
 
 def _fit(
