@@ -12,6 +12,7 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train, test with and without test-time augmentation, write a run folder",
     "predict": "predict the classes of images with a trained run",
+    "find_batch_size": "the largest and the best batch of a GPU, measured or predicted",
     "check": "which micro-batch fits which GPU, predicted without one",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",
@@ -38,7 +39,7 @@ def main() -> NoReturn:
 
 
 def _usage() -> str:
-    commands = "\n".join(f"  {name:<10} {text}" for name, text in COMMANDS.items())
+    commands = "\n".join(f"  {name:<15} {text}" for name, text in COMMANDS.items())
     return (
         f"usage: gpuopt <command> [key=value ...]\n\n{commands}\n\n"
         "gpuopt <command> --help lists a command's settings.\n"

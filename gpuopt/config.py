@@ -20,10 +20,11 @@ __all__ = ["main"]
 
 _VERBS = ("show", "copy", "validate")
 _PRIMARY = tuple(SCHEMAS)
-_USAGE = """\
-usage: gpuopt config show [train|predict|check] [key=value ...]      print composed settings
-       gpuopt config validate [train|predict|check] [key=value ...]  check them, run nothing
-       gpuopt config copy [FOLDER]                                   copy the shipped files (./conf)
+_USAGE = f"""\
+usage: gpuopt config show [COMMAND] [key=value ...]      print composed settings
+       gpuopt config validate [COMMAND] [key=value ...]  check them, run nothing
+       gpuopt config copy [FOLDER]                       copy the shipped files (./conf)
+COMMAND: {", ".join(SCHEMAS)}; train when it is left out
 """
 
 
@@ -59,7 +60,7 @@ def compose_settings(primary: str, overrides: list[str]) -> dict[str, Any]:
     """Compose and check a configuration without running anything.
 
     Args:
-        primary: `train`, `predict` or `check`.
+        primary: A key of `SCHEMAS`, such as `train`.
         overrides: As on the command line.
 
     Raises:
@@ -98,7 +99,8 @@ def _origins(hydra_node: DictConfig) -> list[str]:
 
 def _prediction(settings: dict[str, Any]) -> list[str]:
     """Say what `micro_batch_size=auto` is on a named card, which need not be there."""
-    gpu = Gpu(**{**settings["gpu"], "seed": None}) if "trainer" in settings else Gpu()
+    is_training = "trainer" in settings and "purpose" not in settings
+    gpu = Gpu(**{**settings["gpu"], "seed": None}) if is_training else Gpu()
     if settings.get("micro_batch_size") != "auto" or gpu.memory_mib is None:
         return []
     from gpuopt.session.memory import absent_choices

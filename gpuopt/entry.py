@@ -103,7 +103,8 @@ class CheckBeforeRun(Callback):
         """Check, and choose the folder of the run."""
         with _ending(config):
             settings = checked(config)
-            if "resume" in settings and not settings["resume"]:  # else the stored data count
+            is_training = config.hydra.job.config_name == "train"
+            if is_training and not settings["resume"]:  # else the stored data count
                 check_machine(settings)
             folder = choose_folder(settings, Path(config.hydra.run.dir), typed_keys(config.hydra))
             with read_write(config), open_dict(config):
@@ -113,8 +114,8 @@ class CheckBeforeRun(Callback):
         """Check what all jobs of a sweep share."""
         with _ending(config):
             settings = checked(config)
-            if "trainer" not in settings:
-                name = config.hydra.job.config_name
+            name = config.hydra.job.config_name
+            if name != "train":
                 raise InputError(f"only `gpuopt train` takes -m: {name} once per setting")
             if settings.get("run") not in (None, "latest") or settings.get("resume"):
                 raise InputError("run= and resume= name one folder, a sweep makes one per job")

@@ -27,6 +27,7 @@ __all__ = [
     "USER_CONF_MARKER",
     "CheckConfig",
     "Compile",
+    "FindBatchSizeConfig",
     "Logging",
     "Precision",
     "PredictConfig",
@@ -35,6 +36,7 @@ __all__ = [
     "fitting",
     "register",
     "to_check_config",
+    "to_find_config",
     "to_predict_config",
     "to_train_config",
 ]
@@ -166,8 +168,33 @@ class CheckConfig:
     debug: bool = False
 
 
+@dataclass
+class FindBatchSizeConfig(TrainConfig):
+    """Everything that `gpuopt find_batch_size` can be told; see `conf/find_batch_size.yaml`.
+
+    It takes the settings of `gpuopt train`, since these decide what memory a step needs.
+    """
+
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    purpose: str = "train"
+    gpu_ids: list[int] | None = None
+    min_batch_size: int = 1
+    max_batch_size: int | None = None
+    target: int | None = None
+    test_only: bool = False
+    aggressive: bool = False
+    save_config: str | None = None
+    memory_profile: str | None = None
+    format: str = "table"
+
+
 # By the name of the primary configuration.
-SCHEMAS: dict[str, type] = {"check": CheckConfig, "predict": PredictConfig, "train": TrainConfig}
+SCHEMAS: dict[str, type] = {
+    "check": CheckConfig,
+    "find_batch_size": FindBatchSizeConfig,
+    "predict": PredictConfig,
+    "train": TrainConfig,
+}
 
 
 class _UserConf(SearchPathPlugin):
@@ -196,6 +223,11 @@ def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(FindBatchSizeConfig, content)
 
 
 def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:

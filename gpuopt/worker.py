@@ -32,7 +32,7 @@ from gpuopt.callbacks import (
 )
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
-from gpuopt.errors import InputError, PreemptedError, nearest
+from gpuopt.errors import InputError, PreemptedError
 from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
@@ -41,6 +41,7 @@ from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
+from gpuopt.session.compilation import compile_backbone
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
@@ -302,13 +303,7 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
     )
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
-    if config.compile.mode != "off":
-        backend, known = config.compile.backend, torch.compiler.list_backends(exclude_tags=())
-        if backend not in known:
-            raise InputError(f"compile.backend={backend}: no such backend{nearest(backend, known)}")
-        mode = None if config.compile.mode == "default" else config.compile.mode
-        # In place, so that the names of the weights in checkpoints stay the same.
-        model.backbone.compile(mode=mode, backend=backend)
+    compile_backbone(model, config.compile.mode, config.compile.backend)
     return model
 
 

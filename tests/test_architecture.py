@@ -109,6 +109,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
+        "gpuopt.find_batch_size",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",

@@ -21,6 +21,7 @@ from gpuopt.schema import (
     CONF_DIR,
     CheckConfig,
     Compile,
+    FindBatchSizeConfig,
     Logging,
     Precision,
     PredictConfig,
@@ -102,6 +103,24 @@ def test_every_option_that_predict_shares_composes(group, name):
 )
 def test_every_option_that_check_shares_composes(group, name):
     assert compose_settings("check", ["report=fit", f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    # Of the cards a few: the same files as for train.
+    [
+        o
+        for o in COMPOSABLE
+        if o[0] in ("data", "experiment", "mode") or o in [("gpu", "cpu"), ("gpu", "rtx3060")]
+    ],
+)
+def test_every_option_that_the_finder_shares_composes(group, name):
+    ours, trains = (
+        compose_settings(command, [f"{group}={name}"]) for command in ("find_batch_size", "train")
+    )
+    assert ours["gpu"].pop("memory_gib") is None
+    differing = {key for key in trains if ours[key] != trains[key]}
+    assert differing == set()
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
@@ -190,7 +209,7 @@ def reads():
 LABELS = {"experiment"}
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, PredictConfig, CheckConfig])
+@pytest.mark.parametrize("kind", [TrainConfig, PredictConfig, CheckConfig, FindBatchSizeConfig])
 def test_every_setting_is_read(kind, reads):
     # Composed settings are called `config` wherever they are read.
     unread = {field.name for field in fields(kind) if f"config.{field.name}" not in reads}

@@ -100,7 +100,7 @@ def test_commands_run(line, home):
         words = ["gpuopt", words[2].removeprefix("gpuopt."), *words[3:]]
     assert words[0] == "gpuopt", line
     command, settings = words[1], words[2:]
-    if command in ("check", "config"):
+    if command in ("check", "config", "find_batch_size"):
         _run([command, *settings], home)
     elif command == "predict":
         _run([command, *settings, "gpu=cpu"], home)

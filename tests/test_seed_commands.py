@@ -17,6 +17,8 @@ from gpuopt.__main__ import COMMANDS
 from gpuopt.config import compose_settings
 from gpuopt.configuration import leaves, translate_arguments
 from gpuopt.errors import GpuoptError, InputError
+from gpuopt.schema import CONF_DIR, USER_CONF_MARKER
+from gpuopt.session.experiment_file import ExperimentFile
 
 TABLE = Path(__file__).with_name("seed_commands.csv")
 TOPICS = ("runs", "memory", "inference", "see", "proof", "parallel")
@@ -138,19 +140,40 @@ def test_a_flag_of_a_script_means_one_key_everywhere():
         if row["flag"] and row["status"] == "works" and script:
             name = row["flag"].replace("-", "_")
             keys[script[0], name].add(row["gpuopt"].partition("=")[0])
+    # Files that the guide's finder wrote are experiments, those that came with it are modes.
+    assert keys.pop(("train_main.py", "__config")) == {"experiment", "mode"}
     assert keys
     for (script, flag), found in keys.items():
         assert len(found) == 1, f"{flag} of {script} is called {sorted(found)}"
 
 
+@pytest.fixture
+def written(tmp_path):
+    """A folder with the experiment that an earlier line of the guide writes."""
+    (words,) = (
+        split_line(row["gpuopt"])[1]
+        for row in WORKING
+        if "save_config=train_auto_optimized" in row["gpuopt"]
+    )
+    settings = compose_settings("find_batch_size", words)
+    file = ExperimentFile.place(
+        settings["save_config"], shipped=CONF_DIR, marker=USER_CONF_MARKER, given=tmp_path
+    )
+    file.write({"mode": settings["mode"]}, {"micro_batch_size": 12}, ["A test."])
+    return tmp_path
+
+
 @pytest.mark.parametrize("row", WORKING, ids=ident)
-def test_what_works_composes_and_has_its_effect(row):
+def test_what_works_composes_and_has_its_effect(row, request):
     command, words = split_line(row["gpuopt"])
-    settings = compose_settings(command, words)
+    folder = []
+    if "experiment=train_auto_optimized" in words:
+        folder = [f"hydra.searchpath=[file://{request.getfixturevalue('written')}]"]
+    settings = compose_settings(command, [*words, *folder])
     composed = dict(leaves(settings))
     typed = dict(word.split("=", 1) for word in words)
     accumulate = typed.pop("accumulate_grad_batches", None)
-    for group in ("gpu", "precision", "tta"):
+    for group in ("gpu", "model", "precision", "tta"):
         if group in typed:
             found = settings[group]["name"].replace(" ", "").lower()
             assert found.startswith(typed.pop(group).partition("_")[0]), group
@@ -202,7 +225,7 @@ def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
         assert status.get(flag["flag"], "works") == flag["status"], flag
 
 
-@pytest.mark.parametrize("command", ["train", "predict", "check"])
+@pytest.mark.parametrize("command", ["train", "predict", "check", "find_batch_size"])
 def test_every_flag_of_the_guide_is_known_to_every_command(command):
     shell = {row["flag"] for row in ROWS if row["status"] == "shell"}
     for flag in GUIDE_FLAGS:

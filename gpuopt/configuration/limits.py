@@ -36,6 +36,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulate_grad_batches": _COUNT,
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "max_batch_size": _COUNT,
+    "min_batch_size": _COUNT,
+    "target": _COUNT,
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "seed": (0, 2**32 - 1),
@@ -93,11 +96,13 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
+    "purpose": ("train", "predict", "tta"),
     "report": ("fit",),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
 _AUTO = ("batch_size", "image_size", "micro_batch_size", "num_workers")
+_MOST_DEVICES = 1024
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -153,6 +158,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key, value in leaves(config):
         _check_value(key, value)
     _check_folds(config.get("folds"), config.get("fold"))
+    _check_device_ids(config.get("gpu_ids"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -190,6 +196,16 @@ def _check_folds(folds: int | None, fold: int | None) -> None:
         raise InputError(f"fold={fold} is one of several: say of how many with folds=N")
     if fold >= folds:
         raise InputError(f"fold={fold} does not exist: folds={folds} are counted from 0")
+
+
+def _check_device_ids(gpu_ids: list[int] | None) -> None:
+    if gpu_ids is None:
+        return
+    in_range = all(0 <= number < _MOST_DEVICES for number in gpu_ids)
+    if not gpu_ids or not in_range or len(set(gpu_ids)) < len(gpu_ids):
+        raise InputError(
+            f"gpu_ids={gpu_ids}: give CUDA's numbers of different devices, such as [0,1]"
+        )
 
 
 def _check_callbacks(config: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.errors import InputError
 
-__all__ = ["KEYS", "SEED_SPELLINGS", "translate_arguments"]
+__all__ = ["FINDER_SPELLINGS", "KEYS", "SEED_SPELLINGS", "translate_arguments"]
 
 _WORDS = re.compile(r"\S+").findall
 # Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
@@ -41,6 +41,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "model": "model=convnext_base_384",
     "model_path": "run=FILE",
     "nproc_per_node": "trainer.devices=N",
+    "offload_optimizer": "optimizer.offload=true",
     "oom_recovery": "callbacks.oom_recovery.enabled=true",
     "output_path": "output=FILE",
     "precision": "precision=fp16",
@@ -56,6 +57,7 @@ _OFF = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "compile_model": "compile.mode=off",
+    "offload_optimizer": "optimizer.offload=false",
     "oom_recovery": "callbacks.oom_recovery.enabled=false",
     "tta": "tta=none",
     "use_amp": "precision=fp32",
@@ -78,12 +80,27 @@ _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyz
     duration enable_oom_recovery engine_path export_prometheus find_optimal gpu_ids
     gradient_compression include_inference interval log_file measure_power_consumption metrics
     min_batch_size min_f1_score model_parallel model_type monitor_duration multi_gpu
-    offload_optimizer optimize_for_inference optimized_config output_dir output_report
+    optimize_for_inference optimized_config output_dir output_report
     output_trace pipeline_parallel_size port profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
     statistical_significance target_time tensor_parallel_size test_data test_duration test_only
     threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs
     with_stack zero_stage""")
+# What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
+# commands name that command when they know no spelling of their own.
+_FINDER = "find_batch_size"
+FINDER_SPELLINGS: dict[str, str] = {
+    "aggressive_optimization": "aggressive=true",
+    "gpu_ids": "gpu_ids=[0,1]",
+    "max_batch_size": "max_batch_size=N",
+    "min_batch_size": "min_batch_size=N",
+    "model_type": "model=convnext_base_384",
+    "save_config": "save_config=NAME",
+    "save_profile": "memory_profile=FILE",
+    "test_only": "test_only=true",
+}
+_NOT_NEEDED_TO_FIND = _WORDS("""enable_oom_recovery find_optimal multi_gpu oom_recovery
+    profile_memory""")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
@@ -93,13 +110,23 @@ _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precis
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"
 )
-KEYS = {"train": _TRAIN, "predict": _PREDICT, "check": _CHECK}
+_FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
+    save_config target test_only""")
+KEYS = {"train": _TRAIN, "predict": _PREDICT, "check": _CHECK, _FINDER: [*_TRAIN, *_FIND]}
+# Names of the one dial for memory, and whether they tell the share that is used, not kept free.
+_DIAL = "gpu.headroom_ratio"
+_DIAL_TELLS_USED = {
+    "headroom": False,
+    "memory_fraction": True,
+    "memory_safety_margin": False,
+    "safety_factor": True,
+}
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
-_SLIPS = {*SEED_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END}
+_SLIPS = {*SEED_SPELLINGS, *FINDER_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END}
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
     -sc --shell-completion""")
@@ -118,12 +145,14 @@ class _Word(NamedTuple):
 def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     """Check the words of a command line and put them in the order that Hydra's parser takes.
 
-    In Python 3.11 argparse refuses overrides that stand before `-m`, so options go first.
+    In Python 3.11 argparse refuses overrides that stand before `-m`, so options go first. The
+    guide's names of the share of memory, such as `safety_factor=0.9`, become `gpu.headroom_ratio`.
 
     Raises:
         InputError: For flags that are not Hydra's and for keys of the seed guide; says of all of
-            them at once how they are spelled here.
+            them at once how they are spelled here. For two names of the share of memory.
     """
+    arguments = _with_one_dial(arguments) if command in KEYS else arguments
     options: list[str] = []
     settings: list[str] = []
     wrong: list[_Word] = []
@@ -147,8 +176,30 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         else:
             settings.append(_quoted(word))
     if wrong:
-        raise InputError(_answer(wrong, keys))
+        raise InputError(_answer(command, wrong, keys))
     return options + settings
+
+
+def _with_one_dial(words: Sequence[str]) -> list[str]:
+    """Spell the names of the share of memory as the one setting that they mean."""
+    names = {word: word.partition("=")[0].replace("-", "_") for word in words if "=" in word}
+    aliases = [word for word in words if names.get(word) in _DIAL_TELLS_USED]
+    dials = [word for word in words if word in aliases or names.get(word) == _DIAL]
+    if aliases and len(dials) > 1:
+        raise InputError(
+            f"{' '.join(dials)}: these set one dial, {_DIAL}, the share of the memory to keep "
+            "free: give one of them"
+        )
+    return [_dialled(word, names[word]) if word in aliases else word for word in words]
+
+
+def _dialled(word: str, name: str) -> str:
+    try:
+        shares = [float(share) for share in word.partition("=")[2].split(",")]  # with -m several
+    except ValueError as error:
+        raise InputError(f"{word} is no share of the memory: give a number from 0 to 1") from error
+    kept = [1 - share if _DIAL_TELLS_USED[name] else share for share in shares]
+    return f"{_DIAL}={','.join(f'{share:g}' for share in kept)}"
 
 
 def _quoted(word: str) -> str:
@@ -165,12 +216,14 @@ def _value_in(rest: Sequence[str]) -> str:
     return "" if re.match(r"-+[A-Za-z]|[\w.+~/@-]+=", word) else word
 
 
-def _answer(wrong: Sequence[_Word], keys: Sequence[str]) -> str:
+def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
     found: dict[str, str] = {}
     others: dict[str, list[str]] = {}
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
-        if word.name in _LATER or word[1:] == ("mode", "find_optimal"):
+        if text := _for_finder(command, word, key, keys):
+            pass
+        elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
             text = "not needed"
@@ -190,12 +243,26 @@ def _answer(wrong: Sequence[_Word], keys: Sequence[str]) -> str:
     return f"{' '.join(word.typed for word in wrong)}: {'; '.join(parts)}"
 
 
+def _for_finder(command: str, word: _Word, key: str, keys: Sequence[str]) -> str:
+    """Say what becomes of a flag that has to do with finding the batch; else nothing."""
+    finds = word.name == "find_optimal" or word[1:] == ("mode", "find_optimal")
+    if command == _FINDER:
+        return "not needed" if finds or word.name in _NOT_NEEDED_TO_FIND else ""
+    is_known = word.name in SEED_SPELLINGS or key.partition(".")[0] in keys
+    is_finders = word.name in {*FINDER_SPELLINGS, *_FIND, "find_optimal"}.difference(_CHECK)
+    return f"gpuopt {_FINDER} takes that" if finds or (is_finders and not is_known) else ""
+
+
 def _spelling(word: _Word, keys: Sequence[str]) -> str:
     """Return `key=value`, or an empty string for a name that nothing is called like."""
     name, value = word.name, word.value
     if name in _OFF and value in _FALSE:
         return _OFF[name]
+    if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
+        return f"experiment={written}"
     usual = SEED_SPELLINGS.get(name, "")
+    if "purpose" in keys or not usual:
+        usual = FINDER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -205,17 +272,30 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     return f"{key}={_converted(name, value) or example}" if key else ""
 
 
+def _written_experiment(value: str) -> str:
+    """Return the name of a file that the guide's finder writes, which here is an experiment."""
+    stem = re.sub(r"^.*/|\.ya?ml$", "", value)
+    return "" if _converted("config", value) or not re.match(r"train_\w", stem) else stem
+
+
 def _converted(name: str, value: str) -> str:
     """Turn a typed value into the one that is meant here; an empty string when it is none."""
-    if name in _OFF and value in _TRUE:
-        return ""
+    if name == "offload_optimizer" or (name in _OFF and value in _TRUE):
+        return ""  # the guide also says where to: the CPU
     if name == "config":
-        mode = re.sub(r"^.*/|\.ya?ml$", "", value).removeprefix("train").lstrip("_") or "basic"
+        mode = re.sub(r"^.*/|\.ya?ml$", "", value)
+        mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"
         return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
     if name == "checkpoint_segments":
         return f"stages={value}" if value else ""
     if name == "fold_results" and "lastest-train/" in value:
         return "latest"  # the guide's name for the folder of the newest run
+    if name == "model_type":
+        return ""  # a family, of which one model is meant
+    if name == "save_config":
+        return re.sub(r"^.*/|\.ya?ml$", "", value)
+    if name == "gpu_ids":
+        return f"[{value.strip('[]')}]" if value else ""
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
             return f"{1 - float(value):g}"

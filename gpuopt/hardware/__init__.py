@@ -3,6 +3,7 @@
 from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
 from gpuopt.hardware.catalogue import load_catalogue, recognise
+from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
 from gpuopt.hardware.host_memory import keep_freed_memory
@@ -22,6 +23,7 @@ __all__ = [
     "AbsentGpu",
     "Device",
     "DeviceReading",
+    "DriverDevice",
     "Gpu",
     "NullDevice",
     "NvmlDevice",
@@ -29,6 +31,7 @@ __all__ = [
     "apply_memory_limit",
     "available_cpus",
     "cuda_devices",
+    "driver_devices",
     "float32_matmul_precision",
     "keep_freed_memory",
     "lightning_precision",

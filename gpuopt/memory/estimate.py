@@ -36,6 +36,7 @@ class StepMemory:
         image_size: Side in pixels.
         convolves: Whether more than the first layer is a convolution.
         stages: How many of the model's stages can be recomputed in backward.
+        small_parameters_bytes: Of the parameters whose state is never offloaded.
     """
 
     parameters_bytes: int
@@ -45,6 +46,7 @@ class StepMemory:
     image_size: int
     convolves: bool = False
     stages: int = 0
+    small_parameters_bytes: int = 0
 
 
 @dataclass(frozen=True)

@@ -21,12 +21,17 @@ __all__ = ["CONTEXT_BYTES", "predict_memory"]
 CONTEXT_BYTES = 800_000_000
 # What torch's CUDABlas takes on SM 9.0; 8.1 MiB on other cards.
 _WORKSPACE_BYTES = 32 * 2**20
+# Elements of a parameter from which its optimizer state can be offloaded; as in
+# `gpuopt.model.offload`.
+_OFFLOADED_FROM = 4096
 # For cuDNN's: small batches of ConvNeXt-Base and EfficientNet-B3 took 50 to 100 MiB more on an
 # H100 than all tensors together.
 _CONVOLUTION_WORKSPACE_BYTES = 64 * 2**20
 
 
-def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -> MemoryEstimate:
+def predict_memory(
+    setup: MemorySetup, *, cache_dir: str | Path | None = None, keep: bool = True
+) -> MemoryEstimate:
     """Predict the memory of training one timm model with cross-entropy, or of inference.
 
     A new answer takes seconds and is kept; a known one takes none and imports no torch.
@@ -34,6 +39,7 @@ def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -
     Args:
         setup: What is asked for.
         cache_dir: Folder of all caches; None means the user's cache folder.
+        keep: Whether a new answer is kept there.
 
     Raises:
         InputError: timm does not know the model, or the model does not take that image size
@@ -43,7 +49,8 @@ def predict_memory(setup: MemorySetup, *, cache_dir: str | Path | None = None) -
     step = cache.read(setup)
     if step is None:
         step = _follow(setup)
-        cache.write(setup, step)
+        if keep:
+            cache.write(setup, step)
     return _with_optimizer(setup, step)
 
 
@@ -72,6 +79,11 @@ def _follow(setup: MemorySetup) -> StepMemory:
         image_size=model.image_size,
         convolves=model.convolves,
         stages=model.stages,
+        small_parameters_bytes=sum(
+            parameter.nbytes
+            for parameter in model.parameters
+            if parameter.numel() < _OFFLOADED_FROM
+        ),
     )
 
 
@@ -79,10 +91,11 @@ def _with_optimizer(setup: MemorySetup, step: StepMemory) -> MemoryEstimate:
     """Add what stays from step to step, and the optimizer's own step, to the passes."""
     weights, buffers, copies = step.parameters_bytes, step.buffers_bytes, step.weight_copies_bytes
     trains = int(setup.training)
+    on_card = step.small_parameters_bytes if setup.optimizer_is_offloaded else weights
     fixed = FixedMemory(
         parameters=weights,
         gradients=trains * weights,
-        optimizer_state=trains * setup.optimizer_moments * weights,
+        optimizer_state=trains * setup.optimizer_moments * on_card,
         moving_average=trains * int(setup.moving_average) * (weights + buffers),
         buffers=buffers,
         half_precision_weights=copies,

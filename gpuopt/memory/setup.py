@@ -24,6 +24,8 @@ class MemorySetup:
             1 is SGD with momentum.
         optimizer_is_fused: Whether its step is one kernel, which needs no memory of its own.
         moving_average: Whether an average of the weights is kept beside them.
+        optimizer_is_offloaded: Whether the optimizer's values lie in host memory, but for those
+            of small parameters.
         accumulates: Whether gradients of earlier micro-batches are there in a backward pass. A
             step of one micro-batch makes them as it goes on: with checkpointing, whose peak may
             come early in the backward pass, it needs less.
@@ -40,6 +42,7 @@ class MemorySetup:
     optimizer_moments: int = 2
     optimizer_is_fused: bool = True
     moving_average: bool = False
+    optimizer_is_offloaded: bool = False
     accumulates: bool = True
 
     @property

@@ -202,6 +202,11 @@ class Classifier(L.LightningModule):
             head_learning_rate=self._learning_rate * self._head_learning_rate_ratio,
             weight_decay=self._optimizer.weight_decay,
         )
+        if self._optimizer.offload and self.trainer.precision == "16-mixed":
+            raise InputError(
+                "optimizer.offload=true: the gradient scaler of fp16 does not know it; "
+                "give precision=fp32 or bf16"
+            )
         optimizer: Optimizer = self._optimizer(groups, fused=self._may_fuse())
         total_steps = self._total_steps or int(self.trainer.estimated_stepping_batches)
         scheduler = self._scheduler(
@@ -220,9 +225,11 @@ class Classifier(L.LightningModule):
     ) -> None:
         """Clip by norm; in bfloat16 without Lightning, which refuses every fused optimizer there.
 
-        Its reason, gradients still scaled, holds for float16 only, where `_may_fuse` says no.
+        Its reason, gradients still scaled, holds for float16 only, where `_may_fuse` says no. Of an
+        offloaded optimizer it would clip the copies in host memory, which are not complete yet.
         """
-        if self.trainer.precision == "bf16-mixed" and gradient_clip_val is not None:
+        own = self.trainer.precision == "bf16-mixed" or self._optimizer.offload
+        if own and gradient_clip_val is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters(), gradient_clip_val)
         else:
             self.clip_gradients(optimizer, gradient_clip_val, gradient_clip_algorithm)

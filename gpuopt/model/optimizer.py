@@ -8,6 +8,8 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
+from gpuopt.model.offload import offloaded
+
 __all__ = ["AdamW", "Sgd", "parameter_groups"]
 
 
@@ -20,12 +22,14 @@ class AdamW:
         beta1: Decay of the first moment.
         beta2: Decay of the second moment.
         eps: Added to the denominator.
+        offload: Keep the moments in host memory and take the step there; needs torchao and CUDA.
     """
 
     weight_decay: float = 0.05
     beta1: float = 0.9
     beta2: float = 0.999
     eps: float = 1e-8
+    offload: bool = False
 
     def __call__(self, groups: list[dict[str, Any]], *, fused: bool) -> Optimizer:
         """Build the optimizer.
@@ -35,9 +39,10 @@ class AdamW:
             fused: Whether the fused kernel may be used; Lightning 2.6 refuses it together with
                 a gradient scaler and clipping.
         """
-        return torch.optim.AdamW(
-            groups, betas=(self.beta1, self.beta2), eps=self.eps, fused=fused or None
-        )
+        options: dict[str, Any] = {"betas": (self.beta1, self.beta2), "eps": self.eps}
+        if self.offload:
+            return offloaded(torch.optim.AdamW, groups, **options)
+        return torch.optim.AdamW(groups, **options, fused=fused or None)
 
 
 @dataclass(frozen=True)
@@ -47,16 +52,19 @@ class Sgd:
     Attributes:
         weight_decay: L2 decay of weight matrices and filters.
         momentum: Share of the last update that is kept.
+        offload: Keep the momentum in host memory and take the step there; needs torchao and CUDA.
     """
 
     weight_decay: float = 1e-4
     momentum: float = 0.9
+    offload: bool = False
 
     def __call__(self, groups: list[dict[str, Any]], *, fused: bool) -> Optimizer:
         """Build the optimizer; arguments as for `AdamW`."""
-        return torch.optim.SGD(
-            groups, momentum=self.momentum, nesterov=self.momentum > 0, fused=fused or None
-        )
+        options: dict[str, Any] = {"momentum": self.momentum, "nesterov": self.momentum > 0}
+        if self.offload:
+            return offloaded(torch.optim.SGD, groups, **options)
+        return torch.optim.SGD(groups, **options, fused=fused or None)
 
 
 def parameter_groups(

@@ -27,7 +27,14 @@ from gpuopt.model import Classifier
 from gpuopt.report import choose_samples, confusion_figure, samples_figure
 from gpuopt.tta import Predictions, TestTimeAugmentation, TtaPredictor, predict_loader
 
-__all__ = ["Evaluation", "chosen_in_test", "draw_figures", "evaluate", "predict_all"]
+__all__ = [
+    "Evaluation",
+    "autocast_of",
+    "chosen_in_test",
+    "draw_figures",
+    "evaluate",
+    "predict_all",
+]
 
 _SAMPLES_SHOWN = 24
 
@@ -102,7 +109,7 @@ def predict_all(
         device=device,
         chunk_size=policy.chunk_size,
         merge=policy.merge,
-        autocast=_autocast(precision, device),
+        autocast=autocast_of(precision, device),
     )
     with _progress(show_progress) as progress:
         task = progress.add_task(label, total=total)
@@ -274,7 +281,10 @@ def _images(data: ImageDataModule, split: str, rows: NDArray[np.int64]) -> NDArr
     return images
 
 
-def _autocast(precision: str, device: torch.device) -> Callable[[], AbstractContextManager[object]]:
+def autocast_of(
+    precision: str, device: torch.device
+) -> Callable[[], AbstractContextManager[object]]:
+    """Return what makes the context of forward passes in a precision on a device."""
     kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
     if precision not in kinds:
         return contextlib.nullcontext

@@ -44,6 +44,7 @@ def memory_setup(
         optimizer_moments=2 if kind == "AdamW" else 1,
         optimizer_is_fused=not (precision == "fp16" and clips_gradients),
         moving_average=moving_average,
+        optimizer_is_offloaded=bool(optimizer and optimizer.get("offload")),
     )
 
 

@@ -19,6 +19,7 @@ from gpuopt.recomputation import NONE
 from gpuopt.session.checkpointing import choose_checkpointing, wanted_samples
 from gpuopt.session.device import cuda_properties
 from gpuopt.session.memory import memory_setup
+from gpuopt.session.offloading import check_offload, offload_choice
 
 __all__ = ["Plan", "make_plan"]
 
@@ -140,7 +141,11 @@ def make_plan(
     chosen_precision = resolve_precision(precision, gpu, is_cuda)
     size = _choose_image_size(image_size, gpu)
 
-    def predict(level: str) -> MemoryEstimate:
+    offloads = check_offload(
+        optimizer, is_cuda=is_cuda, devices=devices, precision=str(chosen_precision.value)
+    )
+
+    def predict(level: str, *, offload: bool = offloads) -> MemoryEstimate:
         setup = memory_setup(
             {**model, "checkpointing": level},
             int(size.value),
@@ -149,6 +154,7 @@ def make_plan(
             moving_average=moving_average,
             clips_gradients=clips_gradients,
         )
+        setup = replace(setup, optimizer_is_offloaded=offload)
         return predict_memory(setup, cache_dir=cache_dir)
 
     per_device = math.ceil(global_batch_size / devices)
@@ -160,7 +166,10 @@ def make_plan(
     )
     estimate = predict(str(level.value)) if is_cuda else None
     micro = _choose_micro(micro_batch_size, gpu, estimate, per_device)
-    choices += [chosen_precision, size, *([] if level.evidence == "given" else [level]), micro]
+    choices += [chosen_precision, size, *([] if level.evidence == "given" else [level])]
+    if offloads:
+        choices.append(offload_choice(predict, str(level.value), gpu.budget_bytes()))
+    choices.append(micro)
     return Plan(
         accelerator="cuda" if is_cuda else "cpu",
         gpu=gpu,

@@ -1,6 +1,6 @@
 """Files that survive: atomic writes, validated checkpoints, folder locks. Imports no torch."""
 
-from gpuopt.storage.atomic import atomic_write, write_json, write_text
+from gpuopt.storage.atomic import atomic_write, create_text, write_json, write_text
 from gpuopt.storage.cache_folder import default_cache_dir
 from gpuopt.storage.lock import FolderLock, wait_for_folder
 from gpuopt.storage.paths import existing_folder, shown
@@ -11,6 +11,7 @@ __all__ = [
     "FolderLock",
     "Sidecar",
     "atomic_write",
+    "create_text",
     "default_cache_dir",
     "existing_folder",
     "sha256_of",

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["atomic_write", "sync_folder", "write_json", "write_text"]
+__all__ = ["atomic_write", "create_text", "sync_folder", "write_json", "write_text"]
 
 
 @contextlib.contextmanager
@@ -58,6 +58,34 @@ def write_text(path: Path, text: str) -> None:
     """Replace a text file in one piece."""
     with atomic_write(path, "w") as stream:
         stream.write(text)
+
+
+def create_text(path: Path, text: str) -> None:
+    """Make a new text file in one piece; an existing one, even one made meanwhile, stays.
+
+    Raises:
+        FileExistsError: When there is something of that name.
+        OSError: When the disk is full or the folder cannot be written.
+    """
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    temporary = Path(name)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.chmod(0o644)
+        try:
+            os.link(temporary, path)  # unlike a rename this replaces nothing
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            if path.exists():
+                raise FileExistsError(path) from None
+            temporary.replace(path)
+        sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: Any) -> None:

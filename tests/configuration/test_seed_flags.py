@@ -6,9 +6,9 @@ from hydra._internal.utils import get_args_parser
 
 from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
-from gpuopt.configuration.seed_flags import KEYS
+from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS
 from gpuopt.errors import InputError
-from gpuopt.schema import PredictConfig, TrainConfig
+from gpuopt.schema import FindBatchSizeConfig, PredictConfig, TrainConfig
 
 HYDRA_OPTIONS = [
     (option, action) for action in get_args_parser()._actions for option in action.option_strings
@@ -49,6 +49,7 @@ def test_all_wrong_flags_are_answered_at_once():
         ("--config=configs/train_fast_optimized.yaml", "mode=fast_optimized"),
         ("--config train_lowend_highperf.yml", "mode=lowend_highperf"),
         ("--mode highperf", "mode=highperf"),
+        ("--config configs/train_mine.yaml --mode basic", "experiment=train_mine mode=basic"),
         ("--gradient_accumulation_steps 4", "accumulate_grad_batches=4"),
         ("--accumulate_grad_batches 4", "accumulate_grad_batches=4"),
         ("--effective_batch_size 128", "global_batch_size=128"),
@@ -85,8 +86,8 @@ def test_all_wrong_flags_are_answered_at_once():
 )
 def test_the_answer_composes(line, expected):
     assert answer(line) == f"options are key=value here: {expected}"
-    if "," not in expected:
-        compose_settings("train", [expected])
+    if "," not in expected and "experiment=" not in expected:
+        compose_settings("train", expected.split())
 
 
 @pytest.mark.parametrize("name", SEED_SPELLINGS)
@@ -95,9 +96,15 @@ def test_every_spelling_names_a_key(name):
     assert key in {*KEYS["train"], *KEYS["predict"]}
 
 
+@pytest.mark.parametrize("name", FINDER_SPELLINGS)
+def test_every_spelling_of_the_finder_names_a_key(name):
+    assert FINDER_SPELLINGS[name].partition("=")[0] in KEYS["find_batch_size"]
+
+
 def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["train"]) == {field.name for field in fields(TrainConfig)}
     assert set(KEYS["predict"]) == {field.name for field in fields(PredictConfig)}
+    assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
 @pytest.mark.parametrize(
@@ -139,7 +146,7 @@ def test_settings_pass(word):
 
 def test_later_features_get_no_spelling():
     assert answer("--use_deepspeed --zero_stage 2") == "not available yet"
-    assert answer("--mode find_optimal") == "not available yet"
+    assert answer("--mode find_optimal") == "gpuopt find_batch_size takes that"
     message = answer("--batch_size 4 --zero_stage 2 --port 8080 --amp_opt_level O1")
     assert message == (
         "options are key=value here: micro_batch_size=4; "
@@ -234,6 +241,71 @@ def test_predict_has_keys_of_its_own(line, expected):
         return sorted(text.split("; "))
 
     assert parts(answer(line, "predict")) == parts(expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--max_batch_size 384", "options are key=value here: max_batch_size=384"),
+        ("--min-batch-size 8", "options are key=value here: min_batch_size=8"),
+        ("--gpu_ids 0,1", "options are key=value here: gpu_ids=[0,1]"),
+        ("--save-config configs/mine.yaml", "options are key=value here: save_config=mine"),
+        ("--save_profile a.json", "options are key=value here: memory_profile=a.json"),
+        ("--test-only", "options are key=value here: test_only=true"),
+        ("--aggressive-optimization", "options are key=value here: aggressive=true"),
+        ("--model-type convnext", "options are key=value here: model=convnext_base_384"),
+        ("--config configs/infer_highperf.yaml", "options are key=value here: mode=highperf"),
+        ("--find-optimal --multi_gpu --profile_memory", "not needed"),
+        ("--mode find_optimal", "not needed"),
+        ("find_optimal=true", "not needed"),
+    ],
+)
+def test_the_finder_takes_what_the_guides_finder_took(line, expected):
+    assert answer(line, "find_batch_size") == expected
+
+
+@pytest.mark.parametrize(
+    "line", ["--find-optimal", "--save-config a", "--gpu_ids 0,1", "target=3", "test_only=true"]
+)
+def test_other_commands_name_the_finder(line):
+    assert answer(line, "train") == "gpuopt find_batch_size takes that"
+
+
+@pytest.mark.parametrize("command", KEYS)
+@pytest.mark.parametrize(
+    ("word", "ratio"),
+    [
+        ("headroom=0.1", "0.1"),
+        ("safety_factor=0.95", "0.05"),
+        ("safety-factor=0.95", "0.05"),
+        ("memory_fraction=.8", "0.2"),
+        ("memory_safety_margin=0.15", "0.15"),
+        ("safety_factor=0.9,0.8", "0.1,0.2"),
+    ],
+)
+def test_the_share_of_memory_is_one_dial_with_several_names(command, word, ratio):
+    found = translate_arguments(command, ["gpu=rtx3060", word, "debug=true"])
+    assert found == ["gpu=rtx3060", f"gpu.headroom_ratio={ratio}", "debug=true"]
+
+
+@pytest.mark.parametrize("second", ["memory_fraction=0.9", "gpu.headroom_ratio=0.1", "headroom=0"])
+def test_two_names_of_the_dial_at_once_are_refused(second):
+    for words in (["safety_factor=0.9", second], [second, "safety_factor=0.9"]):
+        with pytest.raises(InputError, match=r"one dial.*give one of them") as caught:
+            translate_arguments("find_batch_size", words)
+        assert str(caught.value).startswith(" ".join(words))
+
+
+@pytest.mark.parametrize("word", ["headroom=lots", "safety_factor=", "memory_fraction=90%"])
+def test_a_share_that_is_no_number_is_refused(word):
+    with pytest.raises(InputError, match="give a number from 0 to 1"):
+        translate_arguments("train", [word])
+
+
+def test_a_share_out_of_range_is_refused_by_the_card():
+    assert compose_settings("train", ["safety_factor=0.95"])["gpu"]["headroom_ratio"] == 0.05
+    with pytest.raises(InputError, match=r"gpu\.headroom_ratio=-0\.1"):
+        compose_settings("train", ["safety_factor=1.1"])
 
 
 def test_the_batch_size_of_predict_is_a_key():

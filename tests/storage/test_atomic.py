@@ -2,7 +2,7 @@ import errno
 
 import pytest
 
-from gpuopt.storage import atomic_write, write_json, write_text
+from gpuopt.storage import atomic_write, create_text, write_json, write_text
 
 
 def test_content_replaces_the_old_one(tmp_path):
@@ -53,3 +53,33 @@ def test_json_refuses_nan(tmp_path):
     with pytest.raises(ValueError, match="not JSON compliant"):
         write_json(tmp_path / "a.json", {"loss": float("nan")})
     assert not (tmp_path / "a.json").exists()
+
+
+@pytest.fixture(params=["hard links", "no hard links"])
+def _file_system(request, monkeypatch):
+    def refuse(source, target):
+        raise PermissionError(errno.EPERM, "no hard links here")
+
+    if request.param == "no hard links":
+        monkeypatch.setattr("os.link", refuse)
+
+
+@pytest.mark.usefixtures("_file_system")
+def test_a_new_file_takes_the_place_of_none(tmp_path):
+    path = tmp_path / "a.txt"
+    create_text(path, "first")
+    with pytest.raises(FileExistsError):
+        create_text(path, "second")
+    assert path.read_text() == "first"
+    assert [f.name for f in tmp_path.iterdir()] == ["a.txt"]
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+def test_a_new_file_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    def full(descriptor):
+        raise OSError(errno.ENOSPC, "disk full")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(OSError, match="full"):
+        create_text(tmp_path / "a.txt", "content")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,163 @@
+"""Find the largest and the best batch of a GPU: measured where it is, else predicted."""
+
+import json
+import sys
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
+
+from gpuopt.configuration import KEYS
+from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.errors import InputError, TargetNotMetError
+from gpuopt.finding import Found, find, refuse_contradictions
+from gpuopt.hardware import DriverDevice, driver_devices
+from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, FindBatchSizeConfig, to_find_config
+from gpuopt.session.experiment_file import ExperimentFile
+from gpuopt.session.find_answer import SizedProbe
+from gpuopt.session.find_request import FindRequest
+from gpuopt.session.found_settings import FoundSettings
+from gpuopt.session.memory_profile import require_new, write_profile
+from gpuopt.session.probing_process import Measured, measure_in_process
+
+__all__ = ["main"]
+
+_SCHEMA = 1
+_WIDTH = 100
+
+
+def main() -> None:
+    """Run `gpuopt find_batch_size`."""
+    run_command("find_batch_size", _find)
+
+
+def _find(composed: DictConfig) -> None:
+    settings = checked(composed)
+    config = to_find_config(settings)
+    refuse_contradictions(config, typed_keys(HydraConfig.get()))
+    experiment, profile = _place_experiment(config.save_config), _place_profile(config)
+
+    def measure(device: DriverDevice, request: FindRequest, reason: str) -> Measured:
+        order = {
+            "settings": settings,
+            "device": device.index,
+            "checkpointing": request.checkpointing,
+            "offload": request.offloads,
+            "reason": reason,
+        }
+        return measure_in_process(order, on_probe=_show)
+
+    found = find(config, driver_devices(), measure)
+    use = _use(config, settings, found)
+    written: list[Path] = []
+    if found.answer.shortfall is None:
+        written = _write(found, use, experiment, profile)
+    _PRINT[config.format](found, _command(config, use, found, experiment), written)
+    if found.answer.shortfall is not None:
+        raise TargetNotMetError(found.answer.shortfall)
+
+
+def _show(probe: SizedProbe) -> None:
+    """Tell a person that the search goes on."""
+    if sys.stderr.isatty():
+        end = f"{probe.peak_bytes / 2**30:.2f} GiB" if probe.peak_bytes else "out of memory"
+        sys.stderr.write(f"probe: batch {probe.batch_size}, {end}\n")
+
+
+def _place_experiment(name: str | None) -> ExperimentFile | None:
+    if name is None:
+        return None
+    return ExperimentFile.place(
+        name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=_typed_conf()
+    )
+
+
+def _typed_conf() -> Path | None:
+    """Return the folder of `--config-dir`."""
+    sources = HydraConfig.get().runtime.config_sources
+    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
+
+
+def _place_profile(config: FindBatchSizeConfig) -> Path | None:
+    if config.memory_profile is None:
+        return None
+    return require_new(Path(config.memory_profile).expanduser())
+
+
+def _use(config: FindBatchSizeConfig, settings: dict[str, Any], found: Found) -> FoundSettings:
+    """Collect what the next command is told: what was typed here, and what was found."""
+    return FoundSettings.of(
+        HydraConfig.get().overrides.task,
+        settings,
+        groups=[path.name for path in CONF_DIR.iterdir() if path.is_dir()],
+        keys=KEYS["train" if config.purpose == "train" else "predict"],
+        found=found.settings,
+    )
+
+
+def _write(
+    found: Found, use: FoundSettings, experiment: ExperimentFile | None, profile: Path | None
+) -> list[Path]:
+    written = []
+    if experiment is not None:
+        choice = found.answer.choice
+        if choice.evidence == "table":
+            raise InputError(f"save_config: there is no answer to save: {choice.reason}")
+        cards = ", ".join(card.card for card in found.answer.cards)
+        comment = f"By gpuopt find_batch_size on {date.today().isoformat()} for {cards}."
+        experiment.write(use.groups, {**use.values, **use.found}, [comment, str(choice)])
+        written.append(experiment.path)
+    if profile is not None:
+        write_profile(profile, found.answer, found.snapshots)
+        written.append(profile)
+    return written
+
+
+def _command(
+    config: FindBatchSizeConfig,
+    use: FoundSettings,
+    found: Found,
+    experiment: ExperimentFile | None,
+) -> str:
+    """Word the one command that uses the answer."""
+    folder = _typed_conf()
+    options = [] if folder is None else ["--config-dir", str(folder)]
+    if experiment is not None and found.answer.shortfall is None:
+        use = FoundSettings({}, {}, {}, {"experiment": experiment.name})
+    name = "train" if config.purpose == "train" else "predict"
+    return use.command(name, options=options, devices=found.devices)
+
+
+def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
+    # Only now: the tables of a report import matplotlib.
+    from gpuopt.session.find_table import find_table
+
+    console = Console(highlight=False)
+    if not console.is_terminal or console.width > _WIDTH:
+        console = Console(width=_WIDTH, highlight=False)
+    console.print(find_table(found.answer))
+    for path in written:
+        console.print(Text(f"written: {path}"), soft_wrap=True)
+    console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
+
+
+def _print_json(found: Found, command: str, written: Sequence[Path]) -> None:
+    content = {
+        "schema": _SCHEMA,
+        **found.answer.as_dict(),
+        "written": [str(path) for path in written],
+        "command": command,
+    }
+    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+_PRINT = {"json": _print_json, "table": _print_table}
+
+
+if __name__ == "__main__":
+    main()

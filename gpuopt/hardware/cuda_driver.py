@@ -1,0 +1,87 @@
+"""Which CUDA devices there are, asked from the driver itself: no torch, no context, no seconds."""
+
+import ctypes
+from dataclasses import dataclass
+from typing import Any
+
+__all__ = ["DriverDevice", "driver_devices"]
+
+# From cuda.h: CUdevice_attribute.
+_SM_COUNT, _MAJOR, _MINOR = 16, 75, 76
+_NAME_BYTES = 256
+
+
+@dataclass(frozen=True)
+class DriverDevice:
+    """What the driver tells about one device, named as in torch's device properties.
+
+    Attributes:
+        index: Position in CUDA's order, `CUDA_VISIBLE_DEVICES` respected.
+        name: Such as "NVIDIA GeForce RTX 3060".
+        total_memory: Bytes.
+        multi_processor_count: Streaming multiprocessors.
+        major: Of the compute capability.
+        minor: Of the compute capability.
+    """
+
+    index: int
+    name: str
+    total_memory: int
+    multi_processor_count: int
+    major: int
+    minor: int
+
+    @property
+    def memory_mib(self) -> int:
+        """Total memory in MiB."""
+        return self.total_memory // 2**20
+
+
+def driver_devices(library: Any | None = None) -> list[DriverDevice]:
+    """List the devices that CUDA would use in this process.
+
+    Args:
+        library: The CUDA driver's library; loaded when None.
+
+    Returns:
+        In CUDA's order; empty without a driver, without a device, or when the driver fails.
+    """
+    if library is None:
+        library = _load()
+    count = ctypes.c_int()
+    if library is None or library.cuInit(0) or library.cuDeviceGetCount(ctypes.byref(count)):
+        return []
+    found = (_device(library, index) for index in range(count.value))
+    return [device for device in found if device is not None]
+
+
+def _load() -> Any | None:
+    for name in ("libcuda.so.1", "libcuda.so"):
+        try:
+            return ctypes.CDLL(name)
+        except OSError:
+            continue
+    return None
+
+
+def _device(library: Any, index: int) -> DriverDevice | None:
+    handle, memory = ctypes.c_int(), ctypes.c_size_t()
+    name = ctypes.create_string_buffer(_NAME_BYTES)
+    failed = (
+        library.cuDeviceGet(ctypes.byref(handle), index)
+        or library.cuDeviceGetName(name, _NAME_BYTES, handle)
+        or library.cuDeviceTotalMem_v2(ctypes.byref(memory), handle)
+    )
+    if failed:
+        return None
+    sm_count, major, minor = (
+        _attribute(library, which, handle) for which in (_SM_COUNT, _MAJOR, _MINOR)
+    )
+    text = name.value.decode("utf-8", "replace")
+    return DriverDevice(index, text, memory.value, sm_count, major, minor)
+
+
+def _attribute(library: Any, which: int, handle: Any) -> int:
+    value = ctypes.c_int()
+    library.cuDeviceGetAttribute(ctypes.byref(value), which, handle)
+    return value.value

@@ -1,0 +1,154 @@
+"""The batch of a card from probes on it. Imports no torch: a probe is any function."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from gpuopt.errors import InputError
+from gpuopt.hardware import Gpu
+from gpuopt.memory import FinderResult, MemoryEstimate, ProbeResult, find_batch_size
+from gpuopt.session.find_answer import CardAnswer, SizedProbe
+from gpuopt.session.find_predicted import predict, predict_levels, predict_parts
+from gpuopt.session.find_request import FindRequest
+
+__all__ = ["DeviceProbe", "measured_answer"]
+
+# What `aggressive=true` tries, from the smallest on.
+_SMALLEST_HEADROOMS = (0.01, 0.02, 0.03, 0.05)
+_DEFAULT_HEADROOM = 0.08
+
+
+class DeviceProbe(NamedTuple):
+    """How a card is probed.
+
+    Attributes:
+        run: Runs real steps of a batch size.
+        capacity_bytes: What torch's allocator can have on the device.
+        device_index: Position in CUDA's order.
+    """
+
+    run: Callable[[int], ProbeResult]
+    capacity_bytes: int
+    device_index: int
+
+
+def measured_answer(
+    request: FindRequest,
+    card: Gpu,
+    device: DeviceProbe,
+    reason: str,
+    on_probe: Callable[[SizedProbe], None] | None = None,
+) -> CardAnswer:
+    """Search for the batch of a card with at most four probes, or some more when aggressive.
+
+    Args:
+        request: What is asked.
+        card: With its headroom.
+        device: Probes it.
+        reason: Where it was measured.
+        on_probe: Called after each probe.
+
+    Raises:
+        TargetNotMetError: When the minimum is not within the budget.
+    """
+    probes = _Probes(device.run, on_probe)
+    prior = _prior(request, card)
+
+    def search(headroom_ratio: float) -> FinderResult:
+        return find_batch_size(
+            probes,
+            capacity_bytes=device.capacity_bytes,
+            headroom_ratio=headroom_ratio,
+            prior=prior,
+            minimum=request.minimum,
+            maximum=request.maximum,
+        )
+
+    usual = card.headroom_ratio if card.headroom_ratio is not None else _DEFAULT_HEADROOM
+    result = _smallest_confirmed(search, probes, usual) if request.aggressive else search(usual)
+    chosen, why = _chosen(request, result)
+    return CardAnswer(
+        card=card.name,
+        device_index=device.device_index,
+        evidence="measured",
+        reason=reason,
+        precision=request.setup_on(card).precision,
+        headroom_ratio=result.headroom_ratio,
+        free_bytes=result.capacity_bytes,
+        budget_bytes=result.budget_bytes,
+        largest=result.largest,
+        knee=result.knee,
+        chosen=chosen,
+        why=why,
+        probes=[_sized(probe, result.budget_bytes) for probe in probes.results],
+        levels={} if prior is None else predict_levels(request, card, card.budget_bytes()),
+        parts={} if prior is None else predict_parts(prior, chosen),
+    )
+
+
+class _Probes:
+    """Runs each size once, however often searches ask for it."""
+
+    def __init__(
+        self,
+        run: Callable[[int], ProbeResult],
+        on_probe: Callable[[SizedProbe], None] | None,
+    ) -> None:
+        self._run = run
+        self._on_probe = on_probe
+        self._by_samples: dict[int, ProbeResult] = {}
+
+    @property
+    def results(self) -> list[ProbeResult]:
+        return list(self._by_samples.values())
+
+    def __call__(self, samples: int) -> ProbeResult:
+        if samples not in self._by_samples:
+            self._by_samples[samples] = result = self._run(samples)
+            if self._on_probe is not None:
+                self._on_probe(_sized(result, None))
+        return self._by_samples[samples]
+
+
+def _smallest_confirmed(
+    search: Callable[[float], FinderResult], probes: _Probes, usual: float
+) -> FinderResult:
+    """Take the smallest headroom whose answer a probe of that very size confirms."""
+    for headroom_ratio in (ratio for ratio in _SMALLEST_HEADROOMS if ratio < usual):
+        result = search(headroom_ratio)
+        verified = probes(result.largest)
+        if not verified.ran_out_of_memory and verified.peak_bytes <= result.budget_bytes:
+            return result
+    return search(usual)
+
+
+def _prior(request: FindRequest, card: Gpu) -> MemoryEstimate | None:
+    try:
+        return predict(request, card)
+    except InputError:  # a model that cannot be followed without data can still be measured
+        return None
+
+
+def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
+    count = len(result.probes)
+    failed = result.out_of_memory_count
+    start = f"{count} probes, {failed} out of memory; "
+    if not request.trains:
+        chosen, why = request.choose(result.largest)
+        return chosen, start + why
+    best = result.best_for(request.per_device, is_ragged=True)
+    return best.micro_batch_size, (
+        f"{start}{result.largest} fit; least time for {request.per_device} in "
+        f"{best.accumulate_grad_batches} of up to {best.micro_batch_size}"
+    )
+
+
+def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
+    fits = not probe.ran_out_of_memory
+    if fits and budget_bytes is not None:
+        fits = probe.peak_bytes <= budget_bytes
+    return SizedProbe(
+        probe.samples,
+        None if probe.ran_out_of_memory else probe.peak_bytes,
+        None if probe.seconds_per_step is None else 1000 * probe.seconds_per_step,
+        fits,
+    )

@@ -1,0 +1,152 @@
+"""What `gpuopt find_batch_size` is asked, and the rule by which a batch is chosen."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
+from gpuopt.hardware.policy import recommended_image_size
+from gpuopt.memory import MemorySetup
+from gpuopt.recomputation import NONE
+from gpuopt.session.memory import memory_setup
+
+__all__ = ["FindRequest"]
+
+_DEFAULT_IMAGE_SIZE = 224
+# A prediction's batch grows no further by itself: throughput does not grow any more.
+_LARGEST_PREDICTION = 256
+
+
+@dataclass(frozen=True)
+class FindRequest:
+    """The settings of `gpuopt find_batch_size`.
+
+    Attributes:
+        purpose: `train`, `predict` or `tta`.
+        gpu: A preset, or nothing but a memory; `auto` is the card that is there.
+        catalogue: All presets by the name that `gpu=` takes.
+        model: The model's settings.
+        optimizer: The optimizer's settings with `_target_`.
+        precision: `auto` or a name.
+        image_size: `auto` or pixels.
+        per_device: Samples of a global batch on each device.
+        moving_average: Whether the weights are averaged.
+        clips_gradients: Whether gradients are clipped.
+        aggressive: Whether to look for the smallest headroom that a probe confirms.
+        minimum: Samples that must fit.
+        maximum: Samples that are not exceeded; None: what fits.
+        target: Samples that must fit as well; None: no more than the minimum.
+        cache_dir: Folder of all caches; None means the user's cache folder.
+        keeps: Whether new predictions are kept in it.
+    """
+
+    purpose: str
+    gpu: AbsentGpu
+    catalogue: Mapping[str, Gpu]
+    model: Mapping[str, Any]
+    optimizer: Mapping[str, Any]
+    precision: str = "auto"
+    image_size: int | str = "auto"
+    per_device: int = 1
+    moving_average: bool = False
+    clips_gradients: bool = True
+    aggressive: bool = False
+    minimum: int = 1
+    maximum: int | None = None
+    target: int | None = None
+    cache_dir: str | None = None
+    keeps: bool = True
+
+    @property
+    def trains(self) -> bool:
+        """Whether the batch is for training."""
+        return self.purpose == "train"
+
+    @property
+    def key(self) -> str:
+        """The setting that takes the answer."""
+        return "micro_batch_size" if self.trains else "batch_size"
+
+    @property
+    def checkpointing(self) -> str:
+        """Level of activation checkpointing; inference has nothing to recompute."""
+        return str(self.model.get("checkpointing", NONE)) if self.trains else NONE
+
+    def with_checkpointing(self, level: str) -> "FindRequest":
+        """Ask the same of a model that recomputes more or less."""
+        return replace(self, model={**self.model, "checkpointing": level})
+
+    @property
+    def offloads(self) -> bool:
+        """Whether the optimizer's state lies in host memory."""
+        return bool(self.optimizer.get("offload"))
+
+    def with_offload(self, offloads: bool) -> "FindRequest":
+        """Ask the same with the optimizer's state elsewhere."""
+        return replace(self, optimizer={**self.optimizer, "offload": offloads})
+
+    def size_on(self, card: Gpu) -> int:
+        """Return the side of the images in pixels on a card, as training chooses it."""
+        if self.image_size != "auto":
+            return int(self.image_size)
+        if card.image_size is not None or card.memory_mib is None:
+            return card.image_size or _DEFAULT_IMAGE_SIZE
+        return recommended_image_size(card.memory_mib)
+
+    def setup_on(self, card: Gpu) -> MemorySetup:
+        """Describe what runs on a card to the predictor.
+
+        Raises:
+            InputError: When the card cannot compute in the precision.
+        """
+        setup = memory_setup(
+            self.model,
+            self.size_on(card),
+            str(resolve_precision(self.precision, card, is_cuda=True).value),
+            optimizer=self.optimizer,
+            moving_average=self.moving_average,
+            clips_gradients=self.clips_gradients,
+        )
+        return replace(setup, checkpointing=self.checkpointing, training=self.trains)
+
+    def bounded(self, largest: int) -> int:
+        """Return the largest batch that may be taken of what fits."""
+        limit = self.maximum or (largest if self.trains else max(_LARGEST_PREDICTION, self.minimum))
+        return min(largest, limit)
+
+    def choose(self, largest: int) -> tuple[int, str]:
+        """Choose the batch when up to `largest` samples fit.
+
+        A global batch is cut into as few and as equal parts as possible.
+
+        Returns:
+            The samples, and the clause that says why.
+        """
+        most = self.bounded(largest)
+        why = f"{largest} fit" + ("" if most == largest else f", up to {most} are taken")
+        if not self.trains:
+            return most, why
+        chunks = math.ceil(self.per_device / most)
+        value = math.ceil(self.per_device / chunks)
+        return value, f"{why}; {self.per_device} in {chunks} of up to {value}"
+
+    def shortfall(
+        self, largest: int, where: str, levels: Mapping[str, int] | None = None
+    ) -> str | None:
+        """Say what must fit and does not, what fits instead, and what to do; None when all fits.
+
+        Args:
+            largest: What fits.
+            where: Words for the card.
+            levels: What would fit by level of checkpointing, least first.
+        """
+        for key, samples in (("target", self.target), ("min_batch_size", self.minimum)):
+            if samples is not None and largest < samples:
+                enough = (f"{name}" for name, fit in (levels or {}).items() if fit >= samples)
+                level = next(enough, None)
+                remedy = "take a smaller image_size or model, or free the card"
+                if level is not None:
+                    remedy = f"model.checkpointing={level} is predicted to reach it"
+                return f"{key}={samples}: {largest} fit {where}; {remedy}"
+        return None

@@ -1,0 +1,49 @@
+import shlex
+
+from gpuopt.session.found_settings import FoundSettings
+
+SETTINGS = {
+    "data": {"augmentation": {"blur": 0.1}},
+    "debug": True,
+    "gpu": {"memory_gib": 6.0, "headroom_ratio": 0.1},
+    "micro_batch_size": "auto",
+    "model": {"name": "it's a model", "checkpointing": "none"},
+    "target": 8,
+}
+WORDS = [
+    "model=timm",
+    "model.name='it\\'s a model'",
+    "data.augmentation={blur:0.1}",
+    "gpu.memory_gib=6",
+    "gpu.headroom_ratio=0.1",
+    "model.checkpointing=none",
+    "target=8",
+    "debug=true",
+]
+
+
+def found(**settings):
+    keys = ("data", "debug", "gpu", "micro_batch_size", "model")
+    return FoundSettings.of(WORDS, SETTINGS, ["model", "gpu"], keys, settings)
+
+
+def test_what_was_typed_is_kept_and_what_was_found_takes_its_place():
+    use = found(micro_batch_size=4, **{"model.checkpointing": "stages=2"})
+    assert use.groups == {"model": "timm"}
+    assert use.values == {
+        "model.name": "it's a model",
+        "data.augmentation": {"blur": 0.1},
+        "gpu.headroom_ratio": 0.1,
+    }
+    assert shlex.split(use.command("train")) == [
+        *("gpuopt", "train", *WORDS[:3], "gpu.headroom_ratio=0.1"),
+        *("micro_batch_size=4", "model.checkpointing=stages=2"),
+    ]
+
+
+def test_devices_and_options_stand_before_the_settings():
+    line = found(**{"optimizer.offload": True}).command(
+        "train", options=["--config-dir", "a b"], devices=[1, 0]
+    )
+    assert line.startswith("CUDA_VISIBLE_DEVICES=1,0 gpuopt train --config-dir 'a b' model=timm ")
+    assert line.endswith(" optimizer.offload=true")
