@@ -131,7 +131,7 @@ class AdaptiveBatchSize(L.Callback):
             self._steps.use_meter(self._given_meter)
         self._is_window_open = False
         sizes = self._steps.sizes["training"]
-        sizes.ceiling = self._maximum
+        sizes.first, sizes.ceiling = self._initial, self._maximum
         sizes.is_measured = self._steps.meter is not None
         if self._initial is not None and not self._is_resumed:
             sizes.limit = self._initial

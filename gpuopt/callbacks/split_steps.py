@@ -229,8 +229,8 @@ class SplitSteps:
     def _step(self) -> int:
         return steps_done(self.trainer)
 
-    def _note(self, kind: str, phase: str, samples: int, size: int, **more: Any) -> None:
-        self.events.note(self.trainer, kind, phase, samples, size, **more)
+    def _note(self, kind: str, phase: str, samples: int, size: int) -> None:
+        self.events.note(self.trainer, kind, phase, samples, size)
 
     def _relieve(self) -> None:
         """Halve the size before an allocator that thrashes finds nothing at all."""
