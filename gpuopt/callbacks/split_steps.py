@@ -107,6 +107,8 @@ class SplitSteps:
         self._evaluation = SplitEvaluation(trainer, module, self.sizes["evaluation"], self)
         if stage == "fit":
             refuse(self._owner, self._key, trainer, module)
+            training = self.sizes["training"]
+            training.first, training.ceiling, training.is_measured = None, None, False
             self._training = SplitTraining(trainer, module, self.sizes["training"], self)
             self._training.bind()
             self._optimizer_step = Binding(module)
