@@ -105,7 +105,7 @@ ADAPTIVE = ("callbacks.adaptive_batch_size.enabled=true", "trainer.max_steps=6")
 @pytest.mark.parametrize("has_recovery", [False, True])
 def test_results_show_the_adaptation(train, device, tmp_path, has_recovery):
     """Alone and together: a batch that no longer fits is split, and less is taken from then on."""
-    words = (f"callbacks.oom_recovery.enabled={str(has_recovery).lower()}", "logger=csv")
+    words = (f"callbacks.oom_recovery.enabled={str(has_recovery).lower()}", "logger=tensorboard")
     results = train(tmp_path, *ADAPTIVE, *words)["training"]
     found = results["adaptive_batch_size"]
     failures = (results["oom_recovery"] or found)["events"]
@@ -118,8 +118,17 @@ def test_results_show_the_adaptation(train, device, tmp_path, has_recovery):
     assert adapted[0]["peak_bytes"] == adapted[0]["available_bytes"] == 170
     assert (results["oom_recovery"] is not None) is has_recovery
     assert results["steps"] == 6
-    written = "".join(path.read_text("utf-8") for path in tmp_path.rglob("metrics.csv"))
-    assert "memory/micro_batch_size" in written
+    assert scalars(tmp_path, "memory/micro_batch_size") == [32.0, 22.0]
+    assert scalars(tmp_path, "memory/out_of_memory") == [1.0, 1.0]
+    assert scalars(tmp_path, "memory/available_bytes") == [170.0]
+
+
+def scalars(folder, name):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
 
 
 def test_a_first_size_from_the_command_line(train, tmp_path):
