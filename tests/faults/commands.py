@@ -23,9 +23,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"
 LIMIT_S = 120.0  # a command that has not ended by then hangs
 
 
-def fault(point: str, do: str = "kill", call: int = 1, path: Path | None = None) -> dict[str, Any]:
+def fault(
+    point: str, do: str = "kill", call: int = 1, path: Path | None = None, *, lasting: bool = False
+) -> dict[str, Any]:
     """Write down a fault: see `injection`."""
-    return {"point": point, "do": do, "call": call, "path": str(path)}
+    return {"point": point, "do": do, "call": call, "path": str(path), "lasting": lasting}
 
 
 @dataclass(frozen=True)
