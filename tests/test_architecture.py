@@ -14,7 +14,7 @@ PACKAGE = Path(gpuopt.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
-    {"errors", "choice"},
+    {"batch_schedule", "errors", "choice"},
     {"hardware", "storage"},
     {"memory", "model", "data", "measure"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},

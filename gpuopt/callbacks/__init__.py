@@ -5,6 +5,7 @@ from gpuopt.callbacks.early_stopping import EarlyStopping
 from gpuopt.callbacks.epoch_summary import EpochSummary
 from gpuopt.callbacks.exact_resume import ExactResume
 from gpuopt.callbacks.gpu_stats import GpuStats
+from gpuopt.callbacks.gradient_accumulation import GradientAccumulation
 from gpuopt.callbacks.moving_average import MovingAverage
 from gpuopt.callbacks.non_finite_loss import NonFiniteLoss
 from gpuopt.callbacks.oom_recovery import OomRecovery
@@ -18,6 +19,7 @@ __all__ = [
     "EpochSummary",
     "ExactResume",
     "GpuStats",
+    "GradientAccumulation",
     "LossBar",
     "MovingAverage",
     "NonFiniteLoss",

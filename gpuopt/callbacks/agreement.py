@@ -3,7 +3,7 @@
 import lightning.pytorch as L
 import torch
 
-__all__ = ["any_rank"]
+__all__ = ["any_rank", "sum_over_ranks"]
 
 
 def any_rank(trainer: L.Trainer, flag: bool) -> bool:
@@ -13,8 +13,20 @@ def any_rank(trainer: L.Trainer, flag: bool) -> bool:
     """
     if trainer.world_size == 1:
         return flag
-    on_host = "cpu:" in torch.distributed.get_backend_config()
-    device = torch.device("cpu") if on_host else trainer.strategy.root_device
-    votes = torch.tensor(int(flag), device=device)
+    votes = torch.tensor(int(flag), device=_device(trainer))
     torch.distributed.all_reduce(votes, torch.distributed.ReduceOp.MAX)
     return bool(votes)
+
+
+def sum_over_ranks(trainer: L.Trainer, *values: float) -> list[float]:
+    """Add up numbers over the ranks; every rank must ask at the same point."""
+    if trainer.world_size == 1:
+        return list(values)
+    total = torch.tensor(values, dtype=torch.float64, device=_device(trainer))
+    torch.distributed.all_reduce(total)
+    return [float(value) for value in total.tolist()]
+
+
+def _device(trainer: L.Trainer) -> torch.device:
+    on_host = "cpu:" in torch.distributed.get_backend_config()
+    return torch.device("cpu") if on_host else trainer.strategy.root_device

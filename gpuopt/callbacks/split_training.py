@@ -14,6 +14,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
+from gpuopt.callbacks.accumulation_window import is_first_of_window, loss_divisor
 from gpuopt.callbacks.batch_parts import cut, join, sample_count, spans
 from gpuopt.callbacks.gradients import (
     add_gradients,
@@ -114,7 +115,7 @@ class SplitTraining:
         """Put the loss of a batch that was split in its backward pass into Lightning's outputs."""
         corrected, self._corrected = self._corrected, None
         if corrected is not None and isinstance(outputs, dict):
-            outputs["loss"].copy_(corrected / self._trainer.accumulate_grad_batches)
+            outputs["loss"].copy_(corrected / loss_divisor(self._trainer))
         size = self._sizes.succeeded()
         if size is not None:
             self._observer.grown("training", size)
@@ -212,8 +213,7 @@ class SplitTraining:
         return 1.0 if self._rule.loss == "sum" else (span.stop - span.start) / work.count
 
     def _is_first_of_window(self) -> bool:
-        index = self._trainer.fit_loop.epoch_loop.batch_idx
-        return index % self._trainer.accumulate_grad_batches == 0
+        return is_first_of_window(self._trainer)
 
     # --- the backward pass -------------------------------------------------------------------
 
@@ -310,7 +310,8 @@ class SplitTraining:
         one = loss.detach().new_ones(())
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scaled: Tensor = one if scaler is None else scaler.scale(one)
-        return scaled / self._trainer.accumulate_grad_batches
+        divided: Tensor = scaled / loss_divisor(self._trainer)
+        return divided
 
     def _check_scale(self, work: Work, scale: Tensor) -> None:
         """Look once whether the earlier parts had the factor that the last one has."""
