@@ -14,8 +14,8 @@ PACKAGE = Path(gpuopt.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
-    {"batch_schedule", "errors", "choice"},
-    {"hardware", "storage"},
+    {"errors", "choice"},
+    {"hardware", "storage", "batch_schedule"},
     {"memory", "model", "data", "measure"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},

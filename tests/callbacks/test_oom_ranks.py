@@ -1,45 +1,15 @@
 """Two ranks of which one runs out of memory: none waits, and the result stays the same."""
 
 import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def start(rank, port, folder):
-    places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2}
-    names = {"LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    elastic = {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
-    own = {key: str(value) for key, value in (places | names | elastic).items()}
-    command = [sys.executable, "-m", "tests.callbacks.oom_ranks", str(folder)]
-    with (folder / f"rank{rank}.log").open("w") as log:
-        return subprocess.Popen(
-            command, env={**os.environ, **own}, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        )
+from tests.callbacks.two_ranks import end_of_two_ranks
 
 
 @pytest.mark.slow
 def test_a_rank_that_runs_out_of_memory_recovers_alone(tmp_path):
-    port = free_port()
-    ranks = [start(rank, port, tmp_path) for rank in (0, 1)]
-    try:
-        codes = [process.wait(timeout=240) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert codes == [0, 0], "\n".join(p.read_text() for p in sorted(tmp_path.glob("*.log")))
+    end_of_two_ranks("tests.callbacks.oom_ranks", tmp_path)
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for name, largest in found.items():
