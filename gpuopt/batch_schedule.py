@@ -44,7 +44,11 @@ class BatchSchedule:
         for epoch, size in (changes or {}).items():
             name = f"{where}: epoch {epoch}"
             sizes[_whole(epoch, 0, where)] = _whole(size, 1, name)
-        return cls(dict(sorted(sizes.items())))
+        kept: dict[int, int] = {}
+        for epoch, size in sorted(sizes.items()):
+            if not kept or size != list(kept.values())[-1]:  # else nothing changes there
+                kept[epoch] = size
+        return cls(kept)
 
     @property
     def largest(self) -> int:

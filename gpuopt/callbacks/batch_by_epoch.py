@@ -36,8 +36,7 @@ class BatchByEpoch:
         self._schedule = schedule
         self._rule = rule
         self._reference = reference or schedule.at(0)
-        sizes = schedule.sizes.values()
-        if rule != "none" and all(size == self._reference for size in sizes):
+        if rule != "none" and reference is None and not schedule.changes:
             raise InputError(
                 f"learning_rate_rule={rule} changes nothing: the global batch stays at "
                 f"{self._reference}; give learning_rate_reference_batch, the one that the "
@@ -82,7 +81,7 @@ class BatchByEpoch:
             schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
             scale_learning_rates(trainer.optimizers, schedules, factor / self._factor)
             self._factor = factor
-        if epoch in self._schedule.changes and size != self.at(epoch - 1):
+        if epoch in self._schedule.changes:
             self._tell(trainer, epoch, size, factor)
 
     def _tell(self, trainer: L.Trainer, epoch: int, size: int, factor: float) -> None:

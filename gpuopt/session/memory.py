@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gpuopt.batch_schedule import BatchSchedule
 from gpuopt.choice import Choice
 from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.memory import MemorySetup, choose_micro_batch, predict_memory
@@ -64,5 +65,6 @@ def absent_micro_batch(gpu: Gpu, config: Mapping[str, Any]) -> Choice:
         moving_average=config["callbacks"]["moving_average"]["enabled"],
         clips_gradients=config["trainer"]["gradient_clip_norm"] is not None,
     )
-    per_device = math.ceil(config["global_batch_size"] / config["trainer"]["devices"])
+    sizes = BatchSchedule.of(config["global_batch_size"], config["global_batch_schedule"])
+    per_device = math.ceil(sizes.largest / config["trainer"]["devices"])
     return choose_micro_batch(gpu, predict_memory(setup, cache_dir=config["cache_dir"]), per_device)

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpuopt.batch_schedule import BatchSchedule, learning_rate_factor
 from gpuopt.choice import Choice
 from gpuopt.hardware import (
     Gpu,
@@ -32,12 +33,15 @@ class Plan:
         gpu: The card that the run is planned for.
         precision: `fp32`, `tf32`, `bf16` or `fp16`.
         image_size: Side in pixels.
-        global_batch_size: Samples per optimizer step.
+        global_batch_size: Samples per optimizer step in the first epoch.
         micro_batch_size: Samples per device per forward.
         devices: Processes that train together.
         choices: Every automatic choice with its evidence.
         num_workers: Loader processes of each device; settled once it is known whether the data
             is decoded, by `with_workers`.
+        global_batch_changes: Other global batches by the epoch, from 0, from which they hold.
+        learning_rate: Of the model at the first epoch's global batch; None: as configured.
+        learning_rate_rule: Which relates it to other global batches.
     """
 
     accelerator: str
@@ -49,10 +53,18 @@ class Plan:
     devices: int
     choices: tuple[Choice, ...]
     num_workers: int = 0
+    global_batch_changes: Mapping[int, int] = field(default_factory=dict)
+    learning_rate: float | None = None
+    learning_rate_rule: str = "none"
+
+    @property
+    def global_batches(self) -> BatchSchedule:
+        """Samples per optimizer step by epoch."""
+        return BatchSchedule.of(self.global_batch_size, self.global_batch_changes)
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Micro-batches per optimizer step and device."""
+        """Micro-batches per optimizer step and device, in the first epoch."""
         return math.ceil(math.ceil(self.global_batch_size / self.devices) / self.micro_batch_size)
 
     def with_choice(self, choice: Choice) -> "Plan":
@@ -100,6 +112,9 @@ def make_plan(
     moving_average: bool = False,
     clips_gradients: bool = True,
     cache_dir: str | None = None,
+    global_batch_changes: Mapping[int, int] | None = None,
+    learning_rate_rule: str = "none",
+    learning_rate_reference_batch: int | None = None,
 ) -> Plan:
     """Resolve what was left to gpuopt.
 
@@ -110,7 +125,7 @@ def make_plan(
         precision: `auto` or a name.
         image_size: `auto` or pixels.
         micro_batch_size: `auto` or samples.
-        global_batch_size: Samples per optimizer step.
+        global_batch_size: Samples per optimizer step in the first epoch.
         devices: Processes that train together, each on a device of its own.
         device_index: The device of this process on its machine.
         local_devices: Those of them on this machine; None means all.
@@ -118,6 +133,10 @@ def make_plan(
         moving_average: Whether the weights are averaged.
         clips_gradients: Whether gradients are clipped.
         cache_dir: Folder of all caches; None means the user's cache folder.
+        global_batch_changes: Other global batches by the epoch from which they hold.
+        learning_rate_rule: What the learning rate becomes with another global batch.
+        learning_rate_reference_batch: Samples per step that it was chosen for; None: those of
+            the first epoch.
 
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
@@ -139,8 +158,16 @@ def make_plan(
             clips_gradients=clips_gradients,
         )
         estimate = predict_memory(setup, cache_dir=cache_dir)
-    micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(global_batch_size / devices))
+    schedule = BatchSchedule.of(global_batch_size, global_batch_changes)
+    micro = _choose_micro(micro_batch_size, gpu, estimate, math.ceil(schedule.largest / devices))
     choices += [chosen_precision, size, micro]
+    learning_rate = None
+    if learning_rate_rule != "none":
+        reference = learning_rate_reference_batch or global_batch_size
+        learning_rate, rate_choice = _choose_learning_rate(
+            model, learning_rate_rule, global_batch_size, reference
+        )
+        choices.append(rate_choice)
     return Plan(
         accelerator="cuda" if is_cuda else "cpu",
         gpu=gpu,
@@ -150,6 +177,9 @@ def make_plan(
         micro_batch_size=int(micro.value),
         devices=devices,
         choices=tuple(choices),
+        global_batch_changes=schedule.changes,
+        learning_rate=learning_rate,
+        learning_rate_rule=learning_rate_rule,
     )
 
 
@@ -159,6 +189,18 @@ def _choose_image_size(requested: int | str, gpu: Gpu) -> Choice:
     if gpu.image_size is not None:
         return Choice("image_size", gpu.image_size, "table", f"recommended for {gpu.name}")
     return Choice("image_size", _DEFAULT_IMAGE_SIZE, "table", f"{gpu.name} has no recommendation")
+
+
+def _choose_learning_rate(
+    model: Mapping[str, Any], rule: str, global_batch_size: int, reference: int
+) -> tuple[float, Choice]:
+    base = float(model["learning_rate"])
+    factor = learning_rate_factor(rule, global_batch_size, reference)
+    reason = (
+        f"model.learning_rate {base:.4g} x {factor:.4g} = {base * factor:.4g}, from {reference} "
+        f"to {global_batch_size} samples per step"
+    )
+    return base * factor, Choice("learning_rate_rule", rule, "predicted", reason)
 
 
 def _choose_micro(

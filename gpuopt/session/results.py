@@ -74,6 +74,8 @@ def assemble_results(
             "precision": plan.precision,
             "image_size": plan.image_size,
             "global_batch_size": plan.global_batch_size,
+            "global_batch_schedule": {str(e): n for e, n in plan.global_batch_changes.items()},
+            "learning_rate": plan.learning_rate,
             "micro_batch_size": plan.micro_batch_size,
             "accumulate_grad_batches": plan.accumulate_grad_batches,
             "devices": plan.devices,
