@@ -8,7 +8,6 @@ import lightning.pytorch as L
 
 from gpuopt.batch_schedule import BatchSchedule, check_rule, learning_rate_factor
 from gpuopt.callbacks.learning_rates import scale_learning_rates
-from gpuopt.callbacks.step_count import steps_done
 from gpuopt.errors import InputError
 
 __all__ = ["BatchByEpoch"]
@@ -73,7 +72,11 @@ class BatchByEpoch:
         self._factor, self.events = state["factor"], list(state["events"])
 
     def enter(self, trainer: L.Trainer) -> None:
-        """Begin an epoch: change the learning rates, and tell of a new global batch."""
+        """Change the learning rates to the epoch's, and tell of a new global batch.
+
+        May be called again: a fit that goes on after the last batch of an epoch has no
+        `on_train_epoch_start`, others have one beside `on_train_start`.
+        """
         epoch = trainer.current_epoch
         size = self.at(epoch)
         factor = learning_rate_factor(self._rule, size, self._reference)
@@ -81,11 +84,12 @@ class BatchByEpoch:
             schedules = [config.scheduler for config in trainer.lr_scheduler_configs]
             scale_learning_rates(trainer.optimizers, schedules, factor / self._factor)
             self._factor = factor
-        if epoch in self._schedule.changes:
+        is_told = any(event["epoch"] == epoch for event in self.events)
+        if epoch in self._schedule.changes and not is_told:
             self._tell(trainer, epoch, size, factor)
 
     def _tell(self, trainer: L.Trainer, epoch: int, size: int, factor: float) -> None:
-        before, step = self.at(epoch - 1), steps_done(trainer)
+        before, step = self.at(epoch - 1), trainer.global_step
         self.events.append(
             {
                 "epoch": epoch,

@@ -37,7 +37,8 @@ class GlobalBatchSchedule(L.Callback):
         self._batches = BatchByEpoch(
             BatchSchedule.of(global_batch_size, changes), learning_rate_rule, None
         )
-        self._size = global_batch_size  # of the data's present windows
+        self._size = self._batches.at(0)  # of the data's present windows
+        self._reload_every = 0
 
     def summary(self) -> dict[str, Any]:
         """Return what was changed, and by which rule."""
@@ -63,6 +64,7 @@ class GlobalBatchSchedule(L.Callback):
                     "GlobalBatchSchedule changes the windows of gpuopt's data modules: with other "
                     "data use GradientAccumulation(global_batch_schedule=...)"
                 )
+            self._reload_every = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
             self._take(trainer, self._batches.at(0))
 
     def on_load_checkpoint(
@@ -74,30 +76,51 @@ class GlobalBatchSchedule(L.Callback):
             self._take(trainer, state["global_batch_size"])
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Ask for another loader when the checkpoint was the end of an epoch before a change."""
-        self._prepare(trainer, trainer.current_epoch)
+        """Make another loader when the checkpoint was the end of an epoch before a change."""
+        self._batches.enter(trainer)
+        if self._prepare(trainer, trainer.current_epoch):
+            trainer.fit_loop.setup_data()
+            _count_as_ended(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the epoch's learning rate, and tell of the change."""
-        trainer.reload_dataloaders_every_n_epochs = 0  # type: ignore[attr-defined]
         self._batches.enter(trainer)
+
+    def on_train_batch_start(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Keep the loader that the batch comes from."""
+        trainer.reload_dataloaders_every_n_epochs = self._reload_every  # type: ignore[attr-defined]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ask for another loader when the next epoch has another size."""
         self._prepare(trainer, trainer.current_epoch + 1)
 
-    def _prepare(self, trainer: L.Trainer, epoch: int) -> None:
+    def _prepare(self, trainer: L.Trainer, epoch: int) -> bool:
         size = self._batches.at(epoch)
         is_over = trainer.max_epochs is not None and 0 <= trainer.max_epochs <= epoch
         if size == self._size or is_over:
-            return
+            return False
         loader = trainer.train_dataloader
         if loader is not None:
             loader.close()  # its processes; the new one starts its own
         self._take(trainer, size)
         trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        return True
 
     def _take(self, trainer: L.Trainer, size: int) -> None:
         data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
         self._size = data.global_batch_size = size
         trainer.accumulate_grad_batches = data.accumulate_grad_batches(trainer.world_size)
+
+
+def _count_as_ended(trainer: L.Trainer) -> None:
+    """Count the epoch that is over in the batches of the new one.
+
+    Lightning takes a checkpoint that was written after an epoch's last batch for the end of the
+    epoch when it has as many batches as the loader; `completed` lags by one in it.
+    """
+    counts = trainer.fit_loop.epoch_loop.batch_progress.current
+    more = int(trainer.num_training_batches) - counts.ready
+    for name in ("ready", "started", "processed", "completed"):
+        setattr(counts, name, getattr(counts, name) + more)

@@ -20,6 +20,7 @@ from gpuopt.callbacks.batch_by_epoch import BatchByEpoch
 from gpuopt.callbacks.batch_parts import sample_count
 from gpuopt.callbacks.loop_window import LoopWindow
 from gpuopt.callbacks.split_step import Binding
+from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
 
 __all__ = ["GradientAccumulation"]
@@ -129,6 +130,10 @@ class GradientAccumulation(WindowOwner):
                 "GradientAccumulation cannot be exact here: LBFGS runs a batch several times in "
                 "one step; use another optimizer"
             )
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the global batch and learning rate of the epoch that a fit goes on with."""
+        self._batches.enter(trainer)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the epoch's global batch and learning rate; begin with an empty window."""
@@ -272,6 +277,11 @@ def _reason(trainer: L.Trainer, module: L.LightningModule) -> str | None:
         return (
             f"the Trainer counts {trainer.accumulate_grad_batches} batches per step, this counts "
             "samples; leave accumulate_grad_batches out"
+        )
+    if isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+        return (
+            "gpuopt's data deal out whole windows, for which the loss is weighted already; leave "
+            "it out, and give the Trainer data.accumulate_grad_batches()"
         )
     strategy: Any = trainer.strategy
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
