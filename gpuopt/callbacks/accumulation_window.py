@@ -1,5 +1,6 @@
 """The batches that make up one optimizer step, for those who have to know where it begins."""
 
+from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as L
@@ -12,6 +13,7 @@ __all__ = [
     "go_back_to_start",
     "is_first_of_window",
     "loss_divisor",
+    "loss_weight",
 ]
 
 
@@ -45,9 +47,15 @@ class Window:
 
 
 class WindowOwner(L.Callback):
-    """A callback that decides where windows end, instead of the Trainer's number of batches."""
+    """A callback that decides where windows end, instead of the Trainer's number of batches.
+
+    Attributes:
+        window: The running one.
+        loss_weight: The number by which a batch's loss was divided; None: its samples.
+    """
 
     window: Window
+    loss_weight: Callable[[Any], float | Tensor] | None
 
 
 def is_first_of_window(trainer: L.Trainer) -> bool:
@@ -57,26 +65,33 @@ def is_first_of_window(trainer: L.Trainer) -> bool:
 
 def first_batch_of_window(trainer: L.Trainer) -> int:
     """Return the first batch of the running optimizer step, counted within the epoch."""
-    window = _window_of(trainer)
-    if window is not None:
-        return window.first_batch
+    owner = _owner(trainer)
+    if owner is not None:
+        return owner.window.first_batch
     index = trainer.fit_loop.epoch_loop.batch_idx
     return index - index % trainer.accumulate_grad_batches
 
 
 def loss_divisor(trainer: L.Trainer) -> Any:
     """Return what the running batch's loss is divided by before its backward pass."""
-    window = _window_of(trainer)
-    return trainer.accumulate_grad_batches if window is None else window.divisor
+    owner = _owner(trainer)
+    return trainer.accumulate_grad_batches if owner is None else owner.window.divisor
+
+
+def loss_weight(trainer: L.Trainer, batch: Any, count: int) -> Any:
+    """Return the number by which the loss of a batch of `count` samples was divided."""
+    owner = _owner(trainer)
+    weigh = None if owner is None else owner.loss_weight
+    return count if weigh is None else weigh(batch)
 
 
 def go_back_to_start(trainer: L.Trainer) -> None:
     """Let whoever owns the windows forget the running one."""
-    window = _window_of(trainer)
-    if window is not None:
-        window.go_back()
+    owner = _owner(trainer)
+    if owner is not None:
+        owner.window.go_back()
 
 
-def _window_of(trainer: L.Trainer) -> Window | None:
+def _owner(trainer: L.Trainer) -> WindowOwner | None:
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((c.window for c in callbacks if isinstance(c, WindowOwner)), None)
+    return next((callback for callback in callbacks if isinstance(callback, WindowOwner)), None)

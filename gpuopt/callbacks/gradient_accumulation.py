@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from gpuopt.batch_schedule import BatchSchedule
@@ -59,6 +59,7 @@ class GradientAccumulation(WindowOwner):
 
     Attributes:
         window: The running one.
+        loss_weight: As given.
     """
 
     def __init__(
@@ -77,7 +78,7 @@ class GradientAccumulation(WindowOwner):
             learning_rate_rule,
             learning_rate_reference_batch,
         )
-        self._loss_weight = loss_weight
+        self.loss_weight = loss_weight
         self._count = count_samples or sample_count
         # A batch's weight per sample, about: keeps the shares, which fp16 computes with, near 1.
         self._unit: float | None = None if loss_weight else 1.0
@@ -124,7 +125,13 @@ class GradientAccumulation(WindowOwner):
         self._binding.put("configure_optimizers", lambda own: lambda: self._configure(trainer, own))
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the optimizer."""
+        """Look at the optimizer and at the losses that the module holds."""
+        if self.loss_weight is None and any(_is_weighted(part) for part in pl_module.modules()):
+            raise InputError(
+                "GradientAccumulation cannot be exact here: the module has a loss with class "
+                "weights, which divides by their sum; give loss_weight, for example "
+                "lambda batch: class_weights[batch[1]].sum()"
+            )
         if any(isinstance(optimizer, LBFGS) for optimizer in trainer.optimizers):
             raise InputError(
                 "GradientAccumulation cannot be exact here: LBFGS runs a batch several times in "
@@ -150,7 +157,7 @@ class GradientAccumulation(WindowOwner):
             window.begin(index)
         window.batch = index
         count = self._count(batch)
-        weight = count if self._loss_weight is None else self._loss_weight(batch)
+        weight = count if self.loss_weight is None else self.loss_weight(batch)
         if isinstance(weight, Tensor):
             weight = weight.detach().reshape(()).to(trainer.strategy.root_device)
         self._batch_weight = weight
@@ -247,6 +254,11 @@ class GradientAccumulation(WindowOwner):
             if part is not None:
                 part.undo()
         self._loop = self._binding = None
+
+
+def _is_weighted(part: nn.Module) -> bool:
+    is_known = isinstance(part, (nn.CrossEntropyLoss, nn.NLLLoss))
+    return is_known and part.weight is not None and part.reduction == "mean"
 
 
 def _unit(weight: float, count: float) -> float:

@@ -14,7 +14,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from gpuopt.callbacks.accumulation_window import is_first_of_window, loss_divisor
+from gpuopt.callbacks.accumulation_window import is_first_of_window, loss_divisor, loss_weight
 from gpuopt.callbacks.batch_parts import cut, join, sample_count, spans
 from gpuopt.callbacks.gradients import (
     add_gradients,
@@ -64,7 +64,7 @@ class SplitTraining:
         self._sizes = sizes
         self._observer = observer
         self._keeper = StateKeeper(trainer, module)
-        self._rule = SplitRule(module, self._keeper, self._call, self._give_up)
+        self._rule = SplitRule(module, self._keeper, self._call, self._give_up, self._weigh)
         self._work: Work | None = None
         self._corrected: Tensor | None = None
         self._is_scale_known = False
@@ -209,8 +209,14 @@ class SplitTraining:
         calls = merged(work.logs, work.counts(), self._rule.logs)
         replay(self._module, calls, _HOOK)
 
-    def _weight(self, work: Work, span: slice) -> float:
-        return 1.0 if self._rule.loss == "sum" else (span.stop - span.start) / work.count
+    def _weight(self, work: Work, span: slice) -> Any:
+        if self._rule.loss == "sum":
+            return 1.0
+        part = self._weigh(cut(work.batch, span, work.count), span.stop - span.start)
+        return part / self._weigh(work.batch, work.count)
+
+    def _weigh(self, batch: Any, count: int) -> Any:
+        return loss_weight(self._trainer, batch, count)
 
     def _is_first_of_window(self) -> bool:
         return is_first_of_window(self._trainer)

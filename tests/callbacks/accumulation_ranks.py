@@ -55,7 +55,7 @@ def main() -> None:
         for limit in (None, 2):
             weigh = (lambda batch: CLASS_WEIGHTS[batch[1]].sum()) if weighted else None
             callbacks = [GradientAccumulation(24, loss_weight=weigh)]
-            if limit and not weighted:  # recovery splits plain means only
+            if limit:
                 callbacks.append(limited(rank, limit))
             net, plain = make(weighted), make(weighted)
             net.kind = plain.kind = torch.optim.SGD

@@ -87,8 +87,10 @@ def test_the_unit_of_the_weights_does_not_matter(scale):
 
 @pytest.mark.parametrize("is_first", [True, False])
 @pytest.mark.parametrize("failing", ["forward", "backward"])
-@pytest.mark.parametrize("at", [1, 10])  # in the middle of a window, in the incomplete one
-def test_together_with_recovery_from_running_out_of_memory(is_first, failing, at):
+@pytest.mark.parametrize(
+    ("at", "weighted"), [(1, False), (10, True)]
+)  # in the middle of a window, in the incomplete one
+def test_together_with_recovery_from_running_out_of_memory(is_first, failing, at, weighted):
     """Batches that are split within windows of several sizes."""
 
     class Failing(Net):
@@ -109,12 +111,12 @@ def test_together_with_recovery_from_running_out_of_memory(is_first, failing, at
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
     torch.manual_seed(1)
-    net, plain = Failing().double(), make()
-    recovery, accumulate = OomRecovery(), accumulation()
+    net, plain = Failing(weighted).double(), make(weighted)
+    recovery, accumulate = OomRecovery(), accumulation(weighted)
     callbacks = [recovery, accumulate] if is_first else [accumulate, recovery]
     fit(net, *callbacks)
-    undisturbed = make()
-    fit(undisturbed, accumulation())
+    undisturbed = make(weighted)
+    fit(undisturbed, accumulation(weighted))
     bare(plain, [windows()] * 2)
     assert recovery.events
     assert gradient_difference(net, plain) < 1e-11
@@ -243,6 +245,15 @@ def test_the_trainers_own_accumulation_is_refused():
 def test_another_callback_that_accumulates_is_refused():
     with pytest.raises(InputError, match="GradientAccumulationScheduler sets"):
         fit(make(), accumulation(), GradientAccumulationScheduler({0: 2}))
+
+
+@pytest.mark.parametrize("kind", [torch.nn.CrossEntropyLoss, torch.nn.NLLLoss])
+def test_a_weighted_loss_without_its_weight_is_refused(kind):
+    net = make()
+    net.criterion = kind(torch.ones(3, dtype=torch.float64))
+    with pytest.raises(InputError, match="give loss_weight"):
+        fit(net, accumulation())
+    fit(net, accumulation(weighted=True), max_epochs=1)
 
 
 def test_lbfgs_is_refused():
