@@ -113,9 +113,7 @@ def test_the_weights_are_those_of_a_bare_loop_over_whole_windows():
     assert len(set(rates)) == 3
 
 
-@pytest.mark.parametrize(
-    ("workers", "stops"), [(0, (8, 9, 10)), (0, (17, 18)), (0, (11, 13, 29)), (2, (9, 14))]
-)
+@pytest.mark.parametrize(("workers", "stops"), [(0, (8, 9, 17)), (0, (10, 13, 29)), (2, (9, 18))])
 def test_killed_and_resumed_around_a_change_it_ends_with_the_same_bits(
     whole, tmp_path, workers, stops
 ):
@@ -146,7 +144,7 @@ def test_checkpoints_that_come_after_the_change_was_prepared(whole, tmp_path):
     assert digest(module) == digest(whole[0])
 
 
-@pytest.mark.parametrize("stop", [4, 9, 12])
+@pytest.mark.parametrize("stop", [9, 12])
 def test_resumed_with_another_micro_batch_size(whole, tmp_path, stop):
     path = tmp_path / "last.ckpt"
     fit(path, stop=stop)

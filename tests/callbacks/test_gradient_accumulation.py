@@ -85,11 +85,15 @@ def test_the_unit_of_the_weights_does_not_matter(scale):
     assert 0.2 < max(net.losses) < 5
 
 
-@pytest.mark.parametrize("is_first", [True, False])
-@pytest.mark.parametrize("failing", ["forward", "backward"])
 @pytest.mark.parametrize(
-    ("at", "weighted"), [(1, False), (10, True)]
-)  # in the middle of a window, in the incomplete one
+    ("is_first", "failing", "at", "weighted"),
+    [
+        (True, "forward", 1, False),  # in the middle of a window
+        (False, "forward", 10, True),  # in the incomplete one
+        (True, "backward", 10, True),
+        (False, "backward", 1, False),
+    ],
+)
 def test_together_with_recovery_from_running_out_of_memory(is_first, failing, at, weighted):
     """Batches that are split within windows of several sizes."""
 

@@ -21,7 +21,7 @@ def test_killed_after_a_change_and_resumed(start_train, tmp_path):
     whole = start_train(tmp_path, *words, "run=whole").end()
     assert whole.code == 0, whole.stderr
     assert "epoch 2: 256 samples per step instead of 128, learning rate times 1.414" in whole.stderr
-    assert "learning rate 0.0005 x 1.414 = 0.0007071, from 64 to 128" in whole.stderr
+    assert "learning_rate 0.0005 x 1.414 = 0.0007071, from 64 to 128" in whole.stderr
     # 1078 images in micro-batches of 64: 17 of the first epoch, then in the fifth step.
     killed = start_train(tmp_path, *words, "run=parts", faults=(fault("training step", call=32),))
     assert killed.end().code == -9
