@@ -144,7 +144,8 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         if data.fold is not None:
             write_out_of_fold(run.path, model, data, evaluation, config.tta, plan.precision)
         export_weights(model, data.class_names, run.file("model.safetensors"))
-        log_results(logger, raw, evaluation, figures, fitted.trainer.global_step)
+        last_step = fitted.trainer.global_step
+        log_results(logger, raw, evaluation, figures, last_step, plan.learning_rate)
         results = assemble_results(
             plan=plan,
             model=model.name,

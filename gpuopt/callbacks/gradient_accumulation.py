@@ -38,6 +38,8 @@ class GradientAccumulation(WindowOwner):
     BatchNorm, is that of the batches. `outputs["loss"]` is the loss times its share of a full
     window, so that the shares of a full window add up to its loss.
 
+    Several ranks, which may hold different numbers of samples, add these up at every batch.
+
     A window ends with the batch that fills it. When batches do not add up to the global batch it
     holds more samples, which is said once; its gradient is exact for those it holds.
 

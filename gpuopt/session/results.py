@@ -134,6 +134,7 @@ def log_results(
     evaluation: Evaluation,
     figures: Mapping[str, Figure],
     step: int,
+    learning_rate: float | None = None,
 ) -> None:
     """Send pictures, the configuration and the hparams row to TensorBoard.
 
@@ -154,6 +155,8 @@ def log_results(
         text = yaml.safe_dump(dict(config), sort_keys=False)
         writer.add_text("config", f"```yaml\n{text}\n```")
     compared = {**swept_settings(Path(logger.save_dir)), **_hyperparameters(config)}
+    if learning_rate is not None:  # by a rule, from the one in the configuration
+        compared["learning_rate"] = learning_rate
     logger.log_hyperparams(compared, scores)
     logger.log_metrics(scores, step=step)
     logger.finalize("success")
