@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
     {"errors", "choice"},
-    {"hardware", "storage", "recomputation"},
+    {"hardware", "storage", "recomputation", "batch_schedule"},
     {"memory", "model", "data", "measure"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
