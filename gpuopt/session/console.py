@@ -8,6 +8,7 @@ from rich.console import Console
 
 from gpuopt.data import ImageDataModule
 from gpuopt.measure import duration_text
+from gpuopt.recomputation import NONE
 from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
@@ -67,6 +68,11 @@ def print_plan(
         PlanRow("steps", f"{steps}, {per_epoch} per epoch"),
         PlanRow("TTA", policy.name if _is_single(policy) else f"{policy.name}, {views} views"),
     ]
+    if plan.checkpointing != NONE:
+        level = PlanRow(
+            "checkpointing", plan.checkpointing, evidence.get("model.checkpointing", "")
+        )
+        rows.append(level)
     if forecast_s is not None:
         rows.append(PlanRow("training", f"about {duration_text(forecast_s)}", "predicted"))
     console.print(plan_table(rows))
