@@ -8,6 +8,7 @@ from rich.console import Console
 
 from gpuopt.data import ImageDataModule
 from gpuopt.measure import duration_text
+from gpuopt.recomputation import NONE
 from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
@@ -73,6 +74,11 @@ def print_plan(
     if plan.learning_rate is not None:
         rule = next(c for c in plan.choices if c.key == "learning_rate_rule")
         rows.append(PlanRow("learning rate", f"{rule.value}: {rule.reason}", rule.evidence))
+    if plan.checkpointing != NONE:
+        level = PlanRow(
+            "checkpointing", plan.checkpointing, evidence.get("model.checkpointing", "")
+        )
+        rows.append(level)
     if forecast_s is not None:
         rows.append(PlanRow("training", f"about {duration_text(forecast_s)}", "predicted"))
     console.print(plan_table(rows))

@@ -32,7 +32,8 @@ def evaluation(**changes):
 
 def test_the_plan_shows_batches_data_and_evidence(caplog):
     choice = Choice("precision", "fp32", "table", "why")
-    plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, (choice, Choice("x", 1, "given", "asked")))
+    choices = (choice, Choice("x", 1, "given", "asked"))
+    plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, choices, checkpointing="stages=2")
     data = SimpleNamespace(train_size=100, validation_size=20, test_size=30, num_classes=10)
     target, stream = console()
     with caplog.at_level("INFO", "gpuopt"):
@@ -51,6 +52,7 @@ def test_the_plan_shows_batches_data_and_evidence(caplog):
     assert "16 x 1 device x 4 accumulated = 64 per step" in text
     assert any("steps" in line and "6" in line for line in text.splitlines())
     assert "turned, 2 views" in text
+    assert "stages=2" in text
     assert "predicted" in text
     assert [record.getMessage() for record in caplog.records] == [str(choice)]
 

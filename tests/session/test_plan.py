@@ -1,3 +1,4 @@
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -157,3 +158,22 @@ def test_checkpointing_on_a_cpu_is_what_was_asked_for():
     plan = planned(model={"name": "test_vit", "checkpointing": "stages=2"})
     assert plan.checkpointing == "stages=2"
     assert planned(model={"name": "test_vit", "checkpointing": "auto"}).checkpointing == "none"
+
+
+def test_offloading_is_weighed_against_checkpointing(cuda, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: object() if name == "torchao" else find_spec(name, *rest),
+    )
+    settings = {"model": {"name": "vit_base_patch16_224"}, "global_batch_size": 10**6}
+    optimizer = {"_target_": "gpuopt.model.AdamW", "offload": True}
+    resident = planned("rtx3060", image_size=224, **settings)
+    moved = planned("rtx3060", image_size=224, optimizer=optimizer, **settings)
+    assert moved.micro_batch_size > resident.micro_batch_size
+    (choice,) = [choice for choice in moved.choices if choice.key == "optimizer.offload"]
+    assert "keeps 0.64 GiB off the card" in choice.reason
+    assert "the better choice" in choice.reason
+    with pytest.raises(InputError, match=r"optimizer\.offload=true: .* in host memory anyway"):
+        planned(optimizer=optimizer)
