@@ -1,5 +1,7 @@
 """Shared by all tests: small settings that train in a second or two on one core."""
 
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +10,7 @@ from rich.console import Console
 
 from gpuopt.config import compose_settings
 from gpuopt.run import RunFolder
+from tests.faults.commands import Command, Warm
 
 # A real timm network of 0.5 M parameters, random weights, real digits, no logger.
 TINY = (
@@ -27,8 +30,13 @@ TINY = (
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Tests run beside each other and beside other work; sums must not depend on threads."""
+    """Tests run beside each other and beside other work; sums must not depend on threads.
+
+    Neither here nor in the processes that tests start: where there are more threads than
+    processors, OpenMP's wait for each other in loops that take several times the work.
+    """
     torch.set_num_threads(1)
+    os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -58,3 +66,38 @@ def train():
             return work(run, Console(quiet=True))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Forks commands that have imported everything."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    server = Warm()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def light():
+    """Forks commands that have not imported torch yet."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    server = Warm("light")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start_command(warm):
+    """Start a command in a folder; none outlives the test."""
+    started = []
+
+    def start(cwd, *words, **options):
+        command = Command(*words, cwd=cwd, warm=warm, **options)
+        started.append(command)
+        return command
+
+    yield start
+    for command in started:
+        command.give_up()
