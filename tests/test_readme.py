@@ -106,7 +106,8 @@ def test_commands_run(line, home, warm):
     else:
         data = [] if any(word.startswith("data=") for word in settings) else ["data=digits"]
         batches = [] if "-m" in settings else ["micro_batch_size=8"]
-        _run([command, *settings, *data, *SMALL, *batches], home, warm)
+        views = [] if any(word.startswith("tta=") for word in settings) else ["tta=none"]
+        _run([command, *settings, *data, *SMALL, *batches, *views], home, warm)
 
 
 def test_the_library_example_runs(tmp_path, monkeypatch):
