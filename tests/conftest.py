@@ -1,5 +1,7 @@
 """Shared by all tests: small settings that train in a second or two on one core."""
 
+import copy
+import functools
 import gc
 import os
 import sys
@@ -48,7 +50,7 @@ def _one_thread():
 
 @pytest.fixture(autouse=True, scope="session")
 def _quick_collection():
-    """Leave what is imported out of `gc.collect()`: a quarter of a second each, a thousand times."""
+    """Leave what is imported out of `gc.collect()`: a quarter of a second, very often."""
     gc.collect()
     gc.freeze()
     yield
@@ -70,18 +72,30 @@ def tiny() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def train():
-    """Train in this process, as `gpuopt train` does once its settings are checked."""
-    from gpuopt.worker import work
+def train(compose):
+    """Train in this process, as `gpuopt train` does once its settings are checked.
 
-    def run(folder: Path, *overrides: str) -> dict:
-        settings = compose_settings("train", [*TINY, *overrides])
+    Drawing the pictures takes as long as the training: they are drawn where a test asks for it.
+    """
+    from gpuopt import worker
+
+    def run(folder: Path, *overrides: str, pictures: bool = False) -> dict:
+        settings = compose(*TINY, *overrides)
         run = RunFolder(folder)
-        with run.lock:
+        with run.lock, pytest.MonkeyPatch.context() as patch:
+            if not pictures:
+                patch.setattr(worker, "draw_figures", lambda *_: {})
             run.write_config(settings)
-            return work(run, Console(quiet=True))
+            return worker.work(run, Console(quiet=True))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """Compose settings for training; the same words only once, as a resumed run has the same."""
+    composed = functools.cache(lambda *words: compose_settings("train", list(words)))
+    return lambda *words: copy.deepcopy(composed(*words))
 
 
 @pytest.fixture(scope="session")

@@ -57,7 +57,7 @@ def pair(two, tmp_path_factory):
 def alone(train, tmp_path_factory):
     """The same run in one process."""
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, "micro_batch_size=32", "logger=csv")
+    train(folder, "micro_batch_size=32", "logger=csv", pictures=True)
     return folder
 
 
