@@ -17,6 +17,7 @@ FLOORS = [
     {"errors", "choice"},
     {"hardware", "storage", "recomputation", "batch_schedule"},
     {"memory", "model", "data", "measure"},
+    {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
     {"checks"},

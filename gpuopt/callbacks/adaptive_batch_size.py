@@ -7,11 +7,11 @@ from typing import Any
 import lightning.pytorch as L
 
 from gpuopt.callbacks.oom_recovery import OomRecovery
-from gpuopt.callbacks.size_rule import SizeRule
 from gpuopt.callbacks.split_steps import SplitSteps
-from gpuopt.callbacks.step_count import ends_step
 from gpuopt.errors import InputError
 from gpuopt.memory.meter import MemoryMeter, MemoryReading
+from gpuopt.steps.size_rule import SizeRule
+from gpuopt.steps.step_count import ends_step
 
 __all__ = ["AdaptiveBatchSize"]
 

@@ -7,19 +7,19 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from gpuopt.callbacks.batch_parts import resized, sample_count
-from gpuopt.callbacks.batch_size_setting import set_batch_size
 from gpuopt.callbacks.lock_step import LockStep
 from gpuopt.callbacks.module_probe import ModuleProbe
-from gpuopt.callbacks.plain_state import PlainState
-from gpuopt.callbacks.sample_batch import data_objects, sample_batch
-from gpuopt.callbacks.step_state import Generators
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
 from gpuopt.memory.finder_result import FinderResult
 from gpuopt.memory.step_meter import StepMeter, step_meter_of
+from gpuopt.steps.batch_parts import resized, sample_count
+from gpuopt.steps.batch_size_setting import set_batch_size
+from gpuopt.steps.plain_state import PlainState
+from gpuopt.steps.sample_batch import data_objects, sample_batch
+from gpuopt.steps.step_state import Generators
 
 __all__ = ["BatchSizeFinder"]
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import lightning.pytorch as L
 
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
-from gpuopt.callbacks.memory_report import unused_path
-from gpuopt.callbacks.window_start import go_to_window_start
 from gpuopt.errors import FaultError
+from gpuopt.steps.memory_report import unused_path
+from gpuopt.steps.window_start import go_to_window_start
 
 __all__ = ["UNSAVED", "save_step_start"]
 

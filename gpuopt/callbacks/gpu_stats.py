@@ -13,9 +13,9 @@ from torch import Tensor
 
 from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.device_queue import CudaInstant
-from gpuopt.callbacks.step_count import ends_step, is_logged, steps_done
 from gpuopt.hardware import Device, DeviceReading, cuda_devices
 from gpuopt.measure import Segment, StepTimer, TimedSteps
+from gpuopt.steps.step_count import ends_step, is_logged, steps_done
 
 __all__ = ["GpuStats"]
 

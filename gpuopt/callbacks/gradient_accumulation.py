@@ -14,14 +14,14 @@ from torch import Tensor, nn
 from torch.optim import LBFGS, Optimizer
 
 from gpuopt.batch_schedule import BatchSchedule
-from gpuopt.callbacks.accumulation_window import Window, WindowOwner
 from gpuopt.callbacks.agreement import sum_over_ranks
 from gpuopt.callbacks.batch_by_epoch import BatchByEpoch
-from gpuopt.callbacks.batch_parts import sample_count
-from gpuopt.callbacks.loop_window import LoopWindow
-from gpuopt.callbacks.split_step import Binding
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
+from gpuopt.steps.accumulation_window import Window, WindowOwner
+from gpuopt.steps.batch_parts import sample_count
+from gpuopt.steps.loop_window import LoopWindow
+from gpuopt.steps.split_step import Binding
 
 __all__ = ["GradientAccumulation"]
 

@@ -14,15 +14,15 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
-from gpuopt.callbacks.fit_state import FitState, averages_of
 from gpuopt.callbacks.oom_recovery import OomRecovery
-from gpuopt.callbacks.optimizer_state import make_state
-from gpuopt.callbacks.split_step import Binding, is_fit_for
-from gpuopt.callbacks.step_logs import recorded_logs
 from gpuopt.errors import InputError
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.probe_result import ProbeResult
 from gpuopt.memory.step_meter import AllocatorMeter, StepMeter
+from gpuopt.steps.fit_state import FitState, averages_of
+from gpuopt.steps.optimizer_state import make_state
+from gpuopt.steps.split_step import Binding, is_fit_for
+from gpuopt.steps.step_logs import recorded_logs
 
 __all__ = ["ModuleProbe"]
 

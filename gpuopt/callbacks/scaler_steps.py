@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from gpuopt.callbacks.device_queue import HostCopy
-from gpuopt.callbacks.step_count import ends_step, is_logged, steps_done
+from gpuopt.steps.step_count import ends_step, is_logged, steps_done
 
 __all__ = ["ScalerSteps"]
 

@@ -8,21 +8,21 @@ from typing import Any
 import lightning.pytorch as L
 
 from gpuopt.callbacks.give_up import UNSAVED, save_step_start
-from gpuopt.callbacks.memory_events import MemoryEvents
-from gpuopt.callbacks.memory_report import write_memory_report
-from gpuopt.callbacks.optimizer_state import make_state, try_update_memory, writes_so_far
-from gpuopt.callbacks.split_evaluation import SplitEvaluation
-from gpuopt.callbacks.split_refusal import refuse, refuse_optimizers
-from gpuopt.callbacks.split_rule import depends_on_batch
-from gpuopt.callbacks.split_size import SplitSize
-from gpuopt.callbacks.split_step import Binding, is_fit_for
-from gpuopt.callbacks.split_training import SplitTraining
-from gpuopt.callbacks.step_count import ends_step, steps_done
-from gpuopt.callbacks.thrash_watch import ThrashWatch
 from gpuopt.errors import FaultError
 from gpuopt.memory.device_errors import free_memory, is_out_of_memory
 from gpuopt.memory.meter import MemoryMeter, meter_of
 from gpuopt.memory.peak_fit import PeakFit
+from gpuopt.steps.memory_events import MemoryEvents
+from gpuopt.steps.memory_report import write_memory_report
+from gpuopt.steps.optimizer_state import make_state, try_update_memory, writes_so_far
+from gpuopt.steps.split_evaluation import SplitEvaluation
+from gpuopt.steps.split_refusal import refuse, refuse_optimizers
+from gpuopt.steps.split_rule import depends_on_batch
+from gpuopt.steps.split_size import SplitSize
+from gpuopt.steps.split_step import Binding, is_fit_for
+from gpuopt.steps.split_training import SplitTraining
+from gpuopt.steps.step_count import ends_step, steps_done
+from gpuopt.steps.thrash_watch import ThrashWatch
 
 __all__ = ["SplitSteps"]
 

@@ -1,4 +1,4 @@
-"""Floor 4: what `gpuopt check` reports, one file per report. Importing this imports no torch.
+"""Floor 6: what `gpuopt check` reports, one file per report. Importing this imports no torch.
 
 A report is a module of this package, named in `REPORTS`, with a function `report`.
 """

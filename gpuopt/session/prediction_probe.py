@@ -5,10 +5,10 @@ from typing import Any
 
 import torch
 
-from gpuopt.callbacks.split_step import is_fit_for
 from gpuopt.memory import ProbeResult
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.step_meter import StepMeter
+from gpuopt.steps.split_step import is_fit_for
 from gpuopt.tta.predictor import TtaPredictor
 
 __all__ = ["PredictionProbe"]

@@ -1,4 +1,4 @@
-from gpuopt.callbacks.split_size import SplitSize
+from gpuopt.steps.split_size import SplitSize
 
 
 def test_it_halves_and_grows_back_more_slowly_after_each_failure():

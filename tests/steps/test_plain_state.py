@@ -4,7 +4,7 @@ from collections import deque
 import numpy as np
 import torch
 
-from gpuopt.callbacks.plain_state import PlainState
+from gpuopt.steps.plain_state import PlainState
 
 
 class Owner:

@@ -5,7 +5,7 @@ import logging
 import pytest
 
 from gpuopt.callbacks import OomRecovery
-from gpuopt.callbacks.thrash_watch import ThrashWatch
+from gpuopt.steps.thrash_watch import ThrashWatch
 from tests.callbacks.memory_faults import FakeMeter, difference, fit, metered
 
 

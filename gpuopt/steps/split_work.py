@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from gpuopt.callbacks.batch_parts import detached, largest_part, spans
-from gpuopt.callbacks.step_logs import LogCall
-from gpuopt.callbacks.step_state import StepState
+from gpuopt.steps.batch_parts import detached, largest_part, spans
+from gpuopt.steps.step_logs import LogCall
+from gpuopt.steps.step_state import StepState
 
 __all__ = ["Arguments", "Work", "loss_of", "without_loss"]
 

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, TensorDataset
 
-from gpuopt.callbacks.batch_size_setting import set_batch_size
 from gpuopt.errors import InputError
+from gpuopt.steps.batch_size_setting import set_batch_size
 
 
 class Module(L.LightningModule):

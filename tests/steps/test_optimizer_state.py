@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpuopt.callbacks.optimizer_state import make_state, writes_so_far
+from gpuopt.steps.optimizer_state import make_state, writes_so_far
 
 
 @pytest.mark.parametrize("kind", [torch.optim.Adam, torch.optim.AdamW, torch.optim.SGD])

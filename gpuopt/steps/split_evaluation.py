@@ -8,10 +8,10 @@ from typing import Any
 import lightning.pytorch as L
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
-from gpuopt.callbacks.batch_parts import cut, join, largest_part, sample_count, spans
-from gpuopt.callbacks.own_collectives import refusing_collectives
-from gpuopt.callbacks.split_size import SplitSize
-from gpuopt.callbacks.split_step import (
+from gpuopt.steps.batch_parts import cut, join, largest_part, sample_count, spans
+from gpuopt.steps.own_collectives import refusing_collectives
+from gpuopt.steps.split_size import SplitSize
+from gpuopt.steps.split_step import (
     Binding,
     Observer,
     check_unwritten,
@@ -19,8 +19,8 @@ from gpuopt.callbacks.split_step import (
     smaller,
     versions_of,
 )
-from gpuopt.callbacks.step_logs import LogCall, merged, recorded_logs, replay
-from gpuopt.callbacks.step_state import StateKeeper, StepState
+from gpuopt.steps.step_logs import LogCall, merged, recorded_logs, replay
+from gpuopt.steps.step_state import StateKeeper, StepState
 
 __all__ = ["SplitEvaluation"]
 

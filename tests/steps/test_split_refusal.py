@@ -3,8 +3,8 @@ from types import SimpleNamespace
 import pytest
 from lightning.pytorch.strategies import DeepSpeedStrategy, FSDPStrategy
 
-from gpuopt.callbacks.split_refusal import refuse
 from gpuopt.errors import InputError
+from gpuopt.steps.split_refusal import refuse
 from tests.callbacks.memory_faults import Net
 
 

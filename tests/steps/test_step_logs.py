@@ -2,7 +2,7 @@ import pytest
 import torch
 from torchmetrics import MeanMetric
 
-from gpuopt.callbacks.step_logs import LogCall, merged
+from gpuopt.steps.step_logs import LogCall, merged
 
 
 def call(value, **options):

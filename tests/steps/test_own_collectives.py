@@ -4,8 +4,8 @@ import pytest
 import torch
 import torch.distributed as dist
 
-from gpuopt.callbacks.own_collectives import refusing_collectives
 from gpuopt.errors import InputError
+from gpuopt.steps.own_collectives import refusing_collectives
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from typing import Any
 
 from torch.utils.data import DataLoader, IterableDataset
 
-from gpuopt.callbacks.batch_parts import sample_count
 from gpuopt.errors import InputError
+from gpuopt.steps.batch_parts import sample_count
 
 __all__ = ["data_objects", "sample_batch"]
 

@@ -5,7 +5,7 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from gpuopt.callbacks.step_count import steps_done
+from gpuopt.steps.step_count import steps_done
 
 __all__ = ["MemoryEvents"]
 

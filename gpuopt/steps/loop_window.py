@@ -6,7 +6,7 @@ from typing import Any
 import lightning.pytorch as L
 from torch.optim import Optimizer
 
-from gpuopt.callbacks.accumulation_window import Window
+from gpuopt.steps.accumulation_window import Window
 
 __all__ = ["LoopWindow"]
 

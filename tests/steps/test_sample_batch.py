@@ -2,9 +2,9 @@ import pytest
 import torch
 from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 
-from gpuopt.callbacks.batch_parts import resized
-from gpuopt.callbacks.sample_batch import data_objects, sample_batch
 from gpuopt.errors import InputError
+from gpuopt.steps.batch_parts import resized
+from gpuopt.steps.sample_batch import data_objects, sample_batch
 from tests.callbacks.finder_modules import Rows
 
 

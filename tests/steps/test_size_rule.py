@@ -1,7 +1,7 @@
 import pytest
 
-from gpuopt.callbacks.size_rule import SizeRule
 from gpuopt.memory.peak_fit import PeakFit
+from gpuopt.steps.size_rule import SizeRule
 
 
 def fit_of(**peaks):

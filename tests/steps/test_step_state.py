@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torchmetrics import MeanMetric
 
-from gpuopt.callbacks.step_state import StateKeeper
+from gpuopt.steps.step_state import StateKeeper
 
 
 class Module(L.LightningModule):

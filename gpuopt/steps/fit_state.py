@@ -10,8 +10,8 @@ from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
 from torch.optim import Optimizer
 
-from gpuopt.callbacks.plain_state import PlainState
-from gpuopt.callbacks.step_state import StateKeeper
+from gpuopt.steps.plain_state import PlainState
+from gpuopt.steps.step_state import StateKeeper
 
 __all__ = ["FitState", "averages_of"]
 

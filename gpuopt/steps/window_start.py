@@ -2,7 +2,7 @@
 
 import lightning.pytorch as L
 
-from gpuopt.callbacks.accumulation_window import first_batch_of_window, go_back_to_start
+from gpuopt.steps.accumulation_window import first_batch_of_window, go_back_to_start
 
 __all__ = ["go_to_window_start"]
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from gpuopt.callbacks.batch_parts import cut, detached, join, sample_count, spans
+from gpuopt.steps.batch_parts import cut, detached, join, sample_count, spans
 
 Pair = namedtuple("Pair", "images weights")
 

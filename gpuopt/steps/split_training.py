@@ -15,18 +15,20 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from gpuopt.callbacks.accumulation_window import is_first_of_window, loss_divisor, loss_weight
-from gpuopt.callbacks.batch_parts import cut, join, largest_part, sample_count, spans
-from gpuopt.callbacks.gradients import (
+from gpuopt.errors import FaultError, InputError
+from gpuopt.memory.device_errors import free_memory
+from gpuopt.steps.accumulation_window import is_first_of_window, loss_divisor, loss_weight
+from gpuopt.steps.batch_parts import cut, join, largest_part, sample_count, spans
+from gpuopt.steps.gradients import (
     add_gradients,
     deliver,
     drop_gradients,
     put_gradients,
     take_gradients,
 )
-from gpuopt.callbacks.split_rule import SplitRule
-from gpuopt.callbacks.split_size import SplitSize
-from gpuopt.callbacks.split_step import (
+from gpuopt.steps.split_rule import SplitRule
+from gpuopt.steps.split_size import SplitSize
+from gpuopt.steps.split_step import (
     Binding,
     Observer,
     check_unwritten,
@@ -34,11 +36,9 @@ from gpuopt.callbacks.split_step import (
     smaller,
     versions_of,
 )
-from gpuopt.callbacks.split_work import Arguments, Work, loss_of, without_loss
-from gpuopt.callbacks.step_logs import merged, recorded_logs, replay
-from gpuopt.callbacks.step_state import StateKeeper, StepState
-from gpuopt.errors import FaultError, InputError
-from gpuopt.memory.device_errors import free_memory
+from gpuopt.steps.split_work import Arguments, Work, loss_of, without_loss
+from gpuopt.steps.step_logs import merged, recorded_logs, replay
+from gpuopt.steps.step_state import StateKeeper, StepState
 
 __all__ = ["SplitTraining"]
 

@@ -7,8 +7,6 @@ from typing import Any, Protocol
 
 import lightning.pytorch as L
 
-from gpuopt.callbacks.batch_parts import tensors_of
-from gpuopt.callbacks.split_size import SplitSize
 from gpuopt.errors import FaultError, InputError
 from gpuopt.memory.device_errors import (
     free_memory,
@@ -16,6 +14,8 @@ from gpuopt.memory.device_errors import (
     is_exchange_out_of_memory,
     is_out_of_memory,
 )
+from gpuopt.steps.batch_parts import tensors_of
+from gpuopt.steps.split_size import SplitSize
 
 __all__ = ["Binding", "Observer", "check_unwritten", "is_fit_for", "smaller", "versions_of"]
 

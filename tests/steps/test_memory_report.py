@@ -10,8 +10,8 @@ from torch.optim import AdamW
 
 from gpuopt.callbacks import OomRecovery
 from gpuopt.callbacks import split_steps as module_of_steps
-from gpuopt.callbacks.memory_report import unused_path
 from gpuopt.errors import FaultError
+from gpuopt.steps.memory_report import unused_path
 from tests.callbacks.memory_faults import FakeMeter, Limits, Net, fit, loader, metered
 
 
@@ -149,7 +149,7 @@ def test_an_update_without_memory_leaves_the_weights_and_saves(tmp_path, monkeyp
 
 
 def test_a_fused_update_needs_no_memory(monkeypatch):
-    from gpuopt.callbacks.optimizer_state import try_update_memory
+    from gpuopt.steps.optimizer_state import try_update_memory
 
     monkeypatch.setattr(torch, "empty_like", lambda *_: pytest.fail("took memory"))
     weight = torch.nn.Parameter(torch.ones(3))

@@ -11,14 +11,14 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
-from gpuopt.callbacks.batch_parts import cut
-from gpuopt.callbacks.own_collectives import refusing_collectives
-from gpuopt.callbacks.split_step import is_fit_for
-from gpuopt.callbacks.split_work import Arguments, loss_of
-from gpuopt.callbacks.step_logs import LogCall, recorded_logs
-from gpuopt.callbacks.step_state import StateKeeper, StepState
 from gpuopt.errors import FaultError, InputError
 from gpuopt.memory.device_errors import free_memory
+from gpuopt.steps.batch_parts import cut
+from gpuopt.steps.own_collectives import refusing_collectives
+from gpuopt.steps.split_step import is_fit_for
+from gpuopt.steps.split_work import Arguments, loss_of
+from gpuopt.steps.step_logs import LogCall, recorded_logs
+from gpuopt.steps.step_state import StateKeeper, StepState
 
 __all__ = ["SplitRule", "depends_on_batch"]
 

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from gpuopt.callbacks.batch_parts import largest_part
+from gpuopt.steps.batch_parts import largest_part
 
 __all__ = ["SplitSize"]
 
