@@ -221,6 +221,12 @@ def test_the_answer_becomes_an_experiment_and_the_printed_command_trains_with_it
     assert settings["micro_batch_size"] == 16
     assert settings["optimizer"]["_target_"].endswith("Sgd")
     assert settings["model"]["name"] == "test_vit"
+    # Prediction takes model and size from the run that was trained.
+    code, out, err = call("purpose=predict", "run=latest", "gpu=rtx3060", "format=json")
+    assert code == 0, err
+    answer = json.loads(out)
+    assert (answer["model"], answer["image_size"]) == ("test_vit", 32)
+    assert answer["command"] == "gpuopt predict run=latest gpu=rtx3060 batch_size=256"
 
 
 @pytest.mark.parametrize(
