@@ -310,9 +310,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--only",
-        action="append",
+        nargs="+",
         metavar="PART",
-        help="measure only what has PART in its name, such as resnet50; may be repeated",
+        help="measure only what has PART in its name, such as resnet50",
     )
     add_common_arguments(parser)
     return parser

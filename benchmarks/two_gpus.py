@@ -157,9 +157,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--budget-s", type=float, default=540.0, help="start nothing after this (default: 540)"
     )
-    parser.add_argument(
-        "--part", action="append", choices=_PARTS, help="only this; may be repeated (default: all)"
-    )
+    parser.add_argument("--part", nargs="+", choices=_PARTS, help="only these (default: all)")
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
     wanted = arguments.part or _PARTS

@@ -118,6 +118,9 @@ class TrainConfig:
     micro_batch_size: Any = "auto"
     global_batch_size: int | None = None
     accumulate_grad_batches: int | None = None
+    global_batch_schedule: Any = None
+    learning_rate_rule: str = "none"
+    learning_rate_reference_batch: int | None = None
     num_workers: Any = "auto"
     pin_memory: bool = True
     precision_probe: bool = True

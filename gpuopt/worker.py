@@ -7,7 +7,6 @@ is one rank; `gpuopt train` starts them, and so may torchrun.
 
 import contextlib
 import logging
-import math
 import signal
 import sys
 import warnings
@@ -26,9 +25,11 @@ from gpuopt.callbacks import (
     AdaptiveBatchSize,
     BatchSizeFinder,
     DurableCheckpoint,
+    GlobalBatchSchedule,
     GpuStats,
     OomRecovery,
     Preemption,
+    ScalerSteps,
 )
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
@@ -46,7 +47,7 @@ from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit
-from gpuopt.session.forecast import forecast_training_s
+from gpuopt.session.forecast import forecast_training_s, samples_seen
 from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.precision_check import settle_precision
@@ -126,9 +127,8 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         if config.model.get("channels_last") == "auto":
             plan = plan.with_choice(model.channels_last_choice())
         steps = _total_steps(config, plan, data)
-        forecast_s = forecast_training_s(
-            plan, model.name, steps * plan.global_batch_size, cache_dir=config.cache_dir
-        )
+        samples = samples_seen(plan, data.train_size, config.trainer.max_epochs, steps)
+        forecast_s = forecast_training_s(plan, model.name, samples, cache_dir=config.cache_dir)
         print_plan(
             console,
             plan,
@@ -164,7 +164,8 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         if data.fold is not None:
             write_out_of_fold(run.path, model, data, evaluation, config.tta, plan.precision)
         export_weights(model, data.class_names, run.file("model.safetensors"))
-        log_results(logger, raw, evaluation, figures, fitted.trainer.global_step)
+        last_step = fitted.trainer.global_step
+        log_results(logger, raw, evaluation, figures, last_step, plan.learning_rate)
         results = assemble_results(
             plan=plan,
             model=model.name,
@@ -234,6 +235,9 @@ def _plan(config: TrainConfig, rank: Rank, precision: str | None = None) -> Plan
         moving_average=bool(config.callbacks.get("moving_average", {}).get("enabled")),
         clips_gradients=config.trainer.gradient_clip_norm is not None,
         cache_dir=config.cache_dir,
+        global_batch_changes=config.global_batch_schedule,
+        learning_rate_rule=config.learning_rate_rule,
+        learning_rate_reference_batch=config.learning_rate_reference_batch,
     )
 
 
@@ -286,11 +290,12 @@ def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:
 
 
 def _total_steps(config: TrainConfig, plan: Plan, data: ImageDataModule) -> int:
-    steps = math.ceil(data.train_size / plan.global_batch_size) * config.trainer.max_epochs
+    steps = plan.global_batches.steps(data.train_size, config.trainer.max_epochs)
     return min(steps, config.trainer.max_steps) if config.trainer.max_steps > 0 else steps
 
 
 def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Classifier:
+    scaled = {} if plan.learning_rate is None else {"learning_rate": plan.learning_rate}
     model = build(
         config.model,
         "model",
@@ -300,6 +305,7 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
         scheduler=build(config.scheduler, "scheduler"),
         global_batch_size=plan.global_batch_size,
         total_steps=_total_steps(config, plan, data),
+        **scaled,
     )
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
@@ -367,6 +373,11 @@ def _training_facts(
     recovery = next((c.summary() for c in callbacks if isinstance(c, OomRecovery)), None)
     finder = next((c.summary() for c in callbacks if isinstance(c, BatchSizeFinder)), None)
     adaptive = next((c.summary() for c in callbacks if isinstance(c, AdaptiveBatchSize)), None)
+
+    def summary_of(kind: type[GlobalBatchSchedule] | type[ScalerSteps]) -> dict[str, Any] | None:
+        callbacks: list[Any] = fitted.trainer.callbacks  # type: ignore[attr-defined]
+        return next((c.summary() for c in callbacks if isinstance(c, kind)), None)
+
     best_epoch = fitted.checkpoint.best_epoch
     return {
         "epochs": fitted.trainer.current_epoch,
@@ -379,6 +390,8 @@ def _training_facts(
         "oom_recovery": recovery,
         "adaptive_batch_size": adaptive,
         "batch_size_finder": finder,
+        "global_batch": summary_of(GlobalBatchSchedule),
+        "gradient_scaler": summary_of(ScalerSteps),
         **stats,
     }
 

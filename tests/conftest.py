@@ -1,5 +1,10 @@
 """Shared by all tests: small settings that train in a second or two on one core."""
 
+import copy
+import functools
+import gc
+import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,6 +13,7 @@ from rich.console import Console
 
 from gpuopt.config import compose_settings
 from gpuopt.run import RunFolder
+from tests.faults.commands import Command, Warm
 
 # A real timm network of 0.5 M parameters, random weights, real digits, no logger.
 TINY = (
@@ -25,10 +31,30 @@ TINY = (
 )
 
 
+def pytest_collection_modifyitems(items):
+    """Put the files with long tests first, so that no process is left alone with one at the end."""
+    long = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in long)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread():
-    """Tests run beside each other and beside other work; sums must not depend on threads."""
+    """Tests run beside each other and beside other work; sums must not depend on threads.
+
+    Neither here nor in the processes that tests start: where there are more threads than
+    processors, OpenMP's wait for each other in loops that take several times the work.
+    """
     torch.set_num_threads(1)
+    os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _quick_collection():
+    """Leave what is imported out of `gc.collect()`: a quarter of a second, very often."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -46,15 +72,62 @@ def tiny() -> tuple[str, ...]:
 
 
 @pytest.fixture(scope="session")
-def train():
-    """Train in this process, as `gpuopt train` does once its settings are checked."""
-    from gpuopt.worker import work
+def train(compose):
+    """Train in this process, as `gpuopt train` does once its settings are checked.
 
-    def run(folder: Path, *overrides: str) -> dict:
-        settings = compose_settings("train", [*TINY, *overrides])
+    Drawing the pictures takes as long as the training: they are drawn where a test asks for it.
+    """
+    from gpuopt import worker
+
+    def run(folder: Path, *overrides: str, pictures: bool = False) -> dict:
+        settings = compose(*TINY, *overrides)
         run = RunFolder(folder)
-        with run.lock:
+        with run.lock, pytest.MonkeyPatch.context() as patch:
+            if not pictures:
+                patch.setattr(worker, "draw_figures", lambda *_: {})
             run.write_config(settings)
-            return work(run, Console(quiet=True))
+            return worker.work(run, Console(quiet=True))
 
     return run
+
+
+@pytest.fixture(scope="session")
+def compose():
+    """Compose settings for training; the same words only once, as a resumed run has the same."""
+    composed = functools.cache(lambda *words: compose_settings("train", list(words)))
+    return lambda *words: copy.deepcopy(composed(*words))
+
+
+@pytest.fixture(scope="session")
+def warm():
+    """Forks commands that have imported everything."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    server = Warm()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def light():
+    """Forks commands that have not imported torch yet."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("looks into /proc")
+    server = Warm("light")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def start_command(warm):
+    """Start a command in a folder; none outlives the test."""
+    started = []
+
+    def start(cwd, *words, **options):
+        command = Command(*words, cwd=cwd, warm=warm, **options)
+        started.append(command)
+        return command
+
+    yield start
+    for command in started:
+        command.give_up()

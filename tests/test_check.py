@@ -1,13 +1,12 @@
 """`gpuopt check` as people and programs call it."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 
 from gpuopt.config import compose_settings
 from gpuopt.errors import InputError
+from tests.faults.commands import Command
 
 pytestmark = pytest.mark.slow
 TINY = ("report=fit", "model=timm", "model.name=test_vit", "image_size=64")
@@ -15,39 +14,34 @@ TINY = ("report=fit", "model=timm", "model.name=test_vit", "image_size=64")
 
 @pytest.fixture
 def check(tmp_path):
+    """Call the command, in a process of its own unless told where to fork it."""
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(*words):
-        return subprocess.run(
-            [sys.executable, "-m", "gpuopt.check", *words, f"cache_dir={tmp_path / 'cache'}"],
-            cwd=work,
-            capture_output=True,
-            text=True,
-            timeout=120,
-            check=False,
-        )
+    def run(*words, warm=None):
+        cache = f"cache_dir={tmp_path / 'cache'}"
+        return Command("gpuopt.check", *words, cache, cwd=work, warm=warm).end()
 
     yield run
     assert list(work.iterdir()) == []  # nothing is left where it was called
 
 
-def test_a_table_for_people_and_the_same_from_the_cache(check, tmp_path):
-    done = check(*TINY)
-    assert done.returncode == 0, done.stderr
+def test_a_table_for_people_and_the_same_from_the_cache(check, warm, tmp_path):
+    done = check(*TINY, warm=warm)
+    assert done.code == 0, done.stderr
     assert done.stderr == ""  # progress is for terminals
     assert max(map(len, done.stdout.splitlines())) <= 100
     assert "test_vit at 64 px" in done.stdout
     assert "rtx4090" in done.stdout
     kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/memory").iterdir()}
     assert kept
-    assert check(*TINY).stdout == done.stdout
+    assert check(*TINY, warm=warm).stdout == done.stdout
     assert kept == {path: path.stat().st_mtime_ns for path in (tmp_path / "cache/memory").iterdir()}
 
 
 def test_json_for_programs(check):
     done = check(*TINY, "gpu.memory_gib=6", "format=json")
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     values = json.loads(done.stdout)
     assert (values["schema"], values["report"], values["image_size"]) == (1, "fit", 64)
     (card,) = values["cards"]
@@ -70,16 +64,16 @@ def test_json_for_programs(check):
         (["-m", "report=fit"], "gpuopt check: only `gpuopt train` takes -m"),
     ],
 )
-def test_bad_settings_end_in_one_line(check, words, last):
-    done = check(*words)
-    assert done.returncode == 2, done.stderr
+def test_bad_settings_end_in_one_line(check, light, words, last):
+    done = check(*words, warm=light)
+    assert done.code == 2, done.stderr
     (line,) = done.stderr.strip().splitlines()
     assert line.startswith(last)
 
 
-def test_an_unknown_model_is_one_line_too(check):
-    done = check("report=fit", "model=timm", "model.name=resnet51")
-    assert done.returncode == 2
+def test_an_unknown_model_is_one_line_too(check, warm):
+    done = check("report=fit", "model=timm", "model.name=resnet51", warm=warm)
+    assert done.code == 2
     assert "unknown to timm (nearest: resnet" in done.stderr.strip().splitlines()[-1]
 
 
@@ -90,16 +84,12 @@ def test_a_memory_in_gib_is_for_checking_only():
         compose_settings("check", ["report=fit", "gpu.memory_gib=6", "gpu.memory_mib=6144"])
 
 
-def test_the_configuration_says_what_auto_is_on_a_named_card(tmp_path):
+def test_the_configuration_says_what_auto_is_on_a_named_card(warm, tmp_path):
     words = ("gpu=rtx3060", "model=timm", "model.name=test_vit", f"cache_dir={tmp_path}")
 
     def lines(*more):
-        done = subprocess.run(
-            [sys.executable, "-m", "gpuopt.config", "show", *words, *more],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        done = Command("gpuopt.config", "show", *words, *more, cwd=tmp_path, warm=warm).end()
+        assert done.code == 0, done.stderr
         return [line for line in done.stdout.splitlines() if line.startswith("# on RTX 3060")]
 
     (line,) = lines()

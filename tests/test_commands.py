@@ -1,49 +1,21 @@
 """The real commands in processes of their own: exit codes, last lines, signals, kill -9."""
 
 import csv
-import os
+import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
+from tests.faults.commands import Command
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
+pytestmark = pytest.mark.slow
 
 
 def command(name, *arguments, cwd, **options):
-    return subprocess.run(
-        [sys.executable, "-m", f"gpuopt.{name}", *arguments],
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=ENVIRONMENT,
-        check=False,
-        **options,
-    )
-
-
-def start(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, "-m", "gpuopt.train", *arguments],
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-
-
-def wait_for(path: Path, process, seconds=90):
-    deadline = time.monotonic() + seconds
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"{path.name} did not appear"
-        time.sleep(0.02)
+    """Run a command to its end, in a process of its own unless told where to fork it."""
+    return Command(f"gpuopt.{name}", *arguments, cwd=cwd, **options).end()
 
 
 def last_line(text):
@@ -55,7 +27,7 @@ def home(tmp_path_factory, tiny):
     """A folder with one finished run, made by the command itself."""
     folder = tmp_path_factory.mktemp("home")
     done = command("train", *tiny, "logger=tensorboard", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     return folder, done
 
 
@@ -78,17 +50,12 @@ def test_train_prints_plan_and_scores_and_writes_the_run_folder(home):
     assert sorted(path.name for path in folder.iterdir()) == ["outputs"]
 
 
-def test_secrets_of_the_environment_are_in_no_file(tmp_path, tiny):
+def test_secrets_of_the_environment_are_in_no_file(tmp_path, tiny, warm):
     canary = "canary-5d41402abc4b"
-    done = subprocess.run(
-        [sys.executable, "-m", "gpuopt.train", *tiny, "logger=tensorboard", "trainer.max_steps=2"],
-        cwd=tmp_path,
-        env={**ENVIRONMENT, "AWS_SECRET_ACCESS_KEY": canary, "WANDB_API_KEY": canary},
-        capture_output=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0
+    words = (*tiny, "logger=tensorboard", "trainer.max_steps=2")
+    secrets = {"AWS_SECRET_ACCESS_KEY": canary, "WANDB_API_KEY": canary}
+    done = command("train", *words, cwd=tmp_path, environment=secrets, warm=warm)
+    assert done.code == 0, done.stderr
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert files
     assert not [path for path in files if canary.encode() in path.read_bytes()]
@@ -97,13 +64,13 @@ def test_secrets_of_the_environment_are_in_no_file(tmp_path, tiny):
 def test_predict_uses_the_latest_run_and_its_own_test_images(home):
     folder, _ = home
     done = command("predict", "tta=legacy", "gpu=cpu", "output=legacy.csv", cwd=folder)
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "macro-F1 with tta=legacy" in done.stdout
     with (folder / "legacy.csv").open() as stream:
         assert len(list(csv.DictReader(stream))) == 450
 
 
-def test_predict_reads_a_folder_with_a_checkpoint_file_alone(home, tmp_path):
+def test_predict_reads_a_folder_with_a_checkpoint_file_alone(home, warm, tmp_path):
     from PIL import Image
 
     folder, _ = home
@@ -113,9 +80,9 @@ def test_predict_reads_a_folder_with_a_checkpoint_file_alone(home, tmp_path):
         Image.new("RGB", (40, 20), (200, 30, 30)).save(tmp_path / "images" / name)
     (tmp_path / "images/broken.png").write_bytes(b"no image")
     arguments = (f"run={run / 'checkpoints/best.ckpt'}", "data=image_folder", "data.root=images")
-    refused = command("predict", *arguments, "gpu=cpu", cwd=tmp_path)
-    assert refused.returncode == 2
-    assert "broken.png" in last_line(refused.stderr)
+    refused = command("predict", *arguments, "gpu=cpu", cwd=tmp_path, warm=warm)
+    assert refused.code == 2
+    assert "broken.png" in refused.last_line
     done = command(
         "predict",
         *arguments,
@@ -123,14 +90,15 @@ def test_predict_reads_a_folder_with_a_checkpoint_file_alone(home, tmp_path):
         "data.max_rejected_ratio=0.5",
         "output=p.csv",
         cwd=tmp_path,
+        warm=warm,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "broken.png" in done.stdout
     with (tmp_path / "p.csv").open() as stream:
         assert [row["id"] for row in csv.DictReader(stream)] == ["a.png", "deep/b.jpg"]
 
 
-def test_predict_refuses_data_of_other_classes(home):
+def test_predict_refuses_data_of_other_classes(home, warm):
     folder, _ = home
     done = command(
         "predict",
@@ -140,30 +108,33 @@ def test_predict_refuses_data_of_other_classes(home):
         "gpu=cpu",
         f"cache_dir={folder / 'cache'}",
         cwd=folder,
+        warm=warm,
     )
-    assert done.returncode == 2
-    assert "classes are not the checkpoint's 10" in last_line(done.stderr)
+    assert done.code == 2
+    assert "classes are not the checkpoint's 10" in done.last_line
 
 
-def test_a_folder_in_use_is_refused_and_a_dead_owner_is_not(tiny, tmp_path):
-    options = (*tiny, "trainer.max_epochs=40", "run=mine")
-    process = start(*options, cwd=tmp_path)
-    wait_for(tmp_path / "mine/checkpoints/best.ckpt", process)  # an epoch has ended
-    second = command("train", *options, "resume=true", cwd=tmp_path)
-    assert second.returncode == 2
-    assert f"in use by process {process.pid}" in last_line(second.stderr)
-    process.kill()
-    process.communicate()
-    third = command("train", *options, "resume=true", cwd=tmp_path)
-    assert third.returncode == 0, third.stderr
+def test_a_folder_in_use_is_refused_and_a_dead_owner_is_not(tiny, start_command, tmp_path):
+    options = ("gpuopt.train", *tiny, "trainer.max_epochs=40", "run=mine")
+    first = start_command(tmp_path, *options)
+    first.wait_until((tmp_path / "mine/checkpoints/best.ckpt").exists)  # an epoch has ended
+    first.send(signal.SIGSTOP)
+    second = start_command(tmp_path, *options, "resume=true").end()
+    assert second.code == 2
+    assert f"in use by process {first.pid}" in second.last_line
+    first.send(signal.SIGKILL)
+    first.end()
+    third = start_command(tmp_path, *options, "resume=true", "trainer.max_epochs=6").end()
+    assert third.code == 0, third.stderr
 
 
-def test_debug_shows_the_trace_and_keeps_the_last_line(tmp_path, tiny):
-    plain = command("train", *tiny, "resume=nowhere", cwd=tmp_path)
-    debug = command("train", *tiny, "resume=nowhere", "debug=true", cwd=tmp_path)
+def test_debug_shows_the_trace_and_keeps_the_last_line(tmp_path, tiny, light):
+    words = ("train", *tiny, "resume=nowhere")
+    plain = command(*words, cwd=tmp_path, warm=light)
+    debug = command(*words, "debug=true", cwd=tmp_path, warm=light)
     assert "Traceback" not in plain.stderr
     assert "Traceback" in debug.stderr
-    assert last_line(plain.stderr) == last_line(debug.stderr)
+    assert plain.last_line == debug.last_line
 
 
 @pytest.mark.parametrize(
@@ -228,10 +199,10 @@ def test_the_console_script_dispatches(home):
 def test_config_copies_validates_and_a_users_file_wins(tmp_path):
     assert command("config", "validate", "gpu=rtx4090", cwd=tmp_path).stdout == "train: valid\n"
     refused = command("config", "validate", "gpu=rtx4099", cwd=tmp_path)
-    assert (refused.returncode, "nearest: rtx4090" in refused.stderr) == (2, True)
-    assert command("config", "copy", cwd=tmp_path).returncode == 0
+    assert (refused.code, "nearest: rtx4090" in refused.stderr) == (2, True)
+    assert command("config", "copy", cwd=tmp_path).code == 0
     again = command("config", "copy", cwd=tmp_path)
-    assert (again.returncode, "conf exists" in again.stderr) == (2, True)
+    assert (again.code, "conf exists" in again.stderr) == (2, True)
     mine = tmp_path / "conf/trainer/default.yaml"
     mine.write_text(mine.read_text().replace("max_epochs: 4", "max_epochs: 77"))
     preset = tmp_path / "conf/gpu/mine.yaml"
@@ -244,4 +215,4 @@ def test_config_copies_validates_and_a_users_file_wins(tmp_path):
     assert "memory_mib: 12000" in elsewhere.stdout
     (tmp_path / "conf/.gpuopt").unlink()
     foreign = command("config", "show", "gpu=mine", cwd=tmp_path)
-    assert foreign.returncode == 2  # a folder named conf without the marker is somebody else's
+    assert foreign.code == 2  # a folder named conf without the marker is somebody else's

@@ -1,11 +1,9 @@
 """Folds in processes of their own, and the real command killed and stopped between folds."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.fold_process import train_in_process
 from gpuopt.run import RunFolder
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 OPTIONS = (
     "folds=2",
     "data.test_ratio=0.7",
@@ -63,53 +60,33 @@ def test_how_a_fold_ends_is_said_with_the_way_on(ending_with, code, kind, how):
         ending_with(code)
 
 
-def start_command(*arguments, cwd):
-    return subprocess.Popen(
-        [sys.executable, "-m", "gpuopt.train", *arguments],
-        cwd=cwd,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-
-
-def wait_for(path, process):
-    deadline = time.monotonic() + 150
-    while not path.exists():
-        assert process.poll() is None, process.stderr.read()
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.01)
-
-
-def finish(process):
-    _, stderr = process.communicate(timeout=250)
-    return process.returncode, stderr.strip().splitlines()
-
-
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_killed_stopped_and_resumed_folds_are_the_same_to_the_bit(tiny, tmp_path):
+def test_killed_stopped_and_resumed_folds_are_the_same_to_the_bit(tiny, start_command, tmp_path):
     """Killed in fold 0 with its process, stopped in fold 1 in a process of its own."""
-    code, lines = finish(start_command(*tiny, *OPTIONS, "run=whole", cwd=tmp_path))
-    assert code == 0, lines
 
-    killed = start_command(*tiny, *OPTIONS, "run=parts", cwd=tmp_path)
-    wait_for(tmp_path / "parts/fold_0/checkpoints/last.ckpt", killed)
-    killed.send_signal(signal.SIGKILL)
-    assert finish(killed)[0] == -9
+    def start(*words, **options):
+        return start_command(tmp_path, "gpuopt.train", *words, **options)
 
-    stopped = start_command("resume=parts", "fold_processes=true", cwd=tmp_path)
-    wait_for(tmp_path / "parts/fold_1/checkpoints/last.ckpt", stopped)
-    stopped.send_signal(signal.SIGTERM)
-    code, lines = finish(stopped)
-    assert code == 75, lines
-    assert lines[-1].endswith(f"go on with resume={tmp_path / 'parts'}")
+    end = start(*tiny, *OPTIONS, "run=whole").end()
+    assert end.code == 0, end.stderr
 
-    resumed = start_command("resume=parts", "fold_processes=false", cwd=tmp_path)
-    code, lines = finish(resumed)
-    assert code == 0, lines
-    assert "fold 0 is finished and not trained again" in lines
+    killed = start(*tiny, *OPTIONS, "run=parts")
+    killed.wait_until((tmp_path / "parts/fold_0/checkpoints/last.ckpt").exists)
+    killed.send(signal.SIGKILL)
+    assert killed.end().code == -9
+
+    # One of the two folds' processes is forked, the other one started as ever.
+    stopped = start("resume=parts", "fold_processes=true", children=1)
+    stopped.wait_until((tmp_path / "parts/fold_1/checkpoints/last.ckpt").exists)
+    stopped.send(signal.SIGTERM)
+    end = stopped.end()
+    assert end.code == 75, end.stderr
+    assert end.last_line.endswith(f"go on with resume={tmp_path / 'parts'}")
+
+    end = start("resume=parts", "fold_processes=false").end()
+    assert end.code == 0, end.stderr
+    assert "fold 0 is finished and not trained again" in end.stderr.splitlines()
     whole, parts = (
         json.loads((tmp_path / name / "results.json").read_text()) for name in ("whole", "parts")
     )

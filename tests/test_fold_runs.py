@@ -33,20 +33,22 @@ COUNT = 3
 
 
 @pytest.fixture(scope="module")
-def start(tiny):
-    """Start a run of folds as `gpuopt train` does, or go on with it, without Hydra."""
+def start(tiny, compose):
+    """Start a run of folds as `gpuopt train` does, or go on with it, without Hydra or pictures."""
 
     def start(folder, *overrides, console=None):
         run = RunFolder(folder)
         with run.lock, run.discarded_on_bad_input():
-            config = compose_settings("train", [*tiny, *FEW, f"folds={COUNT}", *overrides])
+            config = compose(*tiny, *FEW, f"folds={COUNT}", *overrides)
             typed = [word.partition("=")[0] for word in overrides]
             if (folder / "config.yaml").exists():
                 config = resumed_settings(config, folder, typed)
             run.write_config(config)
             return train_folds(run, config, console or Console(quiet=True))
 
-    return start
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("gpuopt.worker.draw_figures", lambda *_: {})
+        yield start
 
 
 @pytest.fixture(scope="module")

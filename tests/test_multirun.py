@@ -4,9 +4,7 @@ import csv
 import json
 import os
 import signal
-import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,8 +17,6 @@ from gpuopt.multirun import register_sweeps
 from gpuopt.parallel import JobEnd
 from gpuopt.session import sweep_jobs
 from gpuopt.session.sweep_folder import SweepFolder
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 
 
 def table(folder):
@@ -215,60 +211,29 @@ def test_without_m_several_values_are_refused(sweep):
     assert (code, started) == (2, [])
 
 
-def wait_for(path, process, seconds=150):
-    deadline = time.monotonic() + seconds
-    while not Path(path).exists():
-        assert process.poll() is None, "the sweep ended early"
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.02)
-
-
-def child_of(pid):
-    """Find the job, by its parent's id in /proc."""
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            text = stat.read_text()
-        except OSError:
-            continue
-        if int(text.rpartition(")")[2].split()[1]) == pid:
-            return int(stat.parent.name)
-    raise AssertionError("the sweep runs no job")
-
-
-def start(folder, *words):
-    return subprocess.Popen(
-        [sys.executable, "-m", "gpuopt.train", *words],
-        cwd=folder,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=ENVIRONMENT,
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="finds the job through /proc")
-def test_killed_refused_and_interrupted_jobs_then_resumed(tmp_path, tiny):
+def test_killed_refused_and_interrupted_jobs_then_resumed(tmp_path, tiny, start_command):
     swept = "trainer.gradient_clip_norm=1.0,-1,2.0"
     words = (*tiny, "trainer.max_epochs=3", "logger=tensorboard", swept, "-m", "hydra.sweep.dir=S")
-    sweep = start(tmp_path, *words)
-    wait_for(tmp_path / "S/0/checkpoints/last.ckpt", sweep)
-    os.kill(child_of(sweep.pid), signal.SIGKILL)
-    wait_for(tmp_path / "S/2/checkpoints/last.ckpt", sweep)
-    sweep.send_signal(signal.SIGINT)
-    _, errors = sweep.communicate(timeout=150)
-    assert sweep.returncode == 75, errors
-    assert "go on with -m resume=S" in errors.strip().splitlines()[-1]
+    sweep = start_command(tmp_path, "gpuopt.train", *words, children=2)
+    sweep.wait_until((tmp_path / "S/0/checkpoints/last.ckpt").exists)
+    (job,) = sweep.children()
+    os.kill(job, signal.SIGKILL)
+    sweep.wait_until((tmp_path / "S/2/checkpoints/last.ckpt").exists)
+    sweep.send(signal.SIGINT)
+    end = sweep.end()
+    assert end.code == 75, end.stderr
+    assert "go on with -m resume=S" in end.last_line
     rows = table(tmp_path / "S")
     assert [row["state"] for row in rows] == ["killed", "refused", "stopped"]
     assert rows[0]["reason"].startswith("by SIGKILL")
     assert "out of range" in rows[1]["reason"]
     assert "saved" in rows[2]["reason"]
 
-    resumed = start(tmp_path, "-m", "resume=S")
-    _, errors = resumed.communicate(timeout=250)
-    assert resumed.returncode == 3, errors
-    assert "2 of 3 jobs done, 1 refused" in errors.strip().splitlines()[-1]
+    # One of its two jobs is forked, the other one started as ever.
+    end = start_command(tmp_path, "gpuopt.train", "-m", "resume=S", children=1).end(250)
+    assert end.code == 3, end.stderr
+    assert "2 of 3 jobs done, 1 refused" in end.last_line
     rows = table(tmp_path / "S")
     assert [row["state"] for row in rows] == ["done", "refused", "done"]
     for row in (rows[0], rows[2]):

@@ -5,12 +5,13 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.faults.commands import Command
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text("utf-8")
@@ -46,22 +47,15 @@ def home(tmp_path_factory):
     (folder / "contest").mkdir()
     shutil.copytree(folder / "photos", folder / "contest/train")
     (folder / "contest/train.csv").write_text("\n".join(["id,target", *rows]))
-    _run(["train", "data=digits", *SMALL, "tta=none"], folder)
+    _run(["train", "data=digits", *SMALL, "tta=none"], folder)  # as a process of its own
     return folder
 
 
-def _run(words, folder):
+def _run(words, folder, warm=None):
     command, *settings = words
-    done = subprocess.run(
-        [sys.executable, "-m", f"gpuopt.{command}", *settings],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done
+    end = Command(f"gpuopt.{command}", *settings, cwd=folder, warm=warm, children=3).end(200)
+    assert end.code == 0, end.stderr
+    return end
 
 
 def test_it_is_short_and_complete():
@@ -78,7 +72,7 @@ def test_its_pictures_and_links_exist():
 
 @pytest.mark.slow
 @pytest.mark.parametrize("line", COMMANDS)
-def test_commands_run(line, home):
+def test_commands_run(line, home, warm):
     words = shlex.split(line)
     if words[0] == "make":
         # Under `make test` this make is a nested one, which would say where it is.
@@ -101,18 +95,19 @@ def test_commands_run(line, home):
     assert words[0] == "gpuopt", line
     command, settings = words[1], words[2:]
     if command in ("check", "config", "find_batch_size"):
-        _run([command, *settings], home)
+        _run([command, *settings], home, warm)
     elif command == "predict":
-        _run([command, *settings, "gpu=cpu"], home)
+        _run([command, *settings, "gpu=cpu"], home, warm)
     elif "resume=true" in settings:
         options = ["data=digits", *SMALL, "seed=5", "tta=none"]
-        _run(["train", *options], home)
-        done = _run(["train", *options, *settings], home)
+        _run(["train", *options], home, warm)
+        done = _run(["train", *options, *settings], home, warm)
         assert "resuming from" in done.stderr
     else:
         data = [] if any(word.startswith("data=") for word in settings) else ["data=digits"]
         batches = [] if "-m" in settings else ["micro_batch_size=8"]
-        _run([command, *settings, *data, *SMALL, *batches], home)
+        views = [] if any(word.startswith("tta=") for word in settings) else ["tta=none"]
+        _run([command, *settings, *data, *SMALL, *batches, *views], home, warm)
 
 
 def test_the_library_example_runs(tmp_path, monkeypatch):

@@ -130,6 +130,15 @@ def test_what_belongs_to_the_machine_may_change_when_it_is_typed(tmp_path):
     assert (kept["micro_batch_size"], kept["trainer"]["max_epochs"]) == (8, 2)
 
 
+def test_checkpointing_belongs_to_the_machine():
+    model = {**CONFIG["model"], "checkpointing": "none"}
+    run = stored("a", {**CONFIG, "model": model})
+    changed = {**CONFIG, "model": {**model, "checkpointing": "full", "learning_rate": 0.1}}
+    typed = resumed_settings(changed, run.path, ["model.checkpointing"])
+    assert typed["model"] == {**model, "checkpointing": "full"}
+    assert resumed_settings(changed, run.path, [])["model"] == model
+
+
 def test_digest_ignores_only_what_may_change():
     assert config_digest(CONFIG) == config_digest({**CONFIG, "micro_batch_size": 1})
     assert config_digest(CONFIG) != config_digest({**CONFIG, "global_batch_size": 1})

@@ -19,10 +19,8 @@ from gpuopt.worker import main
 @pytest.fixture(scope="module")
 def finished(train, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
-    results = train(
-        folder, "logger=tensorboard", "tta=legacy", "trainer.max_epochs=2", "micro_batch_size=auto"
-    )
-    return folder, results
+    words = ("logger=tensorboard", "tta=legacy", "trainer.max_epochs=2", "micro_batch_size=auto")
+    return folder, train(folder, *words, pictures=True)
 
 
 def test_results_are_what_the_file_holds(finished):

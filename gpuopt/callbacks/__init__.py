@@ -6,12 +6,15 @@ from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.callbacks.early_stopping import EarlyStopping
 from gpuopt.callbacks.epoch_summary import EpochSummary
 from gpuopt.callbacks.exact_resume import ExactResume
+from gpuopt.callbacks.global_batch_schedule import GlobalBatchSchedule
 from gpuopt.callbacks.gpu_stats import GpuStats
+from gpuopt.callbacks.gradient_accumulation import GradientAccumulation
 from gpuopt.callbacks.moving_average import MovingAverage
 from gpuopt.callbacks.non_finite_loss import NonFiniteLoss
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.callbacks.preemption import Preemption
 from gpuopt.callbacks.progress_bar import LossBar
+from gpuopt.callbacks.scaler_steps import ScalerSteps
 from gpuopt.callbacks.step_log import StepLog
 
 __all__ = [
@@ -21,11 +24,14 @@ __all__ = [
     "EarlyStopping",
     "EpochSummary",
     "ExactResume",
+    "GlobalBatchSchedule",
     "GpuStats",
+    "GradientAccumulation",
     "LossBar",
     "MovingAverage",
     "NonFiniteLoss",
     "OomRecovery",
     "Preemption",
+    "ScalerSteps",
     "StepLog",
 ]

@@ -70,10 +70,11 @@ class AdaptiveBatchSize(L.Callback):
         self._given_meter = meter
         self._is_resumed = False
         self._available_at_failure = 0  # the last one
-        # Of the step under way: begun, with a part of the full size, and without a disturbance.
+        # Of the step under way: begun, with a part of the full size, with a failure or validation.
         self._is_window_open = False
         self._has_whole_part = False
-        self._is_clean = True
+        self._has_failed = False
+        self._has_validated = False
         self._rank = 0
 
     @property
@@ -132,7 +133,7 @@ class AdaptiveBatchSize(L.Callback):
             self._steps.use_meter(self._given_meter)
         self._is_window_open = False
         sizes = self._steps.sizes["training"]
-        sizes.ceiling = self._maximum
+        sizes.first, sizes.ceiling = self._initial, self._maximum
         sizes.is_measured = self._steps.meter is not None
         if self._initial is not None and not self._is_resumed:
             sizes.limit = self._initial
@@ -150,13 +151,14 @@ class AdaptiveBatchSize(L.Callback):
         """Begin to measure a step."""
         if self._is_window_open:
             return
-        self._is_window_open, self._has_whole_part, self._is_clean = True, False, True
+        self._is_window_open = True
+        self._has_whole_part = self._has_failed = self._has_validated = False
         if self._steps.meter is not None:
             self._steps.meter.start_peak()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave out a step that validation comes in the middle of."""
-        self._is_clean = False
+        self._has_validated = True
 
     def on_train_batch_end(
         self,
@@ -172,7 +174,7 @@ class AdaptiveBatchSize(L.Callback):
         steps = self._steps
         # A step's last batch may be smaller than the others.
         self._has_whole_part |= steps.last_part == steps.sizes["training"].part
-        self._is_clean &= steps.is_undisturbed
+        self._has_failed |= not steps.is_undisturbed
         if ends_step(trainer):
             self._is_window_open = False
             if steps.meter is not None:
@@ -208,10 +210,10 @@ class AdaptiveBatchSize(L.Callback):
     def _adapt(self, reading: MemoryReading) -> None:
         self.peak_reserved_bytes = max(self.peak_reserved_bytes, reading.peak_reserved_bytes)
         steps, sizes = self._steps, self._steps.sizes["training"]
-        if not self._is_clean:
+        if self._has_failed:
             self._available_at_failure = reading.available_bytes
             return
-        if not self._has_whole_part:  # the epoch's last one
+        if self._has_validated or not self._has_whole_part:  # or the epoch's last, smaller one
             return
         part = sizes.part
         steps.fit.note(part, reading.peak_bytes, reading.allocated_bytes)

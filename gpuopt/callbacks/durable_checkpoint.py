@@ -187,9 +187,8 @@ def is_exact_point(trainer: L.Trainer) -> bool:
 
     True at the end of a batch that finished an optimizer step and is not the last of its epoch.
     """
-    progress = trainer.fit_loop.epoch_loop.batch_progress
-    window_done = progress.current.ready % trainer.accumulate_grad_batches == 0
-    return window_done and not progress.is_last_batch
+    loop = trainer.fit_loop.epoch_loop
+    return loop._accumulated_batches_reached() and not loop.batch_progress.is_last_batch
 
 
 def _is_finite(outputs: STEP_OUTPUT) -> bool:

@@ -35,10 +35,11 @@ class LockStep:
         own = self._probe(samples)
         if self._trainer.world_size == 1:
             return own
-        failed, peak, seconds, resident, capacity = largest_of_ranks(
+        failed, thrashed, peak, seconds, resident, capacity = largest_of_ranks(
             self._trainer,
             [
                 float(own.ran_out_of_memory),
+                float(own.thrashed),
                 own.peak_bytes,
                 own.seconds_per_step or 0.0,
                 -own.resident_bytes,
@@ -47,4 +48,11 @@ class LockStep:
         )
         if failed:
             return ProbeResult(samples, capacity_bytes=-int(capacity), ran_out_of_memory=True)
-        return ProbeResult(samples, int(peak), -int(resident), -int(capacity), seconds or None)
+        return ProbeResult(
+            samples,
+            int(peak),
+            -int(resident),
+            -int(capacity),
+            seconds or None,
+            thrashed=bool(thrashed),
+        )

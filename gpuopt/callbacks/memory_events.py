@@ -23,7 +23,7 @@ class MemoryEvents:
         self.entries: list[dict[str, Any]] = []
 
     def note(
-        self, trainer: L.Trainer, kind: str, phase: str, samples: int, size: int, **more: Any
+        self, trainer: L.Trainer, kind: str, phase: str, samples: int, size: int, **more: float
     ) -> None:
         """Write an event down and send it to the loggers.
 
@@ -33,7 +33,7 @@ class MemoryEvents:
             phase: Where it happened.
             samples: Samples at a time before it.
             size: Samples at a time after it.
-            more: Plain values about it.
+            more: Numbers about it, which are logged as well.
         """
         step = steps_done(trainer)
         entry = {
@@ -49,6 +49,7 @@ class MemoryEvents:
             entry["rank"] = trainer.global_rank
         self.entries.append(entry)
         values = {"memory/micro_batch_size": float(size)}
+        values |= {f"memory/{name}": float(value) for name, value in more.items()}
         for counted in _COUNTED:
             number = sum(event["event"] == counted for event in self.entries)
             if number or counted == "out_of_memory":

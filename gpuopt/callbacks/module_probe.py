@@ -17,12 +17,12 @@ from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.fit_state import FitState, averages_of
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.callbacks.optimizer_state import make_state
-from gpuopt.callbacks.split_step import is_fit_for
+from gpuopt.callbacks.split_step import Binding, is_fit_for
 from gpuopt.callbacks.step_logs import recorded_logs
 from gpuopt.errors import InputError
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.probe_result import ProbeResult
-from gpuopt.memory.step_meter import StepMeter
+from gpuopt.memory.step_meter import AllocatorMeter, StepMeter
 
 __all__ = ["ModuleProbe"]
 
@@ -86,6 +86,7 @@ class ModuleProbe:
     def _run(self, samples: int) -> dict[str, Any]:
         """Run the steps; returns what was measured on the way."""
         trainer, started = self._trainer, 0.0
+        retries = [self._retries()]
         for optimizer in trainer.optimizers:
             make_state(optimizer)
         on_host = self._make_batch(samples, "train")
@@ -97,12 +98,18 @@ class ModuleProbe:
             self._train(batch)
             for average in self._averages:
                 average.update_parameters(self._module)
+            retries.append(self._retries())
         seconds = (self._meter.clock_s() - started) / (self._steps - 1)
         del batch, before, on_host
         resident = self._meter.resident_bytes()
         if self._validates():
             self._validate(samples)
-        return {"seconds_per_step": seconds, "resident_bytes": resident}
+        # In the first steps the cache gets the sizes that a step asks for.
+        thrashed = retries[-1] > retries[-2] and (len(retries) < 4 or retries[-2] > retries[-3])
+        return {"seconds_per_step": seconds, "resident_bytes": resident, "thrashed": thrashed}
+
+    def _retries(self) -> int:
+        return self._meter.retries() if isinstance(self._meter, AllocatorMeter) else 0
 
     # --- one step -----------------------------------------------------------------------------
 
@@ -152,11 +159,31 @@ class ModuleProbe:
                 if isinstance(callback, (OomRecovery, AdaptiveBatchSize)):
                     stack.enter_context(callback.standing_aside())
             stack.enter_context(recorded_logs(self._module))
+            if isinstance(self._meter, AllocatorMeter):
+                stack.enter_context(_before_backward(self._module, self._meter.note_fragments))
             stack.enter_context(_replaced(trainer, "callbacks", []))
             loggers = [DummyLogger()] if trainer.loggers else []
             stack.enter_context(_replaced(trainer, "_loggers", loggers))
             stack.enter_context(_replaced(trainer.strategy, "model", self._module))
             yield
+
+
+@contextlib.contextmanager
+def _before_backward(module: L.LightningModule, notice: Callable[[], None]) -> Iterator[None]:
+    binding = Binding(module)
+
+    def noticing(method: Any) -> Any:
+        def backward(*args: Any, **options: Any) -> Any:
+            notice()
+            return method(*args, **options)
+
+        return backward
+
+    binding.put("backward", noticing)
+    try:
+        yield
+    finally:
+        binding.undo()
 
 
 @contextlib.contextmanager

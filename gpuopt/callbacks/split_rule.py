@@ -33,6 +33,7 @@ class SplitRule:
         keeper: Brings the module back to the state before each trial.
         call: Runs the training step.
         give_up: Gives the error to raise when even two samples do not fit.
+        weigh: Gives the weight of a batch in a mean, from the batch and its number of samples.
 
     Attributes:
         loss: `mean` over samples, or `sum` of the parts, when the batch itself holds the weights.
@@ -45,6 +46,7 @@ class SplitRule:
         keeper: StateKeeper,
         call: Callable[[Any, Arguments], Any],
         give_up: Callable[[], FaultError],
+        weigh: Callable[[Any, int], Any],
     ) -> None:
         self.loss = "mean"
         self.logs: dict[str, str] = {}
@@ -52,6 +54,7 @@ class SplitRule:
         self._keeper = keeper
         self._call = call
         self._give_up = give_up
+        self._weigh = weigh
         self._is_settled = False
 
     def settle(self, batch: Any, count: int, arguments: Arguments) -> None:
@@ -83,10 +86,13 @@ class SplitRule:
         pieces = [slice(0, samples), slice(0, middle), slice(middle, samples)]
         before = self._keeper.take()
         try:
-            runs = [self._try(cut(batch, piece, count), before, arguments) for piece in pieces]
+            parts = [cut(batch, piece, count) for piece in pieces]
+            runs = [self._try(part, before, arguments) for part in parts]
         finally:
             self._keeper.restore(before)
-        shares = (middle / samples, 1 - middle / samples)
+        weights = float(self._weigh(parts[0], samples)), float(self._weigh(parts[1], middle))
+        share = weights[1] / weights[0] if weights[0] else middle / samples
+        shares = (share, 1 - share)
         whole, first, second = (loss for loss, _ in runs)
         if whole is None or first is None or second is None or not bool(whole != 0):
             return

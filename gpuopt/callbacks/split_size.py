@@ -20,12 +20,14 @@ class SplitSize:
 
     Attributes:
         limit: Samples at a time; None for whole batches.
+        first: What `forget` goes back to; None for whole batches.
         ceiling: Never more than these; None: no such bound.
         is_measured: Whether somebody who measures the memory decides when to grow, by `change`.
     """
 
     def __init__(self, grow_after_batches: int) -> None:
         self.limit: int | None = None
+        self.first: int | None = None
         self.ceiling: int | None = None
         self.is_measured = False
         self._wait = grow_after_batches
@@ -63,8 +65,9 @@ class SplitSize:
             setattr(self, name, state.get(name, getattr(self, name)))
 
     def forget(self) -> None:
-        """Try whole batches again."""
-        self.limit, self._good_batches, self._is_trying, self._failed = None, 0, False, None
+        """Begin again, as if nothing had failed."""
+        self.limit, self._failed = self.first, None
+        self._good_batches, self._is_trying = 0, False
 
     def start(self, count: int) -> int:
         """Return the size to try first with a batch of `count` samples."""

@@ -109,6 +109,8 @@ class SplitSteps:
         self._evaluation = SplitEvaluation(trainer, module, self.sizes["evaluation"], self)
         if stage == "fit":
             refuse(self._owner, self._key, trainer, module)
+            training = self.sizes["training"]
+            training.first, training.ceiling, training.is_measured = None, None, False
             self._training = SplitTraining(trainer, module, self.sizes["training"], self)
             self._training.bind()
             self._optimizer_step = Binding(module)
@@ -240,8 +242,8 @@ class SplitSteps:
     def _step(self) -> int:
         return steps_done(self.trainer)
 
-    def _note(self, kind: str, phase: str, samples: int, size: int, **more: Any) -> None:
-        self.events.note(self.trainer, kind, phase, samples, size, **more)
+    def _note(self, kind: str, phase: str, samples: int, size: int) -> None:
+        self.events.note(self.trainer, kind, phase, samples, size)
 
     def _relieve(self) -> None:
         """Halve the size before an allocator that thrashes finds nothing at all."""

@@ -15,6 +15,7 @@ import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
+from gpuopt.callbacks.accumulation_window import is_first_of_window, loss_divisor, loss_weight
 from gpuopt.callbacks.batch_parts import cut, join, largest_part, sample_count, spans
 from gpuopt.callbacks.gradients import (
     add_gradients,
@@ -64,7 +65,7 @@ class SplitTraining:
         self._sizes = sizes
         self._observer = observer
         self._keeper = StateKeeper(trainer, module)
-        self._rule = SplitRule(module, self._keeper, self._call, self._give_up)
+        self._rule = SplitRule(module, self._keeper, self._call, self._give_up, self._weigh)
         self._work: Work | None = None
         self._corrected: Tensor | None = None
         self._is_scale_known = False
@@ -122,7 +123,7 @@ class SplitTraining:
         """Put the loss of a batch that was split in its backward pass into Lightning's outputs."""
         corrected, self._corrected = self._corrected, None
         if corrected is not None and isinstance(outputs, dict):
-            outputs["loss"].copy_(corrected / self._trainer.accumulate_grad_batches)
+            outputs["loss"].copy_(corrected / loss_divisor(self._trainer))
         size = self._sizes.succeeded()
         if size is not None:
             self._observer.grown("training", size)
@@ -218,12 +219,17 @@ class SplitTraining:
         calls = merged(work.logs, work.counts(), self._rule.logs)
         replay(self._module, calls, _HOOK)
 
-    def _weight(self, work: Work, span: slice) -> float:
-        return 1.0 if self._rule.loss == "sum" else (span.stop - span.start) / work.count
+    def _weight(self, work: Work, span: slice) -> Any:
+        if self._rule.loss == "sum":
+            return 1.0
+        part = self._weigh(cut(work.batch, span, work.count), span.stop - span.start)
+        return part / self._weigh(work.batch, work.count)
+
+    def _weigh(self, batch: Any, count: int) -> Any:
+        return loss_weight(self._trainer, batch, count)
 
     def _is_first_of_window(self) -> bool:
-        index = self._trainer.fit_loop.epoch_loop.batch_idx
-        return index % self._trainer.accumulate_grad_batches == 0
+        return is_first_of_window(self._trainer)
 
     # --- the backward pass -------------------------------------------------------------------
 
@@ -323,7 +329,8 @@ class SplitTraining:
         one = loss.detach().new_ones(())
         scaler = getattr(self._trainer.precision_plugin, "scaler", None)
         scaled: Tensor = one if scaler is None else scaler.scale(one)
-        return scaled / self._trainer.accumulate_grad_batches
+        divided: Tensor = scaled / loss_divisor(self._trainer)
+        return divided
 
     def _check_scale(self, work: Work, scale: Tensor) -> None:
         """Look once whether the earlier parts had the factor that the last one has."""

@@ -45,7 +45,7 @@ class Work:
     versions: list[int]
     waiting: Tensor | None = None
     span: slice = field(default_factory=lambda: slice(0))
-    weight: float = 1.0
+    weight: float | Tensor = 1.0
     loss: Tensor | None = None
     cut: Tensor | None = None
     scale: Tensor | None = None

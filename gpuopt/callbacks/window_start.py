@@ -2,6 +2,8 @@
 
 import lightning.pytorch as L
 
+from gpuopt.callbacks.accumulation_window import first_batch_of_window, go_back_to_start
+
 __all__ = ["go_to_window_start"]
 
 
@@ -13,8 +15,7 @@ def go_to_window_start(trainer: L.Trainer) -> None:
     """
     loop = trainer.fit_loop.epoch_loop
     progress = loop.batch_progress
-    index = progress.current.ready - 1  # of the running batch
-    start = index - index % trainer.accumulate_grad_batches
+    start = first_batch_of_window(trainer)
     lag = 1 if start else 0
     back = progress.current.ready - start
     for counts in (progress.current, progress.total):
@@ -24,3 +25,4 @@ def go_to_window_start(trainer: L.Trainer) -> None:
         counts.completed = ready - lag
     loop._batches_that_stepped -= 1
     progress.is_last_batch = False
+    go_back_to_start(trainer)

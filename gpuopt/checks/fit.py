@@ -11,6 +11,7 @@ from gpuopt.checks.request import CheckRequest
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, SeedRow, resolve_precision
 from gpuopt.memory import MemoryEstimate, MemorySetup, predict_memory
+from gpuopt.recomputation import AUTO, NONE
 from gpuopt.session.memory import memory_setup
 
 __all__ = ["CardFit", "FitReport", "SeedFit", "report"]
@@ -18,7 +19,7 @@ __all__ = ["CardFit", "FitReport", "SeedFit", "report"]
 # Ways to run a model, by the words of the report, and what they change in a training.
 WAYS: dict[str, dict[str, Any]] = {
     "plain": {"checkpointing": "none"},
-    "checkpointed": {"checkpointing": "full"},
+    "checkpointed": {"checkpointing": "full"},  # or the level that the model's settings give
     "predict": {"checkpointing": "none", "training": False},
 }
 
@@ -216,7 +217,10 @@ def _setup(
         optimizer=request.optimizer,
         moving_average=request.moving_average,
     )
-    return replace(training, **WAYS[way])
+    changes = WAYS[way]
+    if way == "checkpointed" and training.checkpointing not in (NONE, AUTO):
+        changes = {}  # the level that was asked for
+    return replace(training, **changes)
 
 
 def _try(setup: MemorySetup, cache_dir: str | None) -> MemoryEstimate | InputError:

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from gpuopt.batch_schedule import LEARNING_RATE_RULES
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -36,6 +37,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulate_grad_batches": _COUNT,
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "learning_rate_reference_batch": _COUNT,
     "max_batch_size": _COUNT,
     "min_batch_size": _COUNT,
     "target": _COUNT,
@@ -93,6 +95,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
+    "learning_rate_rule": LEARNING_RATE_RULES,
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),

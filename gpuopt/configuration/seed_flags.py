@@ -103,9 +103,9 @@ _NOT_NEEDED_TO_FIND = _WORDS("""enable_oom_recovery find_optimal multi_gpu oom_r
     profile_memory""")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
-    fold fold_processes folds global_batch_size gpu image_size logger micro_batch_size mode model
-    num_workers optimizer pin_memory precision precision_probe resume run scheduler seed trainer
-    tta""")
+    fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
+    learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
+    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"

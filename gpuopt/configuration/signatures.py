@@ -192,17 +192,31 @@ def _find(module: str, name: str) -> tuple[ast.Module, ast.ClassDef | ast.Assign
 
 def _resolve(tree: ast.Module, name: str) -> tuple[ast.Module, ast.ClassDef | ast.Assign] | None:
     """Follow a name through `from gpuopt... import name` to the statement that makes it."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ClassDef) and node.name == name:
-            return tree, node
-        if isinstance(node, ast.Assign) and node in tree.body:
+    for node in _statements(tree):
+        if isinstance(node, ast.ClassDef):
+            if node.name == name:
+                return tree, node
+        elif isinstance(node, ast.Assign):
             if any(isinstance(target, ast.Name) and target.id == name for target in node.targets):
                 return tree, node
-        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("gpuopt"):
+        else:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
                     return _find(str(node.module), alias.name)
     return None
+
+
+@functools.cache  # walking the tree for every name took a quarter of a command's start
+def _statements(tree: ast.Module) -> tuple[ast.ClassDef | ast.Assign | ast.ImportFrom, ...]:
+    """List what can make a name that others see."""
+    found: list[ast.ClassDef | ast.Assign | ast.ImportFrom] = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            if (node.module or "").startswith("gpuopt"):
+                found.append(node)
+        elif isinstance(node, ast.ClassDef) or (isinstance(node, ast.Assign) and node in tree.body):
+            found.append(node)
+    return tuple(found)
 
 
 @functools.cache

@@ -37,7 +37,7 @@ _FIRST_SAMPLES = 2  # BatchNorm on one value refuses a single sample
 # The line of the steepest moment may start that much below what stays between the steps:
 # autocast's copies of the weights are not there at the peak of every network.
 _RESIDENT_SHARE = 0.95
-_LARGEST = 1_000_000
+_LARGEST = 65_536  # more samples at once are of no use to anybody
 
 
 def find_batch_size(
@@ -98,7 +98,7 @@ class _Search:
 
     @property
     def _fitting(self) -> list[ProbeResult]:
-        return [probe for probe in self._measured if probe.peak_bytes <= self.budget_bytes]
+        return [p for p in self._measured if p.peak_bytes <= self.budget_bytes and not p.thrashed]
 
     @property
     def _too_large(self) -> int:
@@ -129,7 +129,7 @@ class _Search:
         if not fitting or fitting[-1].samples < self.minimum:
             raise TargetNotMetError(self._too_small())
         largest = fitting[-1].samples
-        if not any(probe.ran_out_of_memory for probe in self.probes):
+        if not any(probe.ran_out_of_memory or probe.thrashed for probe in self.probes):
             largest = max(largest, self._reachable())  # else only what was measured is sure
         return FinderResult(
             largest,
@@ -151,9 +151,11 @@ class _Search:
         return min(max(samples, self.minimum), self.maximum)
 
     def _below(self) -> int | None:
-        """Return a smaller size when none fits yet."""
-        least = self._too_large
-        return max(self.minimum, least // 2) if least > self.minimum else None
+        """Return a smaller size when none fits yet; the last probe tells whether any does."""
+        least, done = self._too_large, len(self.probes)
+        if least <= self.minimum:
+            return None
+        return self.minimum if done == MOST_PROBES - 1 else max(self.minimum, least // 2**done)
 
     def _reachable(self) -> int:
         """Return the largest size that fits by what is known."""
@@ -167,12 +169,12 @@ class _Search:
                 low = middle
             else:
                 high = middle
-        over = [p for p in self._measured if p.samples == above]
-        if over:
-            low = max(low, self._between(base, over[0]))
-        elif any(p.ran_out_of_memory and p.samples == above for p in self.probes):
-            low = min(low, (base.samples + above) // 2)
-        return low
+        failed = next((p for p in self.probes if p.samples == above), None)
+        if failed is None:
+            return low
+        if failed.ran_out_of_memory or failed.thrashed:
+            return min(low, (base.samples + above) // 2)
+        return max(low, self._between(base, failed))
 
     def _between(self, base: ProbeResult, over: ProbeResult) -> int:
         """Interpolate between a size that fits and one above the budget: convex, so on top."""

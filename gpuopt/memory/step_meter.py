@@ -4,14 +4,14 @@ import contextlib
 import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.meter import CudaMeter
 
-__all__ = ["CudaStepMeter", "StepMeter", "step_meter_of"]
+__all__ = ["AllocatorMeter", "CudaStepMeter", "StepMeter", "step_meter_of"]
 
 
 class StepMeter(Protocol):
@@ -26,7 +26,7 @@ class StepMeter(Protocol):
         ...
 
     def peak_bytes(self) -> int:
-        """Return the most that the allocator has held since `start`."""
+        """Return the most that the allocator has needed since `start`."""
         ...
 
     def resident_bytes(self) -> int:
@@ -42,8 +42,26 @@ class StepMeter(Protocol):
         ...
 
 
+@runtime_checkable
+class AllocatorMeter(Protocol):
+    """What a meter may offer besides: a look into an allocator that keeps a cache."""
+
+    def note_fragments(self) -> None:
+        """Called when a step is at its fullest: between its forward and its backward pass."""
+        ...
+
+    def retries(self) -> int:
+        """Count how often the allocator had to give back its cache to find memory."""
+        ...
+
+
 class CudaStepMeter:
     """Reads PyTorch's allocator and the driver.
+
+    The allocator holds more than its tensors: free blocks that it would give back before it fails,
+    and pieces between tensors that it cannot. Tensors and pieces at a step's fullest are what the
+    step needs. All that is held would be up to a third more (1.1 times the tensors of a ResNet-50,
+    1.3 times those of checkpointed networks, on an H100).
 
     Memory of other processes, CUDA's context and what libraries take beside the allocator are no
     part of the capacity: the driver does not call them free.
@@ -55,6 +73,7 @@ class CudaStepMeter:
     def __init__(self, device: torch.device | int = 0) -> None:
         self._device = torch.device("cuda", device) if isinstance(device, int) else device
         self._meter = CudaMeter(self._device)
+        self._fragments_bytes: int | None = None
 
     def capacity_bytes(self) -> int:
         """Return free memory and what the allocator holds, within a cap that was set before."""
@@ -64,10 +83,23 @@ class CudaStepMeter:
         """Give cached memory back to the device and forget the peak."""
         free_memory()
         self._meter.start_peak()
+        self._fragments_bytes = None
 
     def peak_bytes(self) -> int:
-        """Return the most that was reserved; pieces too small to use count as well."""
-        return self._meter.read().peak_reserved_bytes
+        """Return the peak of the tensors and the pieces that no tensor could have used."""
+        reading = self._meter.read()
+        pieces = self._fragments_bytes
+        if pieces is None:
+            pieces = self._pieces_bytes("peak")
+        return min(reading.peak_reserved_bytes, reading.peak_bytes + pieces)
+
+    def note_fragments(self) -> None:
+        """Read the pieces that cannot be given back now; those of the newest step count."""
+        self._fragments_bytes = self._pieces_bytes("current")
+
+    def retries(self) -> int:
+        """Count how often the allocator gave back its cache."""
+        return self._meter.retries()
 
     def resident_bytes(self) -> int:
         """Return what is allocated now."""
@@ -93,6 +125,10 @@ class CudaStepMeter:
             yield
         finally:
             torch.cuda.memory.set_per_process_memory_fraction(before, self._device)
+
+    def _pieces_bytes(self, when: str) -> int:
+        stats = torch.cuda.memory_stats_as_nested_dict(self._device)
+        return int(stats["inactive_split_bytes"]["all"][when])
 
 
 def step_meter_of(device: torch.device) -> StepMeter | None:

@@ -4,6 +4,7 @@ from gpuopt.model.backbone import Backbone, create_backbone
 from gpuopt.model.classifier import Classifier, normalise
 from gpuopt.model.optimizer import AdamW, Sgd
 from gpuopt.model.schedule import ConstantSchedule, CosineSchedule
+from gpuopt.recomputation.apply import apply_checkpointing
 
 __all__ = [
     "AdamW",
@@ -12,6 +13,7 @@ __all__ = [
     "ConstantSchedule",
     "CosineSchedule",
     "Sgd",
+    "apply_checkpointing",
     "create_backbone",
     "normalise",
 ]

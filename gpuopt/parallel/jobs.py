@@ -5,6 +5,7 @@ Neither an exit, a crash nor a kill of the job touches the process that started 
 
 import contextlib
 import ctypes
+import functools
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from typing import IO, Any, Self
 
 __all__ = ["JobEnd", "StopRequest", "run_job"]
 
+_LIBC = ctypes.CDLL(None)  # loaded here: little is safe between fork and exec
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 0.1
 
@@ -174,14 +176,13 @@ def _death_signal() -> Callable[[], None] | None:
     """Return what asks the kernel for SIGTERM at the parent's death; only Linux can do that."""
     if not sys.platform.startswith("linux"):
         return None
-    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()
+    return functools.partial(_die_with, os.getpid())
 
-    def ask() -> None:
-        prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
-        if os.getppid() != parent:  # it died before the kernel was asked
-            os._exit(1)
 
-    return ask
+def _die_with(parent: int) -> None:
+    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+    if os.getppid() != parent:  # it died before the kernel was asked
+        os._exit(1)
 
 
 def _signal_name(number: int) -> str:

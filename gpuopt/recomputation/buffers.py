@@ -24,7 +24,7 @@ class BufferKeeper:
 
     def __init__(self, block: nn.Module) -> None:
         self._block = block
-        self._quiet: set[tuple[int, str]] = set()
+        self._quiet: set[str] = set()
 
     def guard(self) -> "BufferGuard":
         """Note the values before a forward pass."""
@@ -32,17 +32,16 @@ class BufferKeeper:
 
     def learn(self, guard: "BufferGuard") -> None:
         """See from a forward pass that has ended which buffers it has left alone."""
-        for place, name in guard.unwritten():
-            self._quiet.add((id(place), name))
+        self._quiet |= guard.unwritten()
 
-    def _places(self) -> list[Place]:
-        found: list[Place] = []
-        for part in self._block.modules():
+    def _places(self) -> dict[str, Place]:
+        found: dict[str, Place] = {}
+        for prefix, part in self._block.named_modules():
             may_learn = not isinstance(part, _NormBase)  # one may be set free in mid-training
             for name, value in part._buffers.items():
-                is_quiet = may_learn and (id(part._buffers), name) in self._quiet
-                if value is not None and not is_quiet:
-                    found.append((part._buffers, name))
+                full_name = f"{prefix}.{name}"
+                if value is not None and not (may_learn and full_name in self._quiet):
+                    found[full_name] = (part._buffers, name)
         return found
 
 
@@ -52,25 +51,26 @@ class BufferGuard:
     A context that may be entered several times.
 
     Args:
-        places: Dictionaries of buffers and names in them.
+        places: By full name, dictionaries of buffers and names in them.
     """
 
-    def __init__(self, places: list[Place]) -> None:
-        self._places = places
-        self._values = [place[name] for place, name in places]
+    def __init__(self, places: dict[str, Place]) -> None:
+        self._names = list(places)
+        self._places = list(places.values())
+        self._values = [place[name] for place, name in self._places]
         self._versions = [_version(value) for value in self._values]
         self._copies = _copies(self._values)
         self._own: list[Tensor] = []
 
-    def unwritten(self) -> list[Place]:
-        """List the buffers that are still the same tensor with the same values."""
-        return [
-            (place, name)
-            for (place, name), value, version in zip(
-                self._places, self._values, self._versions, strict=True
+    def unwritten(self) -> set[str]:
+        """Name the buffers that are still the same tensor with the same values."""
+        return {
+            full_name
+            for full_name, (place, name), value, version in zip(
+                self._names, self._places, self._values, self._versions, strict=True
             )
             if place[name] is value and version >= 0 and version == _version(value)
-        ]
+        }
 
     def __enter__(self) -> None:
         self._own = [place[name] for place, name in self._places]

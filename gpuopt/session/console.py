@@ -8,6 +8,7 @@ from rich.console import Console
 
 from gpuopt.data import ImageDataModule
 from gpuopt.measure import duration_text
+from gpuopt.recomputation import NONE
 from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
@@ -49,7 +50,7 @@ def print_plan(
         policy: The test-time augmentation.
         forecast_s: Predicted duration of training, if there is one.
     """
-    per_epoch = math.ceil(data.train_size / plan.global_batch_size)
+    per_epoch = [math.ceil(data.train_size / size) for size in plan.global_batches.sizes.values()]
     sizes = f"{data.train_size} train, {data.validation_size} validation, {data.test_size} test"
     batch = (
         f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
@@ -64,9 +65,20 @@ def print_plan(
         PlanRow("precision", plan.precision, evidence.get("precision", "")),
         PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
         PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
-        PlanRow("steps", f"{steps}, {per_epoch} per epoch"),
+        PlanRow("steps", f"{steps}, {', then '.join(map(str, per_epoch))} per epoch"),
         PlanRow("TTA", policy.name if _is_single(policy) else f"{policy.name}, {views} views"),
     ]
+    if plan.global_batch_changes:
+        later = [f"{n} from epoch {e + 1}" for e, n in plan.global_batch_changes.items()]
+        rows.insert(6, PlanRow("batch later", ", ".join(later), "given"))
+    if plan.learning_rate is not None:
+        rule = next(c for c in plan.choices if c.key == "learning_rate_rule")
+        rows.append(PlanRow("learning rate", f"{rule.value}: {rule.reason}", rule.evidence))
+    if plan.checkpointing != NONE:
+        level = PlanRow(
+            "checkpointing", plan.checkpointing, evidence.get("model.checkpointing", "")
+        )
+        rows.append(level)
     if forecast_s is not None:
         rows.append(PlanRow("training", f"about {duration_text(forecast_s)}", "predicted"))
     console.print(plan_table(rows))

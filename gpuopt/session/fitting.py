@@ -19,9 +19,11 @@ from gpuopt.callbacks import (
     DurableCheckpoint,
     EpochSummary,
     ExactResume,
+    GlobalBatchSchedule,
     LossBar,
     NonFiniteLoss,
     Preemption,
+    ScalerSteps,
     StepLog,
 )
 from gpuopt.data import ImageDataModule
@@ -126,10 +128,19 @@ def fit(
         _ModelDescription(describe_model(model, data.class_names, plan.image_size)),
         NonFiniteLoss(lambda step, batch: _report_batch(folder, data, step, batch)),
         step_log,
+        ScalerSteps(),
         summary,
         checkpoint,
         Preemption(checkpoint),
     ]
+    if plan.global_batch_changes:
+        always.append(
+            GlobalBatchSchedule(
+                plan.global_batch_size,
+                plan.global_batch_changes,
+                learning_rate_rule=plan.learning_rate_rule,
+            )
+        )
     has_terminal = sys.stderr.isatty()
     if has_terminal:
         always.append(LossBar(step_log))

@@ -1,5 +1,7 @@
 """Say how long a run will take before it starts; its first steps then measure it."""
 
+import math
+
 from gpuopt.errors import InputError
 from gpuopt.measure.roofline import cpu_rates, forward_flops, gpu_rates, predict_sample_s
 from gpuopt.memory import MemorySetup, predict_memory
@@ -8,7 +10,22 @@ from gpuopt.session.plan import Plan
 # An assumption for the loop around a step and its launches, which no micro-batch is too small for.
 _LAUNCH_S = 0.01
 
-__all__ = ["forecast_training_s"]
+__all__ = ["forecast_training_s", "samples_seen"]
+
+
+def samples_seen(plan: Plan, train_size: int, epochs: int, steps: int) -> int:
+    """Count the samples of a training, every step taken for a full one.
+
+    Args:
+        plan: Knows the global batches.
+        train_size: Samples of an epoch.
+        epochs: Of the whole training.
+        steps: Optimizer steps, which may be fewer than the epochs have.
+    """
+    batches = plan.global_batches
+    sizes = [batches.at(epoch) for epoch in range(epochs)]
+    of_all = sum(math.ceil(train_size / size) * size for size in sizes)
+    return of_all * steps // batches.steps(train_size, epochs)
 
 
 def forecast_training_s(

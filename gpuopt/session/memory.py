@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from gpuopt.batch_schedule import BatchSchedule
 from gpuopt.choice import Choice
 from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.memory import MemoryEstimate, MemorySetup, choose_micro_batch, predict_memory
@@ -74,7 +75,8 @@ def absent_choices(gpu: Gpu, config: Mapping[str, Any]) -> list[Choice]:
         )
         return predict_memory(setup, cache_dir=config["cache_dir"])
 
-    per_device = math.ceil(config["global_batch_size"] / config["trainer"]["devices"])
+    sizes = BatchSchedule.of(config["global_batch_size"], config["global_batch_schedule"])
+    per_device = math.ceil(sizes.largest / config["trainer"]["devices"])
     requested = str(config["model"].get("checkpointing", NONE))
     level = choose_checkpointing(requested, predict, gpu.budget_bytes(), per_device)
     micro = choose_micro_batch(gpu, predict(str(level.value)), per_device)

@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from gpuopt.batch_schedule import BatchSchedule, learning_rate_factor
 from gpuopt.choice import Choice
 from gpuopt.hardware import (
     Gpu,
@@ -35,7 +36,7 @@ class Plan:
         gpu: The card that the run is planned for.
         precision: `fp32`, `tf32`, `bf16` or `fp16`.
         image_size: Side in pixels.
-        global_batch_size: Samples per optimizer step.
+        global_batch_size: Samples per optimizer step in the first epoch.
         micro_batch_size: Samples per device per forward.
         devices: Processes that train together.
         choices: Every automatic choice with its evidence.
@@ -43,6 +44,9 @@ class Plan:
             is decoded, by `with_workers`.
         checkpointing: How much of the model is recomputed in the backward pass.
         memory: Predicted, on a CUDA device.
+        global_batch_changes: Other global batches by the epoch, from 0, from which they hold.
+        learning_rate: Of the model at the first epoch's global batch; None: as configured.
+        learning_rate_rule: Which relates it to other global batches.
     """
 
     accelerator: str
@@ -56,10 +60,18 @@ class Plan:
     num_workers: int = 0
     checkpointing: str = "none"
     memory: MemoryEstimate | None = None
+    global_batch_changes: Mapping[int, int] = field(default_factory=dict)
+    learning_rate: float | None = None
+    learning_rate_rule: str = "none"
+
+    @property
+    def global_batches(self) -> BatchSchedule:
+        """Samples per optimizer step by epoch."""
+        return BatchSchedule.of(self.global_batch_size, self.global_batch_changes)
 
     @property
     def accumulate_grad_batches(self) -> int:
-        """Micro-batches per optimizer step and device."""
+        """Micro-batches per optimizer step and device, in the first epoch."""
         return math.ceil(math.ceil(self.global_batch_size / self.devices) / self.micro_batch_size)
 
     def with_choice(self, choice: Choice) -> "Plan":
@@ -112,6 +124,9 @@ def make_plan(
     moving_average: bool = False,
     clips_gradients: bool = True,
     cache_dir: str | None = None,
+    global_batch_changes: Mapping[int, int] | None = None,
+    learning_rate_rule: str = "none",
+    learning_rate_reference_batch: int | None = None,
 ) -> Plan:
     """Resolve what was left to gpuopt.
 
@@ -122,7 +137,7 @@ def make_plan(
         precision: `auto` or a name.
         image_size: `auto` or pixels.
         micro_batch_size: `auto` or samples.
-        global_batch_size: Samples per optimizer step.
+        global_batch_size: Samples per optimizer step in the first epoch.
         devices: Processes that train together, each on a device of its own.
         device_index: The device of this process on its machine.
         local_devices: Those of them on this machine; None means all.
@@ -130,6 +145,10 @@ def make_plan(
         moving_average: Whether the weights are averaged.
         clips_gradients: Whether gradients are clipped.
         cache_dir: Folder of all caches; None means the user's cache folder.
+        global_batch_changes: Other global batches by the epoch from which they hold.
+        learning_rate_rule: What the learning rate becomes with another global batch.
+        learning_rate_reference_batch: Samples per step that it was chosen for; None: those of
+            the first epoch.
 
     Raises:
         InputError: When the device cannot run this, or not one sample fits.
@@ -157,7 +176,8 @@ def make_plan(
         setup = replace(setup, optimizer_is_offloaded=offload)
         return predict_memory(setup, cache_dir=cache_dir)
 
-    per_device = math.ceil(global_batch_size / devices)
+    schedule = BatchSchedule.of(global_batch_size, global_batch_changes)
+    per_device = math.ceil(schedule.largest / devices)
     level = choose_checkpointing(
         str(model.get("checkpointing", NONE)),
         predict if is_cuda else None,
@@ -170,6 +190,13 @@ def make_plan(
     if offloads:
         choices.append(offload_choice(predict, str(level.value), gpu.budget_bytes()))
     choices.append(micro)
+    learning_rate = None
+    if learning_rate_rule != "none":
+        reference = learning_rate_reference_batch or global_batch_size
+        learning_rate, rate_choice = _choose_learning_rate(
+            model, learning_rate_rule, global_batch_size, reference
+        )
+        choices.append(rate_choice)
     return Plan(
         accelerator="cuda" if is_cuda else "cpu",
         gpu=gpu,
@@ -181,6 +208,9 @@ def make_plan(
         choices=tuple(choices),
         checkpointing=str(level.value),
         memory=estimate,
+        global_batch_changes=schedule.changes,
+        learning_rate=learning_rate,
+        learning_rate_rule=learning_rate_rule,
     )
 
 
@@ -190,6 +220,18 @@ def _choose_image_size(requested: int | str, gpu: Gpu) -> Choice:
     if gpu.image_size is not None:
         return Choice("image_size", gpu.image_size, "table", f"recommended for {gpu.name}")
     return Choice("image_size", _DEFAULT_IMAGE_SIZE, "table", f"{gpu.name} has no recommendation")
+
+
+def _choose_learning_rate(
+    model: Mapping[str, Any], rule: str, global_batch_size: int, reference: int
+) -> tuple[float, Choice]:
+    base = float(model["learning_rate"])
+    factor = learning_rate_factor(rule, global_batch_size, reference)
+    reason = (
+        f"model.learning_rate {base:.4g} x {factor:.4g} = {base * factor:.4g}, from {reference} "
+        f"to {global_batch_size} samples per step"
+    )
+    return base * factor, Choice("learning_rate_rule", rule, "predicted", reason)
 
 
 def _choose_micro(

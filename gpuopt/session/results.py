@@ -74,6 +74,8 @@ def assemble_results(
             "precision": plan.precision,
             "image_size": plan.image_size,
             "global_batch_size": plan.global_batch_size,
+            "global_batch_schedule": {str(e): n for e, n in plan.global_batch_changes.items()},
+            "learning_rate": plan.learning_rate,
             "micro_batch_size": plan.micro_batch_size,
             "accumulate_grad_batches": plan.accumulate_grad_batches,
             "checkpointing": plan.checkpointing,
@@ -133,6 +135,7 @@ def log_results(
     evaluation: Evaluation,
     figures: Mapping[str, Figure],
     step: int,
+    learning_rate: float | None = None,
 ) -> None:
     """Send pictures, the configuration and the hparams row to TensorBoard.
 
@@ -153,6 +156,8 @@ def log_results(
         text = yaml.safe_dump(dict(config), sort_keys=False)
         writer.add_text("config", f"```yaml\n{text}\n```")
     compared = {**swept_settings(Path(logger.save_dir)), **_hyperparameters(config)}
+    if learning_rate is not None:  # by a rule, from the one in the configuration
+        compared["learning_rate"] = learning_rate
     logger.log_hyperparams(compared, scores)
     logger.log_metrics(scores, step=step)
     logger.finalize("success")

@@ -17,18 +17,22 @@ class FakeMeter:
     Args:
         capacity_mib: What the meter reports.
         real_mib: Where steps begin to fail; None: where the capacity ends.
+        phase: In which part of a step they fail.
     """
 
-    def __init__(self, capacity_mib=800, real_mib=None):
+    def __init__(self, capacity_mib=800, real_mib=None, phase="forward"):
         self.capacity_mib, self.real_mib = capacity_mib, real_mib or capacity_mib
+        self.phase = phase
         self.sizes, self.peak, self.failures = [], 0, 0
         self._ticks = itertools.count()
 
     def take(self, samples):
         self.sizes.append(samples)
-        needed = (100 + 10 * samples) * MIB
-        self.peak = max(self.peak, needed)
-        if needed > self.real_mib * MIB:
+        self.peak = max(self.peak, (100 + 10 * samples) * MIB)
+        self.check(samples, "forward")
+
+    def check(self, samples, phase):
+        if phase == self.phase and 100 + 10 * samples > self.real_mib:
             self.failures += 1
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
@@ -85,10 +89,12 @@ class Unknown(L.LightningModule):
         self.calls += 1
         self.seen.append(len(batch[0]))
         loss = nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+        loss.register_hook(lambda _: self.meter[0].check(len(batch[0]), "backward"))
         self.log("loss", loss, on_step=True, on_epoch=True)
         return loss
 
     def validation_step(self, batch, batch_idx):
+        self.meter[0].check(len(batch[0]), "validation")
         self.log("val", nn.functional.cross_entropy(self.net(batch[0]), batch[1]))
 
     def configure_optimizers(self):

@@ -4,6 +4,7 @@ Started by `test_oom_ranks.py` with the variables that torchrun sets; each rank 
 differences to an undisturbed run of the same two ranks, and what it knows of the events.
 """
 
+import gc
 import json
 import os
 import sys
@@ -36,6 +37,7 @@ def main() -> None:
     # A sampler that pads the last batches, and values that are logged per rank, are meant.
     warnings.simplefilter("ignore")
     torch.set_num_threads(1)
+    gc.freeze()  # recovery collects garbage after each failure
     folder = Path(sys.argv[1])
     found = {}
     for accumulate in (1, 2, 3):

@@ -157,6 +157,27 @@ def test_steps_whose_last_batch_is_smaller_are_measured(undisturbed):
     assert changes(adaptive) == [(5, 10)]
 
 
+def test_a_step_with_validation_in_its_middle_is_left_out(undisturbed):
+    meter = FakeMeter(total=100)
+
+    class Hungry(metered(meter)):
+        def validation_step(self, batch, batch_idx):
+            self.meter.most = 99  # far more than any training batch
+            return super().validation_step(batch, batch_idx)
+
+    adaptive = AdaptiveBatchSize(initial=5, meter=meter)
+    options = {"accumulate_grad_batches": 2, "val_check_interval": 3, "max_epochs": 4}
+    fit(adaptive, kind=Hungry, **options)
+    assert changes(adaptive) == [(5, 10)]
+
+
+def test_a_further_run_without_it_is_not_bound_by_it():
+    recovery = OomRecovery()
+    fit(AdaptiveBatchSize(maximum=5, meter=(meter := FakeMeter())), recovery, kind=metered(meter))
+    net, _ = fit(recovery)
+    assert max(net.sizes) == 10
+
+
 def test_without_a_meter_the_first_size_stays_and_failures_are_survived(caplog):
     adaptive = AdaptiveBatchSize(initial=5)
     run = fit(adaptive, limits=Limits(backward=3))

@@ -111,10 +111,13 @@ def test_a_global_batch_sets_micro_batch_and_accumulation():
     assert max(probe.samples for probe in finder.result.probes) <= 60
 
 
-@pytest.mark.parametrize("recovers", [True, False])
-def test_a_probe_that_runs_out_of_memory_is_survived(recovers):
+@pytest.mark.parametrize(
+    ("recovers", "phase"),
+    [(True, "forward"), (False, "forward"), (True, "backward"), (True, "validation")],
+)
+def test_a_probe_that_runs_out_of_memory_is_survived(recovers, phase):
     """The device has less than it says, as when another process grows."""
-    meter = FakeMeter(capacity_mib=4000, real_mib=800)
+    meter = FakeMeter(capacity_mib=4000, real_mib=800, phase=phase)
     callbacks = [OomRecovery()] if recovers else []
     finder = BatchSizeFinder(meter=meter)
     found = fitted(Unknown, finder, *callbacks, meter=meter)
@@ -179,3 +182,37 @@ def test_what_cannot_be_measured_or_set_is_refused():
     for options in ({"take": "most"}, {"headroom_ratio": 1.5}, {"minimum": 9, "maximum": 3}):
         with pytest.raises(InputError, match="BatchSizeFinder"):
             BatchSizeFinder(**options)
+
+
+class Cache(FakeMeter):
+    """An allocator that keeps a cache, which it has to give back from some size on."""
+
+    def __init__(self, most):
+        super().__init__()
+        self.most, self.gave_back, self.fullest = most, 0, 0
+
+    def take(self, samples):
+        super().take(samples)
+        self.gave_back += samples > self.most
+
+    def note_fragments(self):
+        self.fullest += 1
+
+    def retries(self):
+        return self.gave_back
+
+
+@pytest.mark.parametrize(
+    ("kind", "make_data", "passes"), [(Unknown, lambda: None, 1), (ByHand, OwnData, 2)]
+)
+def test_the_allocator_is_looked_at_when_a_step_is_fullest_and_must_not_thrash(
+    kind, make_data, passes
+):
+    meter, data = Cache(most=20), make_data()
+    name = None if data is None else "per_step"
+    finder = BatchSizeFinder(meter=meter, find_only=True, batch_arg_name=name)
+    fitted(kind, finder, meter=meter, data=data)
+    assert meter.fullest == passes * len(meter.sizes)  # backward passes of a step
+    assert finder.result.largest <= 20
+    assert any(probe.thrashed for probe in finder.result.probes)
+    assert finder.result.out_of_memory_count == 0

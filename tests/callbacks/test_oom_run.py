@@ -7,10 +7,12 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
+from gpuopt.callbacks import split_steps
 from gpuopt.errors import FaultError
 from gpuopt.model import Classifier
 from gpuopt.run import RunFolder
 from gpuopt.worker import work
+from tests.callbacks.memory_faults import FakeMeter
 
 # Two micro-batches per window, and a ragged last one.
 QUICK = ("trainer.max_steps=4", "model.drop_rate=0.2")
@@ -78,3 +80,63 @@ def test_a_run_that_gave_up_is_resumed_to_the_bit(train, shrink, tmp_path, since
     assert results["training"]["steps"] == 4
     assert results["training"]["oom_recovery"]["events"][-1]["event"] == "give_up"
     assert largest_difference(tmp_path / "plain", tmp_path / "resumed") == 0.0
+
+
+@pytest.fixture
+def device(monkeypatch):
+    """A device that holds 64 samples, of which another process takes half after two batches."""
+    meter = FakeMeter(total=10 + 64 * 5, base=10)
+    cross_entropy = Classifier._cross_entropy
+
+    def metered(self, logits, batch):
+        if torch.is_grad_enabled():
+            taken = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready > 2
+            meter.other = 160 if taken else 0
+            meter.take(len(logits))
+        return cross_entropy(self, logits, batch)
+
+    monkeypatch.setattr(Classifier, "_cross_entropy", metered)
+    monkeypatch.setattr(split_steps, "meter_of", lambda device: meter)
+
+
+ADAPTIVE = ("callbacks.adaptive_batch_size.enabled=true", "trainer.max_steps=6")
+
+
+@pytest.mark.parametrize("has_recovery", [False, True])
+def test_results_show_the_adaptation(train, device, tmp_path, has_recovery):
+    """Alone and together: a batch that no longer fits is split, and less is taken from then on."""
+    words = (f"callbacks.oom_recovery.enabled={str(has_recovery).lower()}", "logger=tensorboard")
+    results = train(tmp_path, *ADAPTIVE, *words)["training"]
+    found = results["adaptive_batch_size"]
+    failures = (results["oom_recovery"] or found)["events"]
+    kinds = [(e["event"], e["samples"], e["micro_batch_size"]) for e in failures]
+    assert ("out_of_memory", 64, 32) in kinds
+    # 32 samples take all of what is left; at most 85 % are aimed at.
+    assert found["final_micro_batch_size"] == 22
+    adapted = [e for e in found["events"] if e["event"] == "adapt"]
+    assert [(e["samples"], e["micro_batch_size"]) for e in adapted] == [(32, 22)]
+    assert adapted[0]["peak_bytes"] == adapted[0]["available_bytes"] == 170
+    assert (results["oom_recovery"] is not None) is has_recovery
+    assert results["steps"] == 6
+    assert scalars(tmp_path, "memory/micro_batch_size") == [32.0, 22.0]
+    assert scalars(tmp_path, "memory/out_of_memory") == [1.0, 1.0]
+    assert scalars(tmp_path, "memory/available_bytes") == [170.0]
+
+
+def scalars(folder, name):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(folder / "tensorboard"))
+    events.Reload()
+    return [event.value for event in events.Scalars(name)]
+
+
+def test_a_first_size_from_the_command_line(train, tmp_path):
+    """Without a device to measure it stays, and the result is that of the whole batches."""
+    words = ("trainer.max_steps=3", "model.drop_rate=0.0")
+    train(tmp_path / "whole", *words)
+    adaptive = "callbacks.adaptive_batch_size"
+    options = (f"{adaptive}.enabled=true", f"{adaptive}.initial=20")
+    results = train(tmp_path / "parts", *words, *options)["training"]["adaptive_batch_size"]
+    assert results == {"events": [], "final_micro_batch_size": 20, "bytes_per_sample": None}
+    assert largest_difference(tmp_path / "whole", tmp_path / "parts") < 1e-4  # rounding of fp32

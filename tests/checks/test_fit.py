@@ -187,3 +187,14 @@ def test_progress_passes_every_step_on():
 
     ask(gpu=AbsentGpu(memory_gib=6), track=track)
     assert len(seen) == len(set(seen)) == len(WAYS)
+
+
+def test_a_level_that_is_given_is_the_checkpointed_way():
+    def largest(level):
+        model = {"name": "levit_conv_128s", "checkpointing": level}
+        (card,) = ask(gpu=preset("t4"), model=model).cards
+        return card.largest
+
+    some, full = largest("stages=1"), largest("full")
+    assert full["plain"] == some["plain"] < some["checkpointed"] < full["checkpointed"]
+    assert largest("auto") == largest("none") == full

@@ -1,7 +1,9 @@
 import math
 
 import pytest
+import yaml
 
+from gpuopt.config import compose_settings
 from gpuopt.configuration import settle_batch_sizes
 from gpuopt.errors import InputError
 
@@ -93,3 +95,76 @@ def test_an_absurd_product_is_refused():
     with pytest.raises(InputError, match="a step has at most 10000000 samples"):
         settled(10_000_000, None, 2)
     assert settled(10_000_000, None, 1) == (10_000_000, 10_000_000)
+
+
+# --- a schedule, and the learning rate that follows ------------------------------------------
+
+
+def scheduled(schedule, total=32, typed=(), epochs=8, devices=1, **settings):
+    config = {
+        "micro_batch_size": "auto",
+        "global_batch_size": total,
+        "global_batch_schedule": schedule,
+        "accumulate_grad_batches": None,
+        "trainer": {"devices": devices, "max_epochs": epochs},
+        "learning_rate_rule": "none",
+        "learning_rate_reference_batch": None,
+        **settings,
+    }
+    result = settle_batch_sizes(config, typed)
+    return result["global_batch_size"], result["global_batch_schedule"]
+
+
+def test_a_schedule_may_name_the_first_epoch():
+    assert scheduled({0: 128, 5: 256}) == (128, {5: 256})
+    assert scheduled({0: 128, 5: 256}, total=None) == (128, {5: 256})
+    assert scheduled({5: 256}) == (32, {5: 256})
+    assert scheduled({0: 64}) == (64, None)
+    assert scheduled({3: 32, 5: 64}) == (32, {5: 64})  # nothing changes in epoch 3
+
+
+def test_it_is_settled_once():
+    first, later = scheduled({0: 128, 5: 256})
+    assert scheduled(later, total=first) == (first, later)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "options", "message"),
+    [
+        ({0: 128}, {"total": 64, "typed": ["global_batch_size"]}, "=64 disagrees with .* 128"),
+        ({8: 64}, {}, "epoch 8, counted from 0, is never reached with trainer.max_epochs=8"),
+        ({2: 1}, {"devices": 2}, "global_batch_size=1 is smaller than trainer.devices=2"),
+        (256, {}, "global_batch_schedule=256 names no epochs"),
+        ({"x": 5}, {}, "global_batch_schedule: 'x' is no whole number"),
+        ({2: "many"}, {}, "global_batch_schedule: epoch 2: 'many' is no whole number"),
+        (None, {"learning_rate_rule": "sqrt"}, "learning_rate_rule=sqrt changes nothing"),
+        (None, {"learning_rate_reference_batch": 64}, "changes nothing without a rule"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(schedule, options, message):
+    with pytest.raises(InputError, match=message):
+        scheduled(schedule, **options)
+
+
+def test_micro_batch_and_accumulation_must_agree_with_it():
+    options = {"micro_batch_size": 16, "accumulate_grad_batches": 2}
+    assert scheduled({0: 32, 2: 64}, **options) == (32, {2: 64})
+    with pytest.raises(InputError, match="global_batch_size=64 disagrees"):
+        scheduled({0: 64}, **options)
+
+
+def test_a_rule_with_a_reference_batch_or_a_schedule_is_taken():
+    assert scheduled(None, learning_rate_rule="sqrt", learning_rate_reference_batch=64)
+    assert scheduled({3: 64}, learning_rate_rule="linear")
+
+
+def test_from_the_command_line():
+    words = ["global_batch_schedule={0: 128, 2: 256}", "learning_rate_rule=sqrt"]
+    settings = compose_settings("train", words)
+    assert settings["global_batch_size"] == 128
+    assert settings["global_batch_schedule"] == {2: 256}
+    assert yaml.safe_load(yaml.safe_dump(settings)) == settings
+    with pytest.raises(InputError, match="learning_rate_rule=root is not one of none, linear"):
+        compose_settings("train", ["learning_rate_rule=root"])
+    with pytest.raises(InputError, match="learning_rate_reference_batch=0 is out of range"):
+        compose_settings("train", ["learning_rate_reference_batch=0"])

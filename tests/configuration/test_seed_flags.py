@@ -37,6 +37,11 @@ def test_all_wrong_flags_are_answered_at_once():
         ("--use_amp true", "precision=auto"),
         ("--use_amp=false", "precision=fp32"),
         ("--use_amp false", "precision=fp32"),
+        ("--use_checkpoint --checkpoint_segments 4", "model.checkpointing=stages=4"),
+        ("--checkpoint_segments 4 --use_checkpoint", "model.checkpointing=stages=4"),
+        ("--offload_optimizer", "optimizer.offload=true"),
+        ("--offload_optimizer=cpu", "optimizer.offload=true"),
+        ("--offload_optimizer false", "optimizer.offload=false"),
         ("--batch-size 16", "micro_batch_size=16"),
         ("--batch_size 16", "micro_batch_size=16"),
         ("--batch_size=16", "micro_batch_size=16"),
@@ -117,6 +122,7 @@ def test_the_keys_are_those_of_the_schemas():
         ("use_amp=true", "precision=auto"),
         ("batch_size=8,16 epochs=3", "micro_batch_size=8,16 trainer.max_epochs=3"),
         ("max_epochs=3", "trainer.max_epochs=3"),
+        ("checkpointing=stages=2", "model.checkpointing=stages=2"),
     ],
 )
 def test_keys_of_the_guide_without_dashes_are_answered_too(line, expected):
@@ -348,3 +354,16 @@ def test_hydras_parser_takes_the_order(line):
     assert parsed.config_dir == ("conf" if "config-dir" in line else None)
     if "--info" in line:
         assert parsed.info == ("defaults" if "defaults" in line else "all")
+
+
+@pytest.mark.parametrize(
+    ("typed", "passed_on"),
+    [
+        ("model.checkpointing=stages=4", "model.checkpointing='stages=4'"),
+        ("model.checkpointing='stages=4'", "model.checkpointing='stages=4'"),
+        ("model.checkpointing=none,stages=2,full", "model.checkpointing=none,'stages=2',full"),
+        ("model.checkpointing=full", "model.checkpointing=full"),
+    ],
+)
+def test_a_value_with_an_equals_sign_is_put_in_quotes_for_hydra(typed, passed_on):
+    assert translate_arguments("train", [typed]) == [passed_on]

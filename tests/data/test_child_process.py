@@ -13,38 +13,19 @@ from pathlib import Path
 import pytest
 
 from gpuopt.data import parallel_rows
-from gpuopt.data.drawing import DocumentSet
 from gpuopt.data.row_ledger import RowLedger
 from gpuopt.errors import FaultError
+from tests.data.draw_slowly import DOCUMENTS
 
 pytestmark = pytest.mark.slow
 
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
-DOCUMENTS = DocumentSet(seed=0, train_count=150, test_count=50, size_px=128)
 # Where a system does not tell who sent a signal, SIGTERM from anybody ends a child.
 tells_senders = pytest.mark.skipif(
     not hasattr(signal, "sigwaitinfo"), reason="this system does not tell who sent a signal"
 )
 TERM_OF_ANYBODY = pytest.param(signal.SIGTERM, marks=tells_senders)
 _started: list[subprocess.Popen] = []
-# Drawing is slowed down, so that it can be hit in the middle; every signal's answer is recorded.
-DRAW = """
-import signal, sys, time
-from pathlib import Path
-from gpuopt.data import parallel_rows
-from gpuopt.data.drawing import DocumentSet, folder
-parallel_rows.available_cpus = lambda: 2
-honest = folder.draw_sample
-folder.draw_sample = lambda *a: (time.sleep(0.02), honest(*a))[1]
-
-def stop(number, frame):
-    print("stopped by", number, file=sys.stderr, flush=True)
-    sys.exit(75)
-
-for number in (signal.SIGINT, signal.SIGUSR1, signal.SIGTERM):
-    signal.signal(number, stop)
-DocumentSet(seed=0, train_count=150, test_count=50, size_px=128).draw(Path(sys.argv[1]))
-"""
 # The loader's workers wait for work; a thread starts them, or the main thread.
 LOAD = """
 import sys, threading, time
@@ -185,10 +166,11 @@ def is_free(folder):
         return True
 
 
-def drawing(where):
+@pytest.fixture
+def drawing(start_command, tmp_path):
     """A process that draws, with two workers that have begun."""
-    process = start("-c", DRAW, where)
-    wait_until(lambda: len(list(where.glob("train/*.jpg"))) >= 10, process)
+    process = start_command(tmp_path, "tests.data.draw_slowly", str(tmp_path))
+    process.wait_until(lambda: len(list(tmp_path.glob("train/*.jpg"))) >= 10)
     assert len(members(process.pid)) == 3
     return process
 
@@ -200,12 +182,11 @@ def whole(tmp_path_factory):
     return contents(where)
 
 
-def test_kill_9_leaves_no_orphan_and_no_lock_and_drawing_goes_on(tmp_path, whole):
-    process = drawing(tmp_path)
+def test_kill_9_leaves_no_orphan_and_no_lock_and_drawing_goes_on(tmp_path, drawing, whole):
     assert not is_free(tmp_path)
-    process.kill()
-    process.communicate(timeout=20)
-    wait_until(lambda: not members(process.pid), seconds=10)
+    drawing.send(signal.SIGKILL)
+    drawing.end(20)
+    wait_until(lambda: not members(drawing.pid), seconds=10)
     assert is_free(tmp_path)
     assert contents(tmp_path) != whole
     DOCUMENTS.draw(tmp_path)
@@ -214,15 +195,14 @@ def test_kill_9_leaves_no_orphan_and_no_lock_and_drawing_goes_on(tmp_path, whole
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGUSR1, TERM_OF_ANYBODY])
-def test_a_signal_to_the_group_is_answered_by_the_parent_alone(tmp_path, whole, number):
-    process = drawing(tmp_path)
-    os.killpg(process.pid, number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75
-    assert stderr.split("\n") == [*stderr.split("\n")[:-2], f"stopped by {number:d}", ""]
-    assert stderr.count("stopped by") == 1
-    assert "Traceback" not in stderr
-    assert not members(process.pid)
+def test_a_signal_to_the_group_is_answered_by_the_parent_alone(tmp_path, drawing, whole, number):
+    os.killpg(drawing.pid, number)
+    end = drawing.end(60)
+    assert end.code == 75
+    assert end.stderr.endswith(f"stopped by {number:d}\n")
+    assert end.stderr.count("stopped by") == 1
+    assert "Traceback" not in end.stderr
+    assert not members(drawing.pid)
     DOCUMENTS.draw(tmp_path)
     assert contents(tmp_path) == whole
 
@@ -264,31 +244,36 @@ def test_loader_workers_die_with_their_parent_and_ignore_signals_of_others(start
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, TERM_OF_ANYBODY])
-def test_a_signal_to_the_group_while_training_saves_and_ends_with_75(tiny, tmp_path, number):
+def test_a_signal_to_the_group_while_training_saves_and_ends_with_75(
+    tiny, start_command, tmp_path, number
+):
     """As Ctrl-C, SLURM and timeout(1) send it; twice, so that the resumed run is met, too."""
     options = [word for word in tiny if not word.startswith("trainer.max_epochs")]
     options += ["num_workers=2", "trainer.max_epochs=50", "run=parts"]
-    assert "resuming from" not in stop_training(tmp_path, number, *options)
-    assert "resuming from" in stop_training(tmp_path, number, *options, "resume=true")
+
+    def stop(*words):
+        return stop_training(start_command(tmp_path, "gpuopt.train", *words), tmp_path, number)
+
+    assert "resuming from" not in stop(*options)
+    assert "resuming from" in stop(*options, "resume=true")
 
 
-def stop_training(folder, number, *options):
+def stop_training(process, folder, number):
     """Signal to the whole group once the run has saved; what it wrote to its standard error."""
     last = folder / "parts/checkpoints/last.ckpt"
     begun_with = saved_at(last)
-    process = start("-m", "gpuopt.train", *options, cwd=folder)
-    wait_until(lambda: saved_at(last) > begun_with, process, 90)
+    process.wait_until(lambda: saved_at(last) > begun_with, 90)
     assert len(members(process.pid)) >= 3
     before = saved_at(last)
     os.killpg(process.pid, number)
-    _, stderr = process.communicate(timeout=60)
-    assert process.returncode == 75, stderr
-    assert "resume=" in stderr.strip().splitlines()[-1]
-    assert "Traceback" not in stderr
-    assert "killed by signal" not in stderr
+    end = process.end(60)
+    assert end.code == 75, end.stderr
+    assert "resume=" in end.last_line
+    assert "Traceback" not in end.stderr
+    assert "killed by signal" not in end.stderr
     assert saved_at(last) > before
     wait_until(lambda: not members(process.pid), seconds=10)
-    return stderr
+    return end.stderr
 
 
 class Hanging:

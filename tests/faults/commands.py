@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from tests.faults import spares
 from tests.faults.injection import VARIABLE
 
 __all__ = ["Command", "End", "Warm", "fault"]
@@ -23,9 +24,11 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"
 LIMIT_S = 120.0  # a command that has not ended by then hangs
 
 
-def fault(point: str, do: str = "kill", call: int = 1, path: Path | None = None) -> dict[str, Any]:
+def fault(
+    point: str, do: str = "kill", call: int = 1, path: Path | None = None, *, lasting: bool = False
+) -> dict[str, Any]:
     """Write down a fault: see `injection`."""
-    return {"point": point, "do": do, "call": call, "path": str(path)}
+    return {"point": point, "do": do, "call": call, "path": str(path), "lasting": lasting}
 
 
 @dataclass(frozen=True)
@@ -43,11 +46,11 @@ class End:
 
 
 class Warm:
-    """Starts commands from a process that has imported everything."""
+    """Starts commands from a process that has imported everything; `light`: all but torch."""
 
-    def __init__(self) -> None:
+    def __init__(self, *words: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.faults.warm"],
+            [sys.executable, "-m", "tests.faults.warm", *words],
             cwd=_ROOT,
             env=ENVIRONMENT,
             stdin=subprocess.PIPE,
@@ -79,6 +82,7 @@ class Command:
         faults: What shall happen in it.
         environment: Further variables.
         warm: Forked from there instead of started by a new interpreter.
+        children: How many of its ranks, folds or jobs are forked like that, and of theirs.
     """
 
     def __init__(
@@ -88,6 +92,7 @@ class Command:
         faults: tuple[Mapping[str, Any], ...] = (),
         environment: Mapping[str, str] | None = None,
         warm: Warm | None = None,
+        children: int = 0,
     ) -> None:
         self._logs = tempfile.TemporaryDirectory(prefix="gpuopt_fault_")
         self._log = Path(self._logs.name)
@@ -96,6 +101,7 @@ class Command:
         self._code: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         if warm:
+            own |= {spares.VARIABLE: str(children)} if children else {}
             names = {name: str(self._log / name) for name in ("stdout", "stderr", "status")}
             self.pid = warm.start({"words": words, "cwd": str(cwd), "environment": own, **names})
         else:
@@ -125,6 +131,22 @@ class Command:
     def said(self) -> str:
         """Return what stands on stderr by now."""
         return (self._log / "stderr").read_text("utf-8", "replace")
+
+    def children(self) -> dict[int, str]:
+        """Return the living processes that it has started, and what each says that it is."""
+        found = {}
+        for folder in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError, ValueError):
+                state, parent = (folder / "stat").read_text().rpartition(")")[2].split()[:2]
+                name = (folder / "comm").read_text().strip()
+                if int(parent) == self.pid and state not in "ZX" and name != "spare":
+                    words = dict(w.partition("=")[::2] for w in _environment(folder))
+                    found[int(folder.name)] = f"rank {words['RANK']}" if "RANK" in words else name
+        return found
+
+    def ranks(self) -> dict[int, int]:
+        """Return the process numbers of its ranks."""
+        return {int(n[5:]): pid for pid, n in self.children().items() if n.startswith("rank ")}
 
     def send(self, number: int) -> None:
         """Send a signal to the command's own process."""
@@ -185,3 +207,8 @@ class Command:
                     found.add(pid)
                     self._sessions.add(session)
         return sorted(found)
+
+
+def _environment(folder: Path) -> list[str]:
+    """Read the variables that a process was started with, of a forked one its server's."""
+    return (folder / "environ").read_text().split("\0")

@@ -1,10 +1,6 @@
-"""The warm process and what each fault test needs."""
-
-import sys
+"""What each fault test needs."""
 
 import pytest
-
-from tests.faults.commands import Command, Warm
 
 # A small run with all kinds of randomness; saves every other step.
 BUSY = (
@@ -18,30 +14,6 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if item.path.parent.name == "faults":
             item.add_marker(pytest.mark.slow)
-
-
-@pytest.fixture(scope="session")
-def warm():
-    if not sys.platform.startswith("linux"):
-        pytest.skip("looks into /proc")
-    server = Warm()
-    yield server
-    server.close()
-
-
-@pytest.fixture
-def start_command(warm):
-    """Start a command in a folder; none outlives the test."""
-    started = []
-
-    def start(cwd, *words, **options):
-        command = Command(*words, cwd=cwd, warm=warm, **options)
-        started.append(command)
-        return command
-
-    yield start
-    for command in started:
-        command.give_up()
 
 
 @pytest.fixture

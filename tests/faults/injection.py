@@ -45,7 +45,8 @@ def install(environment: Mapping[str, str] = os.environ) -> None:
     """Put the faults in place that a variable of the environment asks for.
 
     It holds a list in JSON; each fault has `point`, `call` (from 1, counted in each process; the
-    fault happens in this one alone), `do` and, for some of them, `path`.
+    fault happens in this one, and with `lasting` in all later ones), `do` and, for some of them,
+    `path`.
     """
     for fault in json.loads(environment.get(VARIABLE, "[]")):
         module, name = POINTS[fault["point"]]
@@ -86,7 +87,8 @@ def _wrap(module: Any, name: str, fault: Mapping[str, Any]) -> None:
 
     @functools.wraps(original)
     def disturbed(*arguments: Any, **options: Any) -> Any:
-        if next(calls) == fault["call"]:
+        number = next(calls)
+        if number == fault["call"] or (fault.get("lasting") and number > fault["call"]):
             return _ACTIONS[fault["do"]](fault, original, *arguments, **options)
         return original(*arguments, **options)
 
@@ -107,6 +109,12 @@ def _hang(fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: 
 
 def _raise(fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: Any) -> Any:
     raise RuntimeError("a fault of the test")
+
+
+def _run_out(fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: Any) -> Any:
+    import torch
+
+    raise torch.OutOfMemoryError("CUDA out of memory.")
 
 
 def _nan(fault: Mapping[str, Any], original: Callable[..., Any], *a: Any, **k: Any) -> Any:
@@ -162,6 +170,7 @@ _ACTIONS = {
     "stop": _signal(signal.SIGTERM),
     "hang": _hang,
     "raise": _raise,
+    "run out of memory": _run_out,
     "nan": _nan,
     "half": _half,
     "mark": _mark,

@@ -1,15 +1,9 @@
-"""Bad data and models given to the real command: what only opening them can show.
-
-The command of each case runs in a fork of one process that has imported what takes seconds.
-"""
-
-import json
-import os
-import subprocess
-import sys
+"""Bad data and models given to the real command: what only opening them can show."""
 
 import pytest
 from PIL import Image
+
+from tests.faults.commands import Command
 
 pytestmark = pytest.mark.slow
 
@@ -46,28 +40,6 @@ CSVS = {
     "ragged": "id,target\ncat/0.png,1\ncat/1.png\n",
     "out": "id,target\n../good.csv,1\ncat/0.png,2\n",
 }
-RUN_ALL = """
-import json, os, sys
-import gpuopt.worker
-from gpuopt.train import main
-
-codes = {}
-for number, words in enumerate(json.loads(sys.argv[1])):
-    child = os.fork()
-    if child == 0:
-        for descriptor, name in ((1, "out"), (2, "err")):
-            file = os.open(f"../{number}.{name}", os.O_WRONLY | os.O_CREAT)
-            os.dup2(file, descriptor)
-        sys.argv = ["gpuopt train", *words]
-        try:
-            main()
-        except SystemExit as end:
-            sys.stderr.flush()
-            os._exit(end.code)
-        os._exit(99)
-    codes[number] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-print(json.dumps(codes))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -101,32 +73,17 @@ def contents(folder):
 
 
 @pytest.fixture(scope="module")
-def ends(desk, tiny):
+def ends(desk, tiny, warm):
     """The exit code and stderr of each case, and whether all of them left the folder as it was."""
     usual = [word for word in tiny if not word.startswith(("data=", "model.name="))]
     usual.append(f"cache_dir={desk.parent / 'cache'}")
-    commands = []
+    before, found = contents(desk), {}
     for case in CASES:
-        words = case.split()
         name = [] if "model.name" in case else ["model.name=test_vit"]
-        commands.append([*usual, *name, *words])
-    before = contents(desk)
-    done = subprocess.run(
-        [sys.executable, "-c", RUN_ALL, json.dumps(commands)],
-        cwd=desk,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    codes = json.loads(done.stdout)
-    errors = [(desk.parent / f"{number}.err").read_text() for number in range(len(CASES))]
-    return dict(zip(CASES, zip(codes.values(), errors, strict=True), strict=True)), (
-        before,
-        contents(desk),
-    )
+        words = (*usual, *name, *case.split())
+        end = Command("gpuopt.train", *words, cwd=desk, warm=warm).end()
+        found[case] = end.code, end.stderr
+    return found, (before, contents(desk))
 
 
 @pytest.mark.parametrize("case", CASES)

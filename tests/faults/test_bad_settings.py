@@ -1,15 +1,15 @@
 """Bad settings given to the real commands: exit code 2, one line with key and remedy, no traces.
 
-Each case is a process of its own in which torch cannot be imported, as what is wrong must be found
-before that. What only the data or the model can show is in `test_bad_data.py`.
+In each case torch cannot be imported, as what is wrong must be found before that. What only the
+data or the model can show is in `test_bad_data.py`.
 """
 
 import os
 import re
-import subprocess
-import sys
 
 import pytest
+
+from tests.faults.commands import Command
 
 pytestmark = pytest.mark.slow
 
@@ -129,6 +129,8 @@ OTHERS = {
 }
 CASES = [("train", *case) for case in TRAIN.items()]
 CASES += [(name, *case) for name, cases in OTHERS.items() for case in cases.items()]
+# The first case of each command is a process of its own, as a user's is.
+COLD = {command: (command, words) for command, words, _ in reversed(CASES)}.values()
 
 
 def ident(value):
@@ -159,20 +161,19 @@ def contents(folder):
 
 
 @pytest.mark.parametrize(("command", "words", "line"), CASES, ids=ident)
-def test_it_is_refused_in_one_line_and_nothing_is_written(desk, no_torch, command, words, line):
+def test_it_is_refused_in_one_line_and_nothing_is_written(
+    desk, no_torch, light, command, words, line
+):
     before = contents(desk)
     paths = [str(no_torch), *filter(None, [os.environ.get("PYTHONPATH")])]
-    done = subprocess.run(
-        [sys.executable, "-m", f"gpuopt.{command}", *filter(None, words.split(" "))],
+    done = Command(
+        f"gpuopt.{command}",
+        *filter(None, words.split(" ")),
         cwd=desk,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "FAULTS_WORD": "hostile"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 2, done.stderr[-2000:]
+        environment={"PYTHONPATH": os.pathsep.join(paths), "FAULTS_WORD": "hostile"},
+        warm=None if (command, words) in COLD else light,
+    ).end()
+    assert done.code == 2, done.stderr[-2000:]
     assert done.stderr.count("\n") == 1, done.stderr[-2000:]
     speaker = "train" if command == "sweep" else command  # a sweep is `gpuopt train -m`
     assert done.stderr.startswith(f"gpuopt {speaker}: ")

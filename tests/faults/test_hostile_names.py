@@ -7,13 +7,13 @@ image back under an id that a program can match.
 import csv
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+
+from tests.faults.commands import Command
 
 pytestmark = pytest.mark.slow
 
@@ -91,9 +91,10 @@ def images(home):
 
 
 @pytest.fixture(scope="module")
-def trained(home, tiny):
+def trained(home, tiny, warm):
     kept = [word for word in tiny if not word.startswith(("data=", "logger="))]
-    return command("train", *kept, *DATA, "logger=tensorboard", f"run={quoted(RUN)}", cwd=home)
+    words = (*kept, *DATA, "logger=tensorboard", f"run={quoted(RUN)}")
+    return Command("gpuopt.train", *words, cwd=home, warm=warm).end()
 
 
 def draw(path, seed):
@@ -106,26 +107,13 @@ def shown(path):
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def command(name, *words, cwd):
-    return subprocess.run(
-        [sys.executable, "-m", f"gpuopt.{name}", *words],
-        cwd=cwd,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-
-
 def rows_of(path):
     with path.open(encoding="utf-8", newline="") as stream:
         return list(csv.DictReader(stream))
 
 
 def assert_well(done):
-    assert done.returncode == 0, done.stderr
+    assert done.code == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "\x1b" not in done.stdout + done.stderr  # a name may not colour the terminal
 
@@ -164,14 +152,14 @@ def test_its_events_are_readable(home, trained):
     assert "val/f1" in events.Tags()["scalars"]
 
 
-def test_predict_gives_every_image_back_and_says_what_it_left_out(home, trained, images):
+def test_predict_gives_every_image_back_and_says_what_it_left_out(home, trained, images, warm):
     best = home / RUN / "checkpoints/best.ckpt"
     whole = best.read_bytes()
     best.unlink()  # `last` is the same file, and stays whole
     best.write_bytes(whole[:-1])
     output = "of [mine], $HOME.csv"
     words = (f"run={quoted(RUN)}", f"output={quoted(output)}", "gpu=cpu", "num_workers=0")
-    done = command("predict", *words, *DATA, cwd=home)
+    done = Command("gpuopt.predict", *words, *DATA, cwd=home, warm=warm).end()
     best.write_bytes(whole)
     assert_well(done)
     assert "best.ckpt is damaged" in done.stderr
@@ -180,8 +168,9 @@ def test_predict_gives_every_image_back_and_says_what_it_left_out(home, trained,
     assert sorted(row["id"] for row in rows) == sorted(images)
 
 
-def test_it_can_be_resumed(home, trained):
-    done = command("train", f"resume={quoted(RUN)}", "trainer.max_epochs=2", cwd=home)
+def test_it_can_be_resumed(home, trained, warm):
+    words = (f"resume={quoted(RUN)}", "trainer.max_epochs=2")
+    done = Command("gpuopt.train", *words, cwd=home, warm=warm).end()
     assert_well(done)
     assert "resuming from" in done.stderr
     results = json.loads((home / RUN / "results.json").read_text("utf-8"))

@@ -145,3 +145,15 @@ def test_a_loss_that_is_not_finite_stops_before_it_is_learnt(start_train, tmp_pa
     assert "bad_batch.json" in end.last_line
     assert (tmp_path / "run/bad_batch.json").exists()
     assert resumed() == whole
+
+
+def test_memory_that_suffices_for_nothing_ends_in_one_line(start_train, tmp_path, resumed, whole):
+    """Exit code 3, the table of who holds it, and a checkpoint of the step that failed."""
+    gone = fault("training step", "run out of memory", call=9, lasting=True)
+    end = start_train(tmp_path, *WORDS, "run=run", faults=(gone,)).end()
+    assert end.code == 3, end.stderr
+    for words in ("with 1 sample at step 4", "saved", "last.ckpt", "out_of_memory.json"):
+        assert words in end.last_line, end.last_line
+    assert "optimizer" in end.stderr
+    assert (tmp_path / "run/out_of_memory.json").exists()
+    assert resumed() == whole

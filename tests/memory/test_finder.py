@@ -1,3 +1,4 @@
+import dataclasses
 import random
 import statistics
 
@@ -121,6 +122,15 @@ def test_a_prior_that_is_wrong_is_dropped(factor):
         assert found.largest / device.most() > 0.8, model
 
 
+@pytest.mark.parametrize("factor", [0.1, 0.01])
+def test_a_prior_that_is_wrong_by_far_still_ends_with_a_size_that_fits(factor):
+    device = Device("convnext", 24)
+    lines = tuple(Line(0, int(line.bytes_per_sample * factor)) for line in device.prior(0).lines)
+    found = searched(device, prior=MemoryEstimate(FixedMemory(0), lines, 224))
+    assert device.peak_bytes(found.largest) <= device.capacity_bytes
+    assert len(device.probed) <= 4
+
+
 def test_headroom_decides_how_much_stays_free():
     sizes = [
         searched(Device("resnet50", 16), headroom_ratio=ratio).largest for ratio in (0.0, 0.1, 0.5)
@@ -198,3 +208,18 @@ def test_after_a_failure_the_search_goes_on_between_what_fitted_and_what_did_not
     assert found.out_of_memory_count >= 1
     assert found.largest < min(size for size in device.probed if size > limit)
     assert found.probes[-1].samples == device.probed[-1]
+
+
+def test_a_size_at_which_the_allocator_thrashes_does_not_count_as_fitting():
+    device = Device("efficientnet_b3", 24)
+
+    def probe(samples):
+        return dataclasses.replace(device(samples), thrashed=samples > 100)
+
+    found = find_batch_size(
+        probe, capacity_bytes=device.capacity_bytes, prior=Device("efficientnet_b3", 24).prior(0)
+    )
+    assert found.out_of_memory_count == 0
+    assert any(one.thrashed for one in found.probes)
+    assert 40 <= found.largest <= 100
+    assert found.is_verified

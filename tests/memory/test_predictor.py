@@ -119,6 +119,36 @@ def test_any_timm_model_takes_less_in_half_precision_checkpointed_and_in_inferen
     assert inference.bytes_per_sample < checkpointed.bytes_per_sample
 
 
+@pytest.mark.parametrize("model", ["resnet50", "mobilenetv3_small_100"])
+def test_every_further_stage_that_is_recomputed_takes_less(model):
+    plain = predict_memory(MemorySetup(model, 96, "bf16"))
+    levels = [f"stages={count}" for count in range(1, plain.stages)]
+    assert plain.stages == {"resnet50": 4, "mobilenetv3_small_100": 6}[model]
+    peaks = [
+        predict_memory(MemorySetup(model, 96, "bf16", checkpointing=level)).peak_bytes(256)
+        for level in ("none", *levels, "full")
+    ]
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[0] == plain.peak_bytes(256)
+    assert len(set(peaks)) > plain.stages - 1
+    last = MemorySetup(model, 96, "bf16", checkpointing=f"stages={plain.stages}")
+    assert predict_memory(last).peak_bytes(256) == peaks[-1]
+
+
+def test_stages_that_a_model_does_not_have_are_refused():
+    with pytest.raises(InputError, match="stages=5: the network has 4 stages"):
+        predict_memory(MemorySetup("resnet18", 64, "fp32", checkpointing="stages=5"))
+
+
+def test_an_offloaded_optimizer_leaves_the_state_of_small_parameters():
+    resident = predict_memory(MemorySetup("resnet18", 64, "fp32")).fixed
+    moved = predict_memory(MemorySetup("resnet18", 64, "fp32", optimizer_is_offloaded=True)).fixed
+    parameters = list(timm.create_model("resnet18").parameters())
+    small = sum(4 * p.numel() for p in parameters if p.numel() < 4096)
+    assert moved.optimizer_state == 2 * small
+    assert resident.total_bytes - moved.total_bytes == resident.optimizer_state - 2 * small
+
+
 @pytest.mark.parametrize(
     ("model", "side", "gib"), [("convnext_base", 384, 0.0734), ("efficientnet_b3", 300, 0.0347)]
 )

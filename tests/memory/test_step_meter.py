@@ -29,3 +29,22 @@ def test_a_step_is_measured_and_cannot_take_more_than_is_free():
         torch.empty(meter.capacity_bytes() + 64 * MIB, dtype=torch.uint8, device=device)
     first = meter.clock_s()
     assert meter.clock_s() >= first
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_what_the_allocator_could_give_back_is_not_needed():
+    def take(mib):
+        return torch.empty(mib * MIB, dtype=torch.uint8, device="cuda")
+
+    meter = step_meter_of(torch.device("cuda", 0))
+    meter.start()
+    resident = meter.resident_bytes()
+    first, held = take(256), take(64)
+    del first  # stays in the cache, in one piece
+    large = take(300)
+    meter.note_fragments()
+    assert meter.peak_bytes() < resident + (64 + 300 + 32) * MIB
+    assert torch.cuda.max_memory_reserved() >= (256 + 64 + 300) * MIB
+    assert meter.retries() >= 0
+    del held, large

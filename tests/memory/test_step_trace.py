@@ -14,6 +14,7 @@ from gpuopt.memory.step_trace import follow_step, step_lines
 MODELS = {
     "convnext": MemorySetup("convnext_nano", 224, "bf16"),
     "checkpointed": MemorySetup("convnext_nano", 224, "bf16", checkpointing="full"),
+    "some stages": MemorySetup("convnext_nano", 224, "bf16", checkpointing="stages=2"),
     "batch norm": MemorySetup("efficientnet_b0", 128, "fp32"),
     "attention": MemorySetup("vit_tiny_patch16_224", 224, "fp16", drop_path_rate=0.1),
     "inference": MemorySetup("resnet18", 96, "bf16", training=False),

@@ -1,18 +1,15 @@
-"""Runs of two ranks, in processes of their own: each takes about fifteen seconds to start."""
+"""Runs of two ranks, in processes of their own."""
 
 import csv
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 
 from gpuopt.hardware import available_cpus
+from tests.faults.commands import Command, End
 
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "120"}
 LIMIT_S = 240  # for a machine that is busy with other work
 
 
@@ -22,48 +19,32 @@ class TwoRanks:
     Args:
         folder: The run folder.
         words: The settings.
-        command: What starts it; `gpuopt train` unless told otherwise.
+        module: What starts it; `gpuopt train` unless told otherwise.
         environment: Further variables.
+        warm: Forked from there, with its ranks, instead of started by new interpreters.
     """
 
-    def __init__(self, folder, *words: str, command=("-m", "gpuopt.train"), environment=()):
+    def __init__(self, folder, *words: str, module="gpuopt.train", environment=None, warm=None):
         self.folder = folder
-        self.process = subprocess.Popen(
-            [sys.executable, *command, *words],
-            cwd=folder.parent,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=ENVIRONMENT | dict(environment),
+        self.command = Command(
+            module, *words, cwd=folder.parent, environment=environment, warm=warm, children=4
         )
 
     def ranks(self) -> dict[int, int]:
         """Process numbers by rank."""
-        found = {}
-        for name in Path("/proc").glob("[0-9]*"):
-            try:
-                parent = int((name / "stat").read_text().rpartition(")")[2].split()[1])
-                words = (name / "environ").read_text().split("\0")
-            except (OSError, ValueError):
-                continue
-            if parent == self.process.pid:
-                found |= {int(w[5:]): int(name.name) for w in words if w.startswith("RANK=")}
-        return found
+        return self.command.ranks()
 
     def wait_for_a_save(self):
         """Return once `last.ckpt` is newer than it was at the call."""
         path = self.folder / "checkpoints/last.ckpt"
         before = path.stat().st_mtime_ns if path.exists() else 0
-        deadline = time.monotonic() + LIMIT_S
-        while not path.exists() or path.stat().st_mtime_ns == before:
-            assert self.process.poll() is None, self.process.communicate()[1]
-            assert time.monotonic() < deadline, "no checkpoint was saved"
-            time.sleep(0.01)
+        self.command.wait_until(
+            lambda: path.exists() and path.stat().st_mtime_ns != before, LIMIT_S
+        )
 
-    def end(self) -> tuple[int, str, str]:
-        """Wait for the end; return exit code, stdout and stderr."""
-        stdout, stderr = self.process.communicate(timeout=LIMIT_S)
-        return self.process.returncode, stdout, stderr
+    def end(self) -> End:
+        """Wait for the end."""
+        return self.command.end(LIMIT_S)
 
 
 def is_alive(pid: int) -> bool:
@@ -76,10 +57,6 @@ def is_alive(pid: int) -> bool:
 def kill(*pids: int, number=signal.SIGKILL):
     for pid in pids:
         os.kill(pid, number)
-
-
-def last_line(text: str) -> str:
-    return text.strip().splitlines()[-1]
 
 
 def read_scalars(folder: Path, name: str) -> list[float]:

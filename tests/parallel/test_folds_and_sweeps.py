@@ -3,7 +3,6 @@
 import csv
 import json
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
@@ -11,7 +10,8 @@ import pytest
 import torch
 
 from gpuopt.storage.checkpoint import read_checkpoint
-from tests.parallel.conftest import ENVIRONMENT, LIMIT_S, TwoRanks, kill, last_line
+from tests.faults.commands import Command
+from tests.parallel.conftest import LIMIT_S, TwoRanks, kill
 
 pytestmark = [
     pytest.mark.slow,
@@ -31,20 +31,12 @@ OPTIONS = (
 
 
 @pytest.fixture(scope="module")
-def sweep(two, tmp_path_factory):
+def sweep(two, warm, tmp_path_factory):
     """A sweep over the folds of a run: each job trains one of them with two ranks."""
     home = tmp_path_factory.mktemp("sweep")
     words = (*two, *OPTIONS, "logger=none", "fold=0,1", "-m", "hydra.sweep.dir=S")
-    done = subprocess.run(
-        [sys.executable, "-m", "gpuopt.train", *words],
-        cwd=home,
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=2 * LIMIT_S,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    end = Command("gpuopt.train", *words, cwd=home, warm=warm, children=2).end(2 * LIMIT_S)
+    assert end.code == 0, end.stderr
     return home
 
 
@@ -76,22 +68,22 @@ def test_two_jobs_of_two_ranks_are_two_folders_and_two_rows(sweep):
     assert ranks == ["0/fold_0/train.rank1.log", "1/fold_1/train.rank1.log"]
 
 
-def test_folds_of_two_ranks_go_on_where_a_rank_was_killed_in_the_second(sweep, tmp_path):
+def test_folds_of_two_ranks_go_on_where_a_rank_was_killed_in_the_second(sweep, warm, tmp_path):
     """The first fold is there; the second one is trained, killed, resumed, and the same."""
     run = Path(shutil.copytree(sweep / "S/0", tmp_path / "run"))
     words = (f"resume={run}", "fold=null")
     first = (run / "fold_0/results.json").stat().st_mtime_ns
-    killed = TwoRanks(run / "fold_1", *words)
+    killed = TwoRanks(run / "fold_1", *words, warm=warm)
     killed.wait_for_a_save()
     kill(killed.ranks()[1])
-    code, _, stderr = killed.end()
-    assert code == 3
-    assert "was killed by SIGKILL" in last_line(stderr)
-    assert last_line(stderr).endswith(f"go on with resume={run}")
+    end = killed.end()
+    assert end.code == 3
+    assert "was killed by SIGKILL" in end.last_line
+    assert end.last_line.endswith(f"go on with resume={run}")
 
-    code, _, stderr = TwoRanks(run / "fold_1", *words).end()
-    assert code == 0, stderr
-    assert "resuming from" in stderr
+    end = TwoRanks(run / "fold_1", *words, warm=warm).end()
+    assert end.code == 0, end.stderr
+    assert "resuming from" in end.stderr
     assert (run / "fold_0/results.json").stat().st_mtime_ns == first
     assert same_weights(run / "fold_1", sweep / "S/1/fold_1")
     rows, tested = read(run / "out_of_fold.csv"), read(run / "predictions.csv")

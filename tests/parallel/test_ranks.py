@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from gpuopt.config import compose_settings
 from gpuopt.run import RunFolder
 from gpuopt.storage.checkpoint import read_checkpoint
-from tests.parallel.conftest import TwoRanks, is_alive, kill, last_line, read_scalars
+from tests.parallel.conftest import TwoRanks, is_alive, kill, read_scalars
 
 pytestmark = [
     pytest.mark.slow,
@@ -46,27 +46,27 @@ TASK_OF_SLURM = {
 
 @pytest.fixture(scope="module")
 def pair(two, tmp_path_factory):
-    """A run of two ranks without dropout, with what it printed."""
+    """A run of two ranks without dropout, with what it printed; every process starts cold."""
     folder = tmp_path_factory.mktemp("pair") / "run"
-    code, stdout, stderr = TwoRanks(folder, *two, f"run={folder}").end()
-    assert code == 0, stderr
-    return folder, stdout, stderr
+    end = TwoRanks(folder, *two, f"run={folder}").end()
+    assert end.code == 0, end.stderr
+    return folder, end.stdout, end.stderr
 
 
 @pytest.fixture(scope="module")
 def alone(train, tmp_path_factory):
     """The same run in one process."""
     folder = tmp_path_factory.mktemp("alone")
-    train(folder, "micro_batch_size=32", "logger=csv")
+    train(folder, "micro_batch_size=32", "logger=csv", pictures=True)
     return folder
 
 
 @pytest.fixture(scope="module")
-def undisturbed(two, tmp_path_factory):
+def undisturbed(two, warm, tmp_path_factory):
     """A random run of two ranks that nothing interrupts."""
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    code, _, stderr = TwoRanks(folder, *two, *RANDOM, f"run={folder}").end()
-    assert code == 0, stderr
+    end = TwoRanks(folder, *two, *RANDOM, f"run={folder}", warm=warm).end()
+    assert end.code == 0, end.stderr
     return folder
 
 
@@ -124,7 +124,7 @@ def test_one_rank_speaks_and_each_has_its_log(pair):
 
 
 def test_stopped_and_killed_again_and_again_it_ends_with_the_same_weights(
-    undisturbed, two, tmp_path
+    undisturbed, two, warm, tmp_path
 ):
     """Signals to one rank, to the command, to all; kill -9 of one rank, and of everything.
 
@@ -134,20 +134,20 @@ def test_stopped_and_killed_again_and_again_it_ends_with_the_same_weights(
     words = [*two, *RANDOM, f"run={folder}"]
 
     def interrupted(choose, number):
-        run = TwoRanks(folder, *words, environment=TASK_OF_SLURM)
+        run = TwoRanks(folder, *words, environment=TASK_OF_SLURM, warm=warm)
         if "resume=true" not in words:
             words.append("resume=true")
         run.wait_for_a_save()
         ranks = run.ranks()
         assert set(ranks) == {0, 1}
         started = time.monotonic()
-        kill(*choose(run.process.pid, ranks), number=number)
-        code, _, stderr = run.end()
+        kill(*choose(run.command.pid, ranks), number=number)
+        end = run.end()
         duration_s = time.monotonic() - started
         while any(is_alive(pid) for pid in ranks.values()):  # a killed command's ranks follow
             assert time.monotonic() - started < 60, "a rank was left behind"
             time.sleep(0.05)
-        return code, last_line(stderr), duration_s
+        return end.code, end.last_line, duration_s
 
     for number, choose in (
         (signal.SIGTERM, lambda command, ranks: [ranks[1]]),
@@ -166,46 +166,52 @@ def test_stopped_and_killed_again_and_again_it_ends_with_the_same_weights(
     assert code == -9
     code, _, _ = interrupted(lambda command, ranks: [command, *ranks.values()], signal.SIGKILL)
     assert code == -9
-    code, _, stderr = TwoRanks(folder, *words, environment=TASK_OF_SLURM).end()
-    assert code == 0, stderr
-    assert "resuming from" in stderr
+    end = TwoRanks(folder, *words, environment=TASK_OF_SLURM, warm=warm).end()
+    assert end.code == 0, end.stderr
+    assert "resuming from" in end.stderr
     assert not list(folder.rglob("hpc_ckpt*"))
     assert same_weights(undisturbed, folder)
     assert results(folder)["metrics"] == results(undisturbed)["metrics"]
 
 
-def test_torchrun_starts_a_dead_rank_again_in_the_same_folder(undisturbed, two, tmp_path):
+def test_torchrun_starts_a_dead_rank_again_in_the_same_folder(undisturbed, two, warm, tmp_path):
     folder = tmp_path / "run"
     run = RunFolder(folder)
     run.write_config(compose_settings("train", [*two, *RANDOM]))
-    torchrun = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
+    options = ("--standalone", "--nproc-per-node=2", "--max-restarts=1")
     started = TwoRanks(
-        folder, "--max-restarts=1", "-m", "gpuopt.worker", str(folder), command=torchrun
+        folder,
+        *options,
+        "-m",
+        "gpuopt.worker",
+        str(folder),
+        module="torch.distributed.run",
+        warm=warm,
     )
     started.wait_for_a_save()
     kill(started.ranks()[1])
-    code, stdout, stderr = started.end()
-    assert code == 0, stderr
+    end = started.end()
+    assert end.code == 0, end.stderr
     assert "resuming from" in (folder / "train.log").read_text()
-    assert stdout.count("results in") == 1
+    assert end.stdout.count("results in") == 1
     assert same_weights(undisturbed, folder)
 
 
-def test_another_number_of_processes_is_refused_in_one_line(pair, tmp_path):
+def test_another_number_of_processes_is_refused_in_one_line(pair, warm, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(pair[0], folder)
     before = sorted(path.name for path in folder.iterdir())
-    code, _, stderr = TwoRanks(folder, str(folder), command=("-m", "gpuopt.worker")).end()
-    assert code == 2
-    assert "trainer.devices=2 and 1 process(es)" in last_line(stderr)
+    end = TwoRanks(folder, str(folder), module="gpuopt.worker", warm=warm).end()
+    assert end.code == 2
+    assert "trainer.devices=2 and 1 process(es)" in end.last_line
     assert sorted({path.name for path in folder.iterdir()} - {"train.log"}) == [
         name for name in before if name != "train.log"
     ]
 
 
-def test_more_ranks_than_processors_are_refused_and_leave_nothing(two, tmp_path):
+def test_more_ranks_than_processors_are_refused_and_leave_nothing(two, warm, tmp_path):
     words = (*two, "trainer.devices=1000", "global_batch_size=4000", f"run={tmp_path / 'run'}")
-    code, _, stderr = TwoRanks(tmp_path / "run", *words).end()
-    assert code == 2
-    assert "trainer.devices=1000: this machine has" in last_line(stderr)
+    end = TwoRanks(tmp_path / "run", *words, warm=warm).end()
+    assert end.code == 2
+    assert "trainer.devices=1000: this machine has" in end.last_line
     assert not list(tmp_path.iterdir())

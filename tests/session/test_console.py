@@ -32,7 +32,8 @@ def evaluation(**changes):
 
 def test_the_plan_shows_batches_data_and_evidence(caplog):
     choice = Choice("precision", "fp32", "table", "why")
-    plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, (choice, Choice("x", 1, "given", "asked")))
+    choices = (choice, Choice("x", 1, "given", "asked"))
+    plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, choices, checkpointing="stages=2")
     data = SimpleNamespace(train_size=100, validation_size=20, test_size=30, num_classes=10)
     target, stream = console()
     with caplog.at_level("INFO", "gpuopt"):
@@ -51,8 +52,27 @@ def test_the_plan_shows_batches_data_and_evidence(caplog):
     assert "16 x 1 device x 4 accumulated = 64 per step" in text
     assert any("steps" in line and "6" in line for line in text.splitlines())
     assert "turned, 2 views" in text
+    assert "stages=2" in text
     assert "predicted" in text
     assert [record.getMessage() for record in caplog.records] == [str(choice)]
+
+
+def test_the_plan_shows_later_batches_and_the_learning_rate():
+    choice = Choice("learning_rate_rule", "sqrt", "predicted", "0.1 x 2 = 0.2, from 16 to 64")
+    plan = Plan(
+        "cpu", CPU, "fp32", 32, 64, 16, 1, (choice,),
+        global_batch_changes={2: 128}, learning_rate=0.2, learning_rate_rule="sqrt",
+    )  # fmt: skip
+    data = SimpleNamespace(train_size=100, validation_size=20, test_size=30, num_classes=10)
+    target, stream = console()
+    print_plan(
+        target, plan, model="m", data_name="d", data=data, steps=5, policy=TURNED, forecast_s=None
+    )
+    rows = {line.strip().split("  ")[0]: line for line in stream.getvalue().splitlines()}
+    assert "128 from epoch 3" in rows["batch later"]
+    assert "5, 2, then 1 per epoch" in rows["steps"]
+    assert "sqrt: 0.1 x 2 = 0.2, from 16 to 64" in rows["learning rate"]
+    assert "predicted" in rows["learning rate"]
 
 
 def test_results_with_views_show_the_difference(tmp_path):

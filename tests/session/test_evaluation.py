@@ -70,7 +70,7 @@ def options(root):
 def unlabelled(train, contest, tmp_path_factory):
     folder = tmp_path_factory.mktemp("run")
     settings = ("data.test_csv=sample.csv", "data.classes_csv=classes.csv", "tta=legacy")
-    return folder, train(folder, *options(contest[0]), *settings)
+    return folder, train(folder, *options(contest[0]), *settings, pictures=True)
 
 
 def test_without_test_classes_the_validation_images_are_scored(unlabelled):

@@ -4,7 +4,7 @@ import pytest
 
 from gpuopt.hardware import Gpu, load_catalogue
 from gpuopt.schema import CONF_DIR
-from gpuopt.session.forecast import forecast_training_s
+from gpuopt.session.forecast import forecast_training_s, samples_seen
 from gpuopt.session.plan import Plan
 
 CARD = load_catalogue(CONF_DIR / "gpu")["rtx3060"]
@@ -29,6 +29,13 @@ def test_smaller_micro_batches_and_slower_cards_take_longer():
 def test_nothing_is_said_about_unknown_cards_and_models():
     assert forecast_training_s(replace(PLAN, gpu=Gpu(name="x")), "test_vit", 10) is None
     assert forecast_training_s(PLAN, "no_such_model", 10) is None
+
+
+def test_samples_are_counted_in_full_steps():
+    plan = replace(PLAN, global_batch_size=30, global_batch_changes={2: 40})
+    assert samples_seen(plan, 100, 3, steps=4 + 4 + 3) == 120 + 120 + 120
+    assert samples_seen(PLAN, 100, 3, steps=6) == 6 * 64
+    assert samples_seen(PLAN, 100, 3, steps=4) == 4 * 64  # trainer.max_steps
 
 
 def test_processors_are_measured():

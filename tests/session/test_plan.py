@@ -1,3 +1,4 @@
+import importlib.util
 from types import SimpleNamespace
 
 import pytest
@@ -59,6 +60,33 @@ def test_automatic_values_have_a_reason_each():
         "micro_batch_size",
     ]
     assert all(choice.reason for choice in plan.choices)
+
+
+@pytest.mark.parametrize(("rule", "expected"), [("linear", 0.002), ("sqrt", 0.001)])
+def test_a_learning_rate_follows_the_rule_and_says_so(rule, expected):
+    plan = planned(
+        model={"name": "test_vit", "learning_rate": 0.0005},
+        learning_rate_rule=rule,
+        learning_rate_reference_batch=16,
+    )
+    assert plan.learning_rate == expected
+    assert str(plan.choices[-1]).startswith(f"learning_rate_rule={rule} (predicted: ")
+    assert (
+        f"0.0005 x {expected / 0.0005:g} = {expected:g}, from 16 to 64" in plan.choices[-1].reason
+    )
+
+
+def test_without_a_rule_the_learning_rate_is_left_alone():
+    plan = planned(model={"name": "test_vit", "learning_rate": 0.0005})
+    assert plan.learning_rate is None
+    assert "learning_rate_rule" not in [choice.key for choice in plan.choices]
+
+
+def test_the_micro_batch_may_be_that_of_a_later_larger_step():
+    plan = planned(micro_batch_size=48, global_batch_size=32, global_batch_changes={2: 64})
+    assert (plan.micro_batch_size, plan.accumulate_grad_batches) == (48, 1)
+    assert planned(micro_batch_size=48, global_batch_size=32).micro_batch_size == 32
+    assert plan.global_batches.at(5) == 64
 
 
 def test_workers_are_settled_later(cuda):
@@ -130,3 +158,22 @@ def test_checkpointing_on_a_cpu_is_what_was_asked_for():
     plan = planned(model={"name": "test_vit", "checkpointing": "stages=2"})
     assert plan.checkpointing == "stages=2"
     assert planned(model={"name": "test_vit", "checkpointing": "auto"}).checkpointing == "none"
+
+
+def test_offloading_is_weighed_against_checkpointing(cuda, monkeypatch):
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *rest: object() if name == "torchao" else find_spec(name, *rest),
+    )
+    settings = {"model": {"name": "vit_base_patch16_224"}, "global_batch_size": 10**6}
+    optimizer = {"_target_": "gpuopt.model.AdamW", "offload": True}
+    resident = planned("rtx3060", image_size=224, **settings)
+    moved = planned("rtx3060", image_size=224, optimizer=optimizer, **settings)
+    assert moved.micro_batch_size > resident.micro_batch_size
+    (choice,) = [choice for choice in moved.choices if choice.key == "optimizer.offload"]
+    assert "keeps 0.64 GiB off the card" in choice.reason
+    assert "the better choice" in choice.reason
+    with pytest.raises(InputError, match=r"optimizer\.offload=true: .* in host memory anyway"):
+        planned(optimizer=optimizer)
