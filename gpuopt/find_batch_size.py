@@ -48,6 +48,7 @@ def _find(composed: DictConfig) -> None:
             "device": device.index,
             "checkpointing": request.checkpointing,
             "offload": request.offloads,
+            "image_size": request.image_size,
             "reason": reason,
         }
         return measure_in_process(order, on_probe=_show)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,8 @@ def find(
     route = choose_route(config.gpu, present, config.gpu_ids, _device_count(config))
     request = make_request(config)
     cards = [card_of(config.gpu, device) for device in route.devices] or [config.gpu.card()]
+    sizes = {request.size_on(card) for card in cards}
+    request = replace(request, image_size=min(sizes))  # cards that work together see one size
     kept_on_card = ""
     if route.kind != "cpu":
         request, kept_on_card = settled_offload(request, cards[0], _device_count(config))
@@ -108,7 +110,7 @@ def find(
     answer = FindAnswer(
         purpose=request.purpose,
         model_name=str(request.model["name"]),
-        image_size=min(request.size_on(card) for card in cards),
+        image_size=min(sizes),
         checkpointing=request.checkpointing,
         cards=answers,
         choice=_choice(request, answers),
@@ -117,9 +119,10 @@ def find(
         notes=_notes(config, request, answers, kept_on_card),
     )
     named = config.gpu_ids is not None or any(d.index != i for i, d in enumerate(route.devices))
+    settings = _settings(config, request, answer)
     return Found(
         answer,
-        _settings(config, request, answer),
+        settings if len(sizes) == 1 else {**settings, "image_size": min(sizes)},
         tuple(device.index for device in route.devices) if named else None,
         snapshots,
     )

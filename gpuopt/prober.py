@@ -11,7 +11,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import lightning.pytorch as L
@@ -226,7 +226,7 @@ def _measure(
     order: Mapping[str, Any], on_probe: Callable[[SizedProbe], None]
 ) -> tuple[CardAnswer, dict[str, Any]]:
     config, index = to_find_config(order["settings"]), int(order["device"])
-    request = make_request(config)
+    request = replace(make_request(config), image_size=order["image_size"])
     if request.trains:
         request = request.with_checkpointing(order["checkpointing"])
         request = request.with_offload(order["offload"])

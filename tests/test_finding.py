@@ -92,6 +92,11 @@ def test_different_cards_are_measured_each_and_the_least_holds_for_all(found):
     assert "the least of 2 devices" in result.answer.choice.reason
 
 
+def test_different_cards_are_measured_at_one_image_size(found):
+    result, _ = found(gpu_ids=[0, 1], image_size="auto")  # 384 px and 320 px by their presets
+    assert result.answer.image_size == result.settings["image_size"] == 320
+
+
 def test_a_named_card_that_is_not_the_first_is_named_in_the_command(found):
     result, asked = found("gpu=rtx3060")
     assert [index for index, *_ in asked] == [1]

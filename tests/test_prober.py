@@ -191,7 +191,7 @@ def test_a_device_that_torch_cannot_use_is_said_by_the_process_itself(settings):
     if torch.cuda.is_available():
         pytest.skip("PyTorch can use the device of this machine")
     order = {"settings": settings, "device": 0, "checkpointing": "none", "offload": False}
-    order["reason"] = "a test"
+    order |= {"image_size": 32, "reason": "a test"}
     with pytest.raises(FaultError, match="device 0: the driver has it"):
         measure_in_process(order)
 
