@@ -1,10 +1,7 @@
 """Two ranks of which one runs out of memory: none waits, and the result stays the same."""
 
 import json
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -18,28 +15,19 @@ def free_port():
         return listener.getsockname()[1]
 
 
-def start(rank, port, folder):
+def variables(rank, port):
     places = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "WORLD_SIZE": 2}
     names = {"LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     elastic = {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
-    own = {key: str(value) for key, value in (places | names | elastic).items()}
-    command = [sys.executable, "-m", "tests.callbacks.oom_ranks", str(folder)]
-    with (folder / f"rank{rank}.log").open("w") as log:
-        return subprocess.Popen(
-            command, env={**os.environ, **own}, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT
-        )
+    return {key: str(value) for key, value in (places | names | elastic).items()}
 
 
 @pytest.mark.slow
-def test_a_rank_that_runs_out_of_memory_recovers_alone(tmp_path):
-    port = free_port()
-    ranks = [start(rank, port, tmp_path) for rank in (0, 1)]
-    try:
-        codes = [process.wait(timeout=240) for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    assert codes == [0, 0], "\n".join(p.read_text() for p in sorted(tmp_path.glob("*.log")))
+def test_a_rank_that_runs_out_of_memory_recovers_alone(start_command, tmp_path):
+    words, port = ("tests.callbacks.oom_ranks", str(tmp_path)), free_port()
+    ranks = [start_command(ROOT, *words, environment=variables(rank, port)) for rank in (0, 1)]
+    ends = [rank.end(240) for rank in ranks]
+    assert [end.code for end in ends] == [0, 0], "\n".join(end.stderr for end in ends)
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
         for name, largest in found.items():
