@@ -15,15 +15,15 @@ from rich.text import Text
 from gpuopt.configuration import KEYS
 from gpuopt.entry import checked, run_command, typed_keys
 from gpuopt.errors import InputError, TargetNotMetError
-from gpuopt.finding import Found, find, refuse_contradictions
+from gpuopt.find_answer import Found, find, refuse_contradictions
+from gpuopt.finding.answer import SizedProbe
+from gpuopt.finding.experiment_file import ExperimentFile
+from gpuopt.finding.found_settings import FoundSettings
+from gpuopt.finding.memory_profile import require_new, write_profile
+from gpuopt.finding.probing_process import Measured, measure_in_process
+from gpuopt.finding.request import FindRequest
 from gpuopt.hardware import DriverDevice, driver_devices
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, FindBatchSizeConfig, to_find_config
-from gpuopt.session.experiment_file import ExperimentFile
-from gpuopt.session.find_answer import SizedProbe
-from gpuopt.session.find_request import FindRequest
-from gpuopt.session.found_settings import FoundSettings
-from gpuopt.session.memory_profile import require_new, write_profile
-from gpuopt.session.probing_process import Measured, measure_in_process
 
 __all__ = ["main"]
 
@@ -136,7 +136,7 @@ def _command(
 
 def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
     # Only now: the tables of a report import matplotlib.
-    from gpuopt.session.find_table import find_table
+    from gpuopt.finding.table import find_table
 
     console = Console(highlight=False)
     if not console.is_terminal or console.width > _WIDTH:

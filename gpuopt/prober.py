@@ -22,22 +22,22 @@ from lightning.pytorch.utilities.exceptions import _TunerExitException
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks.module_probe import ModuleProbe
 from gpuopt.errors import FaultError, GpuoptError, one_line
-from gpuopt.finding import card_of, make_request
+from gpuopt.find_answer import card_of, make_request
+from gpuopt.finding.allocator_snapshot import allocator_snapshot
+from gpuopt.finding.answer import CardAnswer, SizedProbe
+from gpuopt.finding.measured import DeviceProbe, measured_answer
+from gpuopt.finding.prediction_probe import PredictionProbe
+from gpuopt.finding.request import FindRequest
+from gpuopt.finding.synthetic_images import SyntheticImages
 from gpuopt.hardware import Gpu, apply_memory_limit, lightning_precision
 from gpuopt.logs import logging_to
 from gpuopt.memory import CONTEXT_BYTES
 from gpuopt.memory.step_meter import CudaStepMeter, StepMeter
 from gpuopt.model import Classifier
 from gpuopt.schema import FindBatchSizeConfig, to_find_config
-from gpuopt.session.allocator_snapshot import allocator_snapshot
 from gpuopt.session.compilation import compile_backbone
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
 from gpuopt.session.evaluation import autocast_of
-from gpuopt.session.find_answer import CardAnswer, SizedProbe
-from gpuopt.session.find_measured import DeviceProbe, measured_answer
-from gpuopt.session.find_request import FindRequest
-from gpuopt.session.prediction_probe import PredictionProbe
-from gpuopt.session.synthetic_images import SyntheticImages
 from gpuopt.tta import TestTimeAugmentation, TtaPredictor
 
 __all__ = ["Prober", "main"]

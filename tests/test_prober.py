@@ -11,14 +11,14 @@ import torch
 from gpuopt.config import compose_settings
 from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS
 from gpuopt.errors import FaultError, TargetNotMetError
-from gpuopt.finding import make_request
+from gpuopt.find_answer import make_request
+from gpuopt.finding.probing_process import measure_in_process
+from gpuopt.finding.synthetic_images import SyntheticImages
 from gpuopt.hardware import Gpu
 from gpuopt.memory import FixedMemory, Line, MemoryEstimate
 from gpuopt.model import Classifier
 from gpuopt.prober import Prober
 from gpuopt.schema import to_find_config
-from gpuopt.session.probing_process import measure_in_process
-from gpuopt.session.synthetic_images import SyntheticImages
 from gpuopt.tta import TestTimeAugmentation
 
 MIB = 2**20
@@ -86,7 +86,7 @@ def probe(monkeypatch, settings):
         config = replace(to_find_config(settings), **values)
         request = make_request(config)
         meter, forward, shown = SimulatedMeter(fits), Classifier.forward, []
-        monkeypatch.setattr("gpuopt.session.find_measured._prior", lambda *given: PRIOR)
+        monkeypatch.setattr("gpuopt.finding.measured._prior", lambda *given: PRIOR)
 
         def seen(self, images):
             meter.saw(len(images))

@@ -17,8 +17,8 @@ from gpuopt.__main__ import COMMANDS
 from gpuopt.config import compose_settings
 from gpuopt.configuration import leaves, translate_arguments
 from gpuopt.errors import GpuoptError, InputError
+from gpuopt.finding.experiment_file import ExperimentFile
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER
-from gpuopt.session.experiment_file import ExperimentFile
 
 TABLE = Path(__file__).with_name("seed_commands.csv")
 TOPICS = ("runs", "memory", "inference", "see", "proof", "parallel")

@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.console import Group, RenderableType
 
+from gpuopt.checks.card_fit import CardFit, SeedFit
 from gpuopt.checks.fit_table import cards_table, parts_table, seed_table
 from gpuopt.checks.request import CheckRequest
 from gpuopt.errors import InputError
@@ -14,7 +15,7 @@ from gpuopt.memory import MemoryEstimate, MemorySetup, predict_memory
 from gpuopt.recomputation import AUTO, NONE
 from gpuopt.session.memory import memory_setup
 
-__all__ = ["CardFit", "FitReport", "SeedFit", "report"]
+__all__ = ["FitReport", "report"]
 
 # Ways to run a model, by the words of the report, and what they change in a training.
 WAYS: dict[str, dict[str, Any]] = {
@@ -25,54 +26,6 @@ WAYS: dict[str, dict[str, Any]] = {
 
 
 _TRAININGS = ("plain", "checkpointed")
-
-
-@dataclass(frozen=True)
-class CardFit:
-    """What fits one card.
-
-    Attributes:
-        preset: What `gpu=` takes, or the memory of a card without a name.
-        gpu: The card.
-        precision: That it computes in; None when it cannot compute in the one asked for.
-        largest: The largest micro-batch of each way, None where there is none such.
-    """
-
-    preset: str
-    gpu: Gpu
-    precision: str | None
-    largest: Mapping[str, int | None]
-
-
-@dataclass(frozen=True)
-class SeedFit:
-    """What becomes of the batch that the optimisation guide gives for a card.
-
-    Attributes:
-        preset: What `gpu=` takes.
-        gpu: The card.
-        row: The guide's row for it.
-        needed_bytes: Of the guide's batch at its size, by way; a way is left out when the model
-            does not have it at that size.
-        largest: What fits at that size instead, by way.
-    """
-
-    preset: str
-    gpu: Gpu
-    row: SeedRow
-    needed_bytes: Mapping[str, int]
-    largest: Mapping[str, int]
-
-    @property
-    def verdict(self) -> str:
-        """`fits`, `checkpointed only`, `does not fit`, or `not for this model`."""
-        if not self.needed_bytes:
-            return "not for this model"
-        budget_bytes = self.gpu.budget_bytes()
-        fits = [way for way, needed in self.needed_bytes.items() if needed <= budget_bytes]
-        if "plain" in fits:
-            return "fits"
-        return "checkpointed only" if fits else "does not fit"
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,14 @@
 """How `report=fit` looks in a terminal."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 from rich.table import Table
 from rich.text import Text
 
+from gpuopt.checks.card_fit import CardFit, SeedFit
 from gpuopt.memory import MemoryEstimate
 from gpuopt.report.names import plain_text
 from gpuopt.report.tables import new_table
-
-if TYPE_CHECKING:
-    from gpuopt.checks.fit import CardFit, SeedFit
 
 __all__ = ["cards_table", "parts_table", "seed_table"]
 
@@ -28,7 +25,7 @@ _PARTS = {
 _STYLES = {"fits": "green", "checkpointed only": "yellow", "does not fit": "red"}
 
 
-def cards_table(title: str, cards: Sequence["CardFit"], ways: Sequence[str]) -> Table:
+def cards_table(title: str, cards: Sequence[CardFit], ways: Sequence[str]) -> Table:
     """Lay out what fits each card.
 
     Args:
@@ -80,7 +77,7 @@ def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
     return table
 
 
-def seed_table(seeds: Sequence["SeedFit"]) -> Table:
+def seed_table(seeds: Sequence[SeedFit]) -> Table:
     """Lay out what becomes of the guide's batches."""
     table = new_table("The optimisation guide's batches and what they take (GiB), predicted")
     table.add_column("gpu=", no_wrap=True, style="bold")

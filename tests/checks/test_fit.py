@@ -6,7 +6,8 @@ import pytest
 from rich.console import Console
 
 from gpuopt.checks import CheckRequest, make_report
-from gpuopt.checks.fit import WAYS, SeedFit
+from gpuopt.checks.card_fit import SeedFit
+from gpuopt.checks.fit import WAYS
 from gpuopt.configuration.limits import CHOICES
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, SeedRow, load_catalogue

@@ -14,7 +14,7 @@ from gpuopt.errors import (
     PreemptedError,
     TargetNotMetError,
 )
-from gpuopt.session.find_answer import CardAnswer, SizedProbe
+from gpuopt.finding.answer import CardAnswer, SizedProbe
 
 __all__ = ["Measured", "measure_in_process"]
 

@@ -10,8 +10,8 @@ import time
 import pytest
 
 from gpuopt.errors import FaultError, GpuoptError, InputError, TargetNotMetError
-from gpuopt.session.find_answer import CardAnswer, SizedProbe
-from gpuopt.session.probing_process import measure_in_process
+from gpuopt.finding.answer import CardAnswer, SizedProbe
+from gpuopt.finding.probing_process import measure_in_process
 
 ANSWER = CardAnswer(
     card="Stand-in",
@@ -116,7 +116,7 @@ def test_a_signal_while_nothing_comes_ends_both(program, tmp_path):
         time.sleep(600)
         """)
     code = (
-        "from gpuopt.session.probing_process import measure_in_process\n"
+        "from gpuopt.finding.probing_process import measure_in_process\n"
         f"measure_in_process({{}}, module={module!r})\n"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)

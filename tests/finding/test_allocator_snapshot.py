@@ -3,7 +3,7 @@ import json
 import pytest
 import torch
 
-from gpuopt.session.allocator_snapshot import allocator_snapshot
+from gpuopt.finding.allocator_snapshot import allocator_snapshot
 
 
 def test_a_device_without_an_allocator_of_its_own_says_so_and_runs_nothing():

@@ -3,9 +3,9 @@ from dataclasses import asdict
 import pytest
 
 from gpuopt.errors import InputError
+from gpuopt.finding.route import choose_route
 from gpuopt.hardware import AbsentGpu, DriverDevice, load_catalogue
 from gpuopt.schema import CONF_DIR
-from gpuopt.session.find_route import choose_route
 
 CATALOGUE = load_catalogue(CONF_DIR / "gpu")
 H200 = DriverDevice(0, "NVIDIA H200", 143771 * 2**20, 132, 9, 0)

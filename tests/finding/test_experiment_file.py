@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from gpuopt.errors import InputError
-from gpuopt.session.experiment_file import ExperimentFile
+from gpuopt.finding.experiment_file import ExperimentFile
 
 MARKER = ".gpuopt"
 

@@ -8,20 +8,20 @@ from typing import Any
 
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
-from gpuopt.hardware import AbsentGpu, DriverDevice, Gpu, load_catalogue, select_gpu
-from gpuopt.recomputation import AUTO
-from gpuopt.run import has_weights, latest_run
-from gpuopt.schema import CONF_DIR, FindBatchSizeConfig
-from gpuopt.session.find_answer import CardAnswer, FindAnswer
-from gpuopt.session.find_predicted import (
+from gpuopt.finding.answer import CardAnswer, FindAnswer
+from gpuopt.finding.predicted import (
     answer_for_cpu,
     predict_answer,
     settled_checkpointing,
     settled_offload,
 )
-from gpuopt.session.find_request import FindRequest
-from gpuopt.session.find_route import Route, choose_route
-from gpuopt.session.probing_process import Measured
+from gpuopt.finding.probing_process import Measured
+from gpuopt.finding.request import FindRequest
+from gpuopt.finding.route import Route, choose_route
+from gpuopt.hardware import AbsentGpu, DriverDevice, Gpu, load_catalogue, select_gpu
+from gpuopt.recomputation import AUTO
+from gpuopt.run import has_weights, latest_run
+from gpuopt.schema import CONF_DIR, FindBatchSizeConfig
 
 __all__ = ["Found", "card_of", "find", "make_request", "refuse_contradictions"]
 

@@ -6,10 +6,10 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from gpuopt.finding.answer import CardAnswer, FindAnswer
 from gpuopt.report import PlanRow, plan_table
 from gpuopt.report.names import plain_text
 from gpuopt.report.tables import new_table
-from gpuopt.session.find_answer import CardAnswer, FindAnswer
 
 __all__ = ["find_table"]
 

@@ -4,11 +4,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from gpuopt.errors import InputError
+from gpuopt.finding.answer import CardAnswer, SizedProbe
+from gpuopt.finding.predicted import predict, predict_levels, predict_parts
+from gpuopt.finding.request import FindRequest
 from gpuopt.hardware import Gpu
 from gpuopt.memory import FinderResult, MemoryEstimate, ProbeResult, find_batch_size
-from gpuopt.session.find_answer import CardAnswer, SizedProbe
-from gpuopt.session.find_predicted import predict, predict_levels, predict_parts
-from gpuopt.session.find_request import FindRequest
 
 __all__ = ["DeviceProbe", "measured_answer"]
 

@@ -7,11 +7,11 @@ import pytest
 
 from gpuopt.config import compose_settings
 from gpuopt.errors import InputError
-from gpuopt.finding import find, refuse_contradictions
+from gpuopt.find_answer import find, refuse_contradictions
+from gpuopt.finding.answer import CardAnswer
+from gpuopt.finding.probing_process import Measured
 from gpuopt.hardware import DriverDevice
 from gpuopt.schema import to_find_config
-from gpuopt.session.find_answer import CardAnswer
-from gpuopt.session.probing_process import Measured
 
 BIG = DriverDevice(0, "NVIDIA H200", 143771 * 2**20, 132, 9, 0)
 SMALL = DriverDevice(1, "NVIDIA GeForce RTX 3060", 12288 * 2**20, 28, 8, 6)

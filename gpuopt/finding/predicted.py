@@ -3,12 +3,12 @@
 from dataclasses import asdict
 
 from gpuopt.errors import InputError, TargetNotMetError
+from gpuopt.finding.answer import CardAnswer, SizedProbe
+from gpuopt.finding.request import FindRequest
 from gpuopt.hardware import Gpu
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
 from gpuopt.recomputation import AUTO, NONE, levels
 from gpuopt.session.checkpointing import choose_checkpointing
-from gpuopt.session.find_answer import CardAnswer, SizedProbe
-from gpuopt.session.find_request import FindRequest
 from gpuopt.session.offloading import check_offload
 
 __all__ = [

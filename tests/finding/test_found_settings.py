@@ -1,6 +1,6 @@
 import shlex
 
-from gpuopt.session.found_settings import FoundSettings
+from gpuopt.finding.found_settings import FoundSettings
 
 SETTINGS = {
     "data": {"augmentation": {"blur": 0.1}},

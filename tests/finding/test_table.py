@@ -5,8 +5,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from gpuopt.choice import Choice
-from gpuopt.session.find_answer import CardAnswer, FindAnswer, SizedProbe
-from gpuopt.session.find_table import find_table
+from gpuopt.finding.answer import CardAnswer, FindAnswer, SizedProbe
+from gpuopt.finding.table import find_table
 
 CARD = CardAnswer(
     card="Card [bold]",

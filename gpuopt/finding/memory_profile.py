@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuopt.errors import InputError
-from gpuopt.session.find_answer import FindAnswer
+from gpuopt.finding.answer import FindAnswer
 from gpuopt.storage import create_text
 
 __all__ = ["require_new", "write_profile"]
