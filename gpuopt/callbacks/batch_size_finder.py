@@ -131,6 +131,7 @@ class BatchSizeFinder(L.Callback):
                 lambda samples, stage: batches[stage](samples),
                 meter,
                 steps=self._steps,
+                accumulates=lambda samples: self._accumulates(trainer, samples),
             )
             shared = LockStep(trainer, probe)
             return find_batch_size(
@@ -145,6 +146,11 @@ class BatchSizeFinder(L.Callback):
             for state in reversed(kept):
                 state.restore()
             generators.write()
+
+    def _accumulates(self, trainer: L.Trainer, samples: int) -> bool:
+        if self._global_batch_size is None:
+            return trainer.accumulate_grad_batches > 1
+        return samples * trainer.world_size < self._global_batch_size
 
     def _most(self, trainer: L.Trainer) -> int | None:
         """Return the largest size of use: never more than a device's share of a global batch."""

@@ -42,6 +42,8 @@ class ModuleProbe:
         make_batch: Makes a batch of so many samples on the host, for `train` or `validate`.
         meter: Of the module's device.
         steps: Training steps of a probe; the first is not timed.
+        accumulates: Whether a batch of so many samples will add to gradients that are there, which
+            then take their memory during the whole backward pass; None means that none does.
 
     Raises:
         InputError: When steps of the module cannot be run or taken back here.
@@ -55,6 +57,7 @@ class ModuleProbe:
         meter: StepMeter,
         *,
         steps: int = 4,
+        accumulates: Callable[[int], bool] | None = None,
     ) -> None:
         _refuse(trainer, module)
         self._trainer = trainer
@@ -63,6 +66,7 @@ class ModuleProbe:
         self._meter = meter
         self._averages = averages_of(trainer)
         self._steps = max(2, steps)
+        self._accumulates = accumulates
 
     def __call__(self, samples: int) -> ProbeResult:
         """Measure a batch size; running out of memory is a result."""
@@ -70,7 +74,7 @@ class ModuleProbe:
         state = FitState(self._trainer, self._module)
         self._meter.start()
         try:
-            with self._quiet(), self._meter.capped():
+            with self._quiet(), self._gradients_for(samples), self._meter.capped():
                 has_fit = is_fit_for(lambda: measured.update(self._run(samples)))
                 if has_fit:
                     measured["peak_bytes"] = self._meter.peak_bytes()
@@ -149,6 +153,23 @@ class ModuleProbe:
         batch = trainer.precision_plugin.convert_input(batch)
         batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
         return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
+
+    @contextlib.contextmanager
+    def _gradients_for(self, samples: int) -> Iterator[None]:
+        """Keep the gradients of the step before, as zeros, where training will add to some."""
+        if self._accumulates is None or not self._accumulates(samples):
+            yield
+            return
+        binding = Binding(self._module)
+
+        def keeping(method: Any) -> Any:
+            return lambda epoch, batch_idx, optimizer: optimizer.zero_grad(set_to_none=False)
+
+        binding.put("optimizer_zero_grad", keeping)
+        try:
+            yield
+        finally:
+            binding.undo()
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:

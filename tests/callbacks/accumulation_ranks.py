@@ -72,7 +72,7 @@ def main() -> None:
 def limited(rank, limit):
     recovery = OomRecovery()
     if rank == 1:
-        recovery._sizes["training"].limit = limit
+        recovery.steps.sizes["training"].limit = limit
     return recovery
 
 

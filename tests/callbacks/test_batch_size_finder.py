@@ -216,3 +216,26 @@ def test_the_allocator_is_looked_at_when_a_step_is_fullest_and_must_not_thrash(
     assert finder.result.largest <= 20
     assert any(probe.thrashed for probe in finder.result.probes)
     assert finder.result.out_of_memory_count == 0
+
+
+class WatchesGradients(Unknown):
+    """Tells its meter, which nothing puts back, whether gradients are there before backward."""
+
+    def backward(self, loss, *args, **options):
+        there = all(p.grad is not None for p in self.parameters())
+        self.meter[0].there.append((len(self.meter[0].sizes), there))
+        super().backward(loss, *args, **options)
+
+
+@pytest.mark.parametrize(("global_batch_size", "accumulates"), [(10_000, True), (2, False)])
+def test_a_probe_holds_gradients_where_training_will_add_to_some(global_batch_size, accumulates):
+    meter = FakeMeter()
+    meter.there = []
+    module = WatchesGradients(meter)
+    finder = BatchSizeFinder(
+        meter=meter, global_batch_size=global_batch_size, steps=3, find_only=True
+    )
+    L.Trainer(callbacks=[finder], **SETTINGS).fit(module, *loaders())
+    probes = len(finder.result.probes)
+    assert [there for _, there in meter.there] == [False, accumulates, accumulates] * probes
+    assert all(p.grad is None for p in module.parameters())
