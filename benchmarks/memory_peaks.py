@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> Path:
 
 
 def _cells(device: str, *, quick: bool) -> list[tuple[Cell, int]]:
-    """List networks with two sizes each, and batches that the predictor expects to fit.
+    """List networks with two sizes each, a ViT with one, and batches that are expected to fit.
 
     All levels of one size take the same batches, so that their times compare.
     """

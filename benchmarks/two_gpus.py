@@ -97,7 +97,7 @@ class Measured:
     """What one command's run did.
 
     Attributes:
-        samples_per_second: Of every optimizer step after the first three.
+        samples_per_second: Of every optimizer step after the first three, one number each.
         error: Its last line when it failed.
     """
 
