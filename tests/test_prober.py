@@ -137,6 +137,11 @@ def test_prediction_is_measured_with_its_views(probe, purpose):
     assert snapshot == {"absent": "no profile was asked for"}
 
 
+def test_prediction_recomputes_nothing_whatever_training_is_to_do(probe, settings):
+    answer, _, _ = probe(purpose="predict", model={**settings["model"], "checkpointing": "auto"})
+    assert answer.largest in (13, 14)
+
+
 @pytest.mark.parametrize("purpose", ["train", "predict"])
 def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
     flat = MemoryEstimate(FixedMemory(MIB), (Line(0, MIB),), 32)  # far from the truth
