@@ -7,7 +7,7 @@ import pytest
 
 from gpuopt.config import compose_settings
 from gpuopt.errors import InputError
-from gpuopt.find_answer import find, refuse_contradictions
+from gpuopt.find_answer import find, make_request, refuse_contradictions
 from gpuopt.finding.answer import CardAnswer
 from gpuopt.finding.probing_process import Measured
 from gpuopt.hardware import DriverDevice
@@ -108,6 +108,18 @@ def test_what_must_fit_has_to_fit_all_of_them(found):
     assert found(gpu_ids=[0, 1], target=24)[0].answer.shortfall is None
     shortfall = found(gpu_ids=[0, 1], target=25)[0].answer.shortfall
     assert shortfall.startswith("target=25: 24 fit NVIDIA GeForce RTX 3060, measured; take")
+
+
+@pytest.mark.parametrize(
+    ("checkpointing", "remedy"),
+    [("none", "=stages=1"), ("stages=1", "=full"), ("full", None)],
+)
+def test_a_shortfall_names_a_level_above_the_one_that_was_asked(composed, checkpointing, remedy):
+    levels = {"none": 10, "stages=1": 50, "full": 60}
+    request = make_request(composed()).with_checkpointing(checkpointing)
+    words = replace(request, target=40).shortfall(30, "a card", levels)
+    assert ("predicted to reach it" in words) is (remedy is not None)
+    assert remedy is None or f"model.checkpointing{remedy} is" in words
 
 
 def test_aggressive_pins_what_it_took(found):

@@ -166,6 +166,17 @@ def test_aggressive_takes_the_smallest_headroom_that_a_probe_confirms(probe):
     assert answer.largest in [p.batch_size for p in answer.probes if p.fits]
 
 
+def test_levels_are_predicted_within_what_was_measured_to_be_free(probe, monkeypatch):
+    context = 300 * MIB
+    prior = replace(PRIOR, fixed=replace(PRIOR.fixed, context=context))
+    monkeypatch.setitem(globals(), "PRIOR", prior)
+    monkeypatch.setattr(
+        "gpuopt.finding.measured.predict_levels", lambda request, card, budget: {"none": budget}
+    )
+    answer, _, _ = probe()
+    assert answer.levels == {"none": answer.budget_bytes + context}
+
+
 def test_several_ranks_keep_room_for_the_buckets_of_their_gradients(probe):
     answer, _, meter = probe(gpu_ids=[0, 1], max_batch_size=2)
     gradients = sum(4 * p.numel() for p in Classifier("test_vit", 1000).parameters())

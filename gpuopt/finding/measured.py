@@ -80,7 +80,7 @@ def measured_answer(
         chosen=chosen,
         why=why,
         probes=[_sized(probe, result.budget_bytes) for probe in probes.results],
-        levels={} if prior is None else predict_levels(request, card, card.budget_bytes()),
+        levels=_levels(request, card, prior, result),
         parts={} if prior is None else predict_parts(prior, chosen),
     )
 
@@ -126,6 +126,16 @@ def _prior(request: FindRequest, card: Gpu) -> MemoryEstimate | None:
         return predict(request, card)
     except InputError:  # a model that cannot be followed without data can still be measured
         return None
+
+
+def _levels(
+    request: FindRequest, card: Gpu, prior: MemoryEstimate | None, result: FinderResult
+) -> dict[str, int]:
+    """Predict the levels within what was measured to be free, which other processes lessen."""
+    if prior is None:
+        return {}
+    # A predicted peak includes the CUDA context; a measured budget does not.
+    return predict_levels(request, card, result.budget_bytes + prior.fixed.context)
 
 
 def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:

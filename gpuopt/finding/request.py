@@ -143,10 +143,16 @@ class FindRequest:
         """
         for key, samples in (("target", self.target), ("min_batch_size", self.minimum)):
             if samples is not None and largest < samples:
-                enough = (f"{name}" for name, fit in (levels or {}).items() if fit >= samples)
-                level = next(enough, None)
+                deeper = self._deeper(levels or {})
+                level = next((name for name, fit in deeper.items() if fit >= samples), None)
                 remedy = "take a smaller image_size or model, or free the card"
                 if level is not None:
                     remedy = f"model.checkpointing={level} is predicted to reach it"
                 return f"{key}={samples}: {largest} fit {where}; {remedy}"
         return None
+
+    def _deeper(self, levels: Mapping[str, int]) -> dict[str, int]:
+        """Leave out the levels up to the one that is asked about."""
+        names = list(levels)
+        first = names.index(self.checkpointing) + 1 if self.checkpointing in levels else 0
+        return {name: levels[name] for name in names[first:]}
