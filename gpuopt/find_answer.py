@@ -98,8 +98,9 @@ def find(
     request = replace(request, image_size=min(sizes))  # cards that work together see one size
     kept_on_card = ""
     if route.kind != "cpu":
-        request, kept_on_card = settled_offload(request, cards[0], _device_count(config))
-        request = settled_checkpointing(request, cards[0])
+        least = min(cards, key=lambda card: card.budget_bytes())  # what it can, all of them can
+        request, kept_on_card = settled_offload(request, least, _device_count(config))
+        request = settled_checkpointing(request, least)
     measured = [measure(device, request, route.reason) for device in route.devices]
     if measured:
         answers = [one.answer for one in measured]

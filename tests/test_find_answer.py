@@ -158,6 +158,16 @@ def test_automatic_checkpointing_is_settled_before_a_card_is_measured(found):
     assert sorted(levels.values()) == list(levels.values())
 
 
+def test_cards_that_work_together_are_settled_by_the_least_of_them(found):
+    tiny = replace(SMALL, total_memory=1100 * 2**20)
+    words = ("model.checkpointing=auto", "headroom=0.2")
+    _, alone = found(*words, target=4000)
+    _, together = found(*words, target=4000, gpu_ids=[0, 1], present=(BIG, tiny))
+    assert {level for _, level, _ in alone} == {"none"}
+    assert len(together) == 2
+    assert "none" not in {level for _, level, _ in together}
+
+
 def test_predictions_of_cards_are_for_cards_that_are_not_there(found):
     result, asked = found("gpu=t4")
     assert asked == []
