@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gpuopt.batch_schedule import BatchSchedule
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.finding.answer import CardAnswer, FindAnswer
@@ -140,6 +141,7 @@ def make_request(config: FindBatchSizeConfig) -> FindRequest:
         name, image_size = _model_of_run(config.run)
         model = {"name": name}
     assert config.global_batch_size is not None  # settle_batch_sizes made it definite
+    schedule = BatchSchedule.of(config.global_batch_size, config.global_batch_schedule)
     return FindRequest(
         purpose=config.purpose,
         gpu=config.gpu,
@@ -148,7 +150,7 @@ def make_request(config: FindBatchSizeConfig) -> FindRequest:
         optimizer=config.optimizer,
         precision=config.precision.name,
         image_size=image_size,
-        per_device=math.ceil(config.global_batch_size / _device_count(config)),
+        per_device=math.ceil(schedule.largest / _device_count(config)),
         moving_average=bool(config.callbacks.get("moving_average", {}).get("enabled")),
         clips_gradients=config.trainer.gradient_clip_norm is not None,
         aggressive=config.aggressive,

@@ -194,6 +194,7 @@ def test_prediction_looks_for_its_own_setting(found):
         ({"max_batch_size": 20}, 20),  # 96 in 5 parts
         ({"max_batch_size": 30}, 24),  # 96 in 4 parts
         ({"global_batch_size": 100, "max_batch_size": 64}, 50),
+        ({"global_batch_size": 20, "global_batch_schedule": {3: 180}}, 90),
         ({"purpose": "predict", "max_batch_size": 1000}, 100),
         ({"purpose": "predict", "max_batch_size": 10}, 10),
     ],
