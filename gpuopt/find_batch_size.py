@@ -18,7 +18,7 @@ from gpuopt.errors import InputError, TargetNotMetError
 from gpuopt.find_answer import Found, find, refuse_contradictions
 from gpuopt.finding.answer import SizedProbe
 from gpuopt.finding.experiment_file import ExperimentFile
-from gpuopt.finding.found_settings import FoundSettings
+from gpuopt.finding.found_settings import FoundSettings, refuse_deletions
 from gpuopt.finding.memory_profile import require_new, write_profile
 from gpuopt.finding.probing_process import Measured, measure_in_process
 from gpuopt.finding.request import FindRequest
@@ -73,6 +73,7 @@ def _show(probe: SizedProbe) -> None:
 def _place_experiment(name: str | None) -> ExperimentFile | None:
     if name is None:
         return None
+    refuse_deletions(HydraConfig.get().overrides.task, name)
     return ExperimentFile.place(
         name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=_typed_conf()
     )

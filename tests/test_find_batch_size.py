@@ -239,6 +239,7 @@ def test_the_answer_becomes_an_experiment_and_the_printed_command_trains_with_it
         (["gpu_ids=[0]"], "no NVIDIA GPU was found"),
         (["target=8"], "target is about the memory of a GPU"),
         (["save_config=a"], "there is no answer to save: no NVIDIA GPU was found"),
+        (["save_config=a", "gpu=rtx3060", "~model.drop_rate"], "cannot take model.drop_rate away"),
         (["save_config=none", "gpu=rtx3060"], "exists and is not changed"),
         (["memory_profile=no/a.json", "gpu=rtx3060"], "the folder no does not exist"),
         (["gpu.memory_gib=1"], "not one sample fits 1 GiB"),

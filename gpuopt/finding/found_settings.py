@@ -7,7 +7,9 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-__all__ = ["FoundSettings"]
+from gpuopt.errors import InputError
+
+__all__ = ["FoundSettings", "refuse_deletions"]
 
 # Of no use later: for a card that is not there, and for finding faults.
 _LEFT_OUT = ("debug", "gpu.memory_gib")
@@ -57,6 +59,8 @@ class FoundSettings:
             if key in _LEFT_OUT or key in found or key.partition(".")[0] not in keys:
                 continue
             typed[key] = word
+            if override.is_delete():
+                continue  # there is nothing left that had a value
             if key in groups:
                 chosen[key] = override.value()
             else:
@@ -75,6 +79,26 @@ class FoundSettings:
         """
         found = [f"{key}={_word(value)}" for key, value in self.found.items()]
         return _on_devices(["gpuopt", name, *options, *self.words.values(), *found], devices)
+
+
+def refuse_deletions(words: Sequence[str], save_config: str) -> None:
+    """Refuse to save what a file cannot say: that a setting is to be taken away.
+
+    Args:
+        words: Overrides in Hydra's grammar.
+        save_config: Name of the experiment.
+
+    Raises:
+        InputError: Names the first word that deletes.
+    """
+    for word, override in zip(
+        words, OverridesParser.create().parse_overrides(list(words)), strict=True
+    ):
+        if override.is_delete():
+            raise InputError(
+                f"save_config={save_config}: an experiment cannot take {word[1:]} away: leave "
+                f"{word} out, or save_config"
+            )
 
 
 def _at(settings: Mapping[str, Any], key: str) -> Any:

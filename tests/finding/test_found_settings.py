@@ -1,6 +1,9 @@
 import shlex
 
-from gpuopt.finding.found_settings import FoundSettings
+import pytest
+
+from gpuopt.errors import InputError
+from gpuopt.finding.found_settings import FoundSettings, refuse_deletions
 
 SETTINGS = {
     "data": {"augmentation": {"blur": 0.1}},
@@ -47,3 +50,14 @@ def test_devices_and_options_stand_before_the_settings():
     )
     assert line.startswith("CUDA_VISIBLE_DEVICES=1,0 gpuopt train --config-dir 'a b' model=timm ")
     assert line.endswith(" optimizer.offload=true")
+
+
+def test_what_was_taken_away_stays_away_and_has_no_value():
+    words = ["~model.drop_rate", "model.name=net", "~debug"]
+    use = FoundSettings.of(words, SETTINGS, ["model"], ["model"], {"micro_batch_size": 4})
+    assert use.values == {"model.name": "it's a model"}
+    assert use.groups == {}
+    assert shlex.split(use.command("train"))[2:] == [*words[:2], "micro_batch_size=4"]
+    refuse_deletions(words[1:2], "mine")
+    with pytest.raises(InputError, match=r"save_config=mine: .*~model.drop_rate out"):
+        refuse_deletions(words, "mine")
