@@ -1,5 +1,6 @@
 """The command that uses what was found: what the user typed, with the answer in its place."""
 
+import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ __all__ = ["FoundSettings", "refuse_deletions"]
 
 # Of no use later: for a card that is not there, and for finding faults.
 _LEFT_OUT = ("debug", "gpu.memory_gib")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -114,4 +116,9 @@ def _word(value: Any) -> str:
 
 def _on_devices(words: Sequence[str], devices: Sequence[int] | None) -> str:
     line = shlex.join(words)
-    return line if devices is None else f"CUDA_VISIBLE_DEVICES={','.join(map(str, devices))} {line}"
+    if devices is None:
+        return line
+    # CUDA counts only what the variable names, where it is set: its own words name the same cards.
+    visible = [entry.strip() for entry in os.environ.get(_VISIBLE, "").split(",")]
+    names = [visible[i] if visible[0] and i < len(visible) else str(i) for i in devices]
+    return f"{_VISIBLE}={','.join(names)} {line}"
