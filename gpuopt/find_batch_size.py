@@ -125,8 +125,10 @@ def _command(
     use: FoundSettings,
     found: Found,
     experiment: ExperimentFile | None,
-) -> str:
-    """Word the one command that uses the answer."""
+) -> str | None:
+    """Word the one command that uses the answer; None where nothing fits."""
+    if found.answer.largest == 0:
+        return None
     folder = _typed_conf()
     options = [] if folder is None else ["--config-dir", str(folder)]
     if experiment is not None and found.answer.shortfall is None:
@@ -135,7 +137,7 @@ def _command(
     return use.command(name, options=options, devices=found.devices)
 
 
-def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
+def _print_table(found: Found, command: str | None, written: Sequence[Path]) -> None:
     # Only now: the tables of a report import matplotlib.
     from gpuopt.finding.table import find_table
 
@@ -145,10 +147,11 @@ def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
     console.print(find_table(found.answer))
     for path in written:
         console.print(Text(f"written: {path}"), soft_wrap=True)
-    console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
+    if command is not None:
+        console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
 
 
-def _print_json(found: Found, command: str, written: Sequence[Path]) -> None:
+def _print_json(found: Found, command: str | None, written: Sequence[Path]) -> None:
     content = {
         "schema": _SCHEMA,
         **found.answer.as_dict(),

@@ -45,14 +45,14 @@ class CardAnswer:
         headroom_ratio: Share of the memory that is kept free; None on a CPU.
         free_bytes: What a process of ours could have on the card; None on a CPU.
         budget_bytes: What it may have: the free memory less the headroom; None on a CPU.
-        largest: The largest batch that fits; None on a CPU, where nothing limits it.
+        largest: The largest batch that fits, 0 when not one sample does; None on a CPU, where nothing limits it.
         knee: The smallest batch at which throughput is nearly as high as at the largest; None
             where nothing was timed.
-        chosen: The batch to use on this card.
+        chosen: The batch to use on this card; 0 when not one sample fits.
         why: The figures behind it, in one clause.
         probes: In the order in which they ran; predicted ones by size.
         levels: The largest batch by level of activation checkpointing, predicted.
-        parts: What takes the memory at the chosen batch, in bytes, predicted.
+        parts: What takes the memory at the chosen batch, 1 sample at least, in bytes, predicted.
     """
 
     card: str

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from gpuopt.errors import InputError, TargetNotMetError
+from gpuopt.errors import InputError
 from gpuopt.finding.answer import CardAnswer, SizedProbe
 from gpuopt.finding.request import FindRequest
 from gpuopt.hardware import Gpu
@@ -76,7 +76,7 @@ def settled_offload(request: FindRequest, card: Gpu, devices: int) -> tuple[Find
 
 
 def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
-    """Predict the batch of a card.
+    """Predict the batch of a card: 0 when not one sample fits.
 
     Args:
         request: What is asked.
@@ -85,18 +85,17 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
 
     Raises:
         InputError: When timm does not know the model, it does not take the image size, the card
-            cannot compute in the precision, or not one sample fits.
+            cannot compute in the precision.
     """
     estimate = predict(request, card)
     budget_bytes = card.budget_bytes()
     largest = estimate.largest_batch(budget_bytes)
-    if largest < 1:
-        if request.target is not None:
-            levels_there = predict_levels(request, card, budget_bytes)
-            shortfall = request.shortfall(0, f"{card.name}, predicted", levels_there)
-            raise TargetNotMetError(f"{shortfall}")
-        raise InputError(_too_small(request, card, estimate, budget_bytes))
     chosen, why = request.choose(largest)
+    if largest < 1:
+        why = (
+            f"not one sample fits: {_gib(estimate.peak_bytes(1))} predicted, "
+            f"{_gib(budget_bytes)} usable"
+        )
     usable_mib = min(card.memory_mib or 0, card.memory_limit_mib or card.memory_mib or 0)
     return CardAnswer(
         card=card.name,
@@ -113,10 +112,10 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         why=why,
         probes=[
             SizedProbe(size, estimate.peak_bytes(size), None, size <= largest)
-            for size in sorted({1, chosen, largest, largest + 1})
+            for size in sorted({1, chosen or 1, largest or 1, largest + 1})
         ],
         levels=predict_levels(request, card, budget_bytes),
-        parts=predict_parts(estimate, chosen),
+        parts=predict_parts(estimate, chosen or 1),
     )
 
 
@@ -169,16 +168,6 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         knee=None,
         chosen=int(choice.value),
         why=choice.reason,
-    )
-
-
-def _too_small(request: FindRequest, card: Gpu, estimate: MemoryEstimate, budget_bytes: int) -> str:
-    remedy = "take a smaller model or image_size"
-    if request.trains and request.checkpointing == NONE:
-        remedy += ", or model.checkpointing=full"
-    return (
-        f"{request.key}: not one sample fits {card.name}: {_gib(estimate.peak_bytes(1))} "
-        f"predicted, {_gib(budget_bytes)} usable; {remedy}"
     )
 
 

@@ -118,14 +118,15 @@ class FindRequest:
     def choose(self, largest: int) -> tuple[int, str]:
         """Choose the batch when up to `largest` samples fit.
 
-        A global batch is cut into as few and as equal parts as possible.
+        A global batch is cut into as few and as equal parts as possible. Nothing is chosen of
+        nothing: 0.
 
         Returns:
             The samples, and the clause that says why.
         """
         most = self.bounded(largest)
         why = f"{largest} fit" + ("" if most == largest else f", up to {most} are taken")
-        if not self.trains:
+        if not self.trains or most < 1:
             return most, why
         chunks = math.ceil(self.per_device / most)
         value = math.ceil(self.per_device / chunks)
@@ -148,7 +149,8 @@ class FindRequest:
                 remedy = "take a smaller image_size or model, or free the card"
                 if level is not None:
                     remedy = f"model.checkpointing={level} is predicted to reach it"
-                return f"{key}={samples}: {largest} fit {where}; {remedy}"
+                fit = f"{largest} fit" if largest else "not one sample fits"
+                return f"{key}={samples}: {fit} {where}; {remedy}"
         return None
 
     def _deeper(self, levels: Mapping[str, int]) -> dict[str, int]:
