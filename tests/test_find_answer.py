@@ -203,6 +203,15 @@ def test_the_global_batch_is_cut_evenly_below_the_maximum(found, values, chosen)
     assert found(**values)[0].answer.choice.value == chosen
 
 
+@pytest.mark.parametrize(
+    ("values", "bound"),
+    [({}, 256), ({"target": 512}, 512), ({"minimum": 300}, 300), ({"maximum": 40}, 40)],
+)
+def test_a_prediction_grows_to_what_must_fit_and_no_further(composed, values, bound):
+    request = replace(make_request(composed()), purpose="predict", **values)
+    assert request.bounded(1000) == bound
+
+
 def test_a_limit_without_a_card_stands_for_one(found):
     nameless = found("gpu.memory_limit_mib=1500", present=())[0].answer.cards[0]
     limited = found("gpu=t4", "gpu.memory_limit_mib=1500", present=())[0].answer.cards[0]

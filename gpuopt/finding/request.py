@@ -112,8 +112,8 @@ class FindRequest:
 
     def bounded(self, largest: int) -> int:
         """Return the largest batch that may be taken of what fits."""
-        limit = self.maximum or (largest if self.trains else max(_LARGEST_PREDICTION, self.minimum))
-        return min(largest, limit)
+        wanted = max(_LARGEST_PREDICTION, self.minimum, self.target or 0)
+        return min(largest, self.maximum or (largest if self.trains else wanted))
 
     def choose(self, largest: int) -> tuple[int, str]:
         """Choose the batch when up to `largest` samples fit.
