@@ -158,6 +158,16 @@ def test_automatic_checkpointing_is_settled_before_a_card_is_measured(found):
     assert sorted(levels.values()) == list(levels.values())
 
 
+def test_automatic_checkpointing_does_not_recompute_for_more_than_the_maximum(found):
+    words = ("model.checkpointing=auto", "gpu.memory_gib=1.2", "headroom=0.2")
+    levels = {
+        most: found(*words, global_batch_size=2000, max_batch_size=most)[0].answer.checkpointing
+        for most in (None, 8)
+    }
+    assert levels[8] == "none"
+    assert levels[None] != "none"
+
+
 def test_cards_that_work_together_are_settled_by_the_least_of_them(found):
     tiny = replace(SMALL, total_memory=1100 * 2**20)
     words = ("model.checkpointing=auto", "headroom=0.2")

@@ -39,11 +39,12 @@ def settled_checkpointing(request: FindRequest, card: Gpu) -> FindRequest:
     if request.aggressive:
         plain = predict(request.with_checkpointing(NONE), card)
         return request.with_checkpointing(levels(plain.stages)[-1])
+    wanted = request.target or request.per_device
     choice = choose_checkpointing(
         request.checkpointing,
         lambda level: predict(request.with_checkpointing(level), card),
         card.budget_bytes() if request.checkpointing == AUTO else 0,
-        request.target or request.per_device,
+        min(wanted, request.maximum or wanted),
     )
     return request.with_checkpointing(str(choice.value))
 
