@@ -67,6 +67,7 @@ def _show(probe: SizedProbe) -> None:
     """Tell a person that the search goes on."""
     if sys.stderr.isatty():
         end = f"{probe.peak_bytes / 2**30:.2f} GiB" if probe.peak_bytes else "out of memory"
+        end += ", the allocator thrashes" if probe.thrashed else ""
         sys.stderr.write(f"probe: batch {probe.batch_size}, {end}\n")
 
 

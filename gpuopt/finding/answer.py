@@ -18,13 +18,15 @@ class SizedProbe:
         peak_bytes: Most bytes that torch's allocator took, as far as measured; predicted ones
             include the CUDA context, as their budget does. None when memory ran out before.
         step_ms: Milliseconds of a step, or of a forward pass in inference; None when predicted.
-        fits: Whether it stays within the budget.
+        fits: Whether it stays within the budget, and the allocator within what it has.
+        thrashed: Whether the allocator had to give back its cache in every step, which is slow.
     """
 
     batch_size: int
     peak_bytes: int | None
     step_ms: float | None
     fits: bool
+    thrashed: bool = False
 
     @property
     def samples_per_second(self) -> float | None:
@@ -45,7 +47,8 @@ class CardAnswer:
         headroom_ratio: Share of the memory that is kept free; None on a CPU.
         free_bytes: What a process of ours could have on the card; None on a CPU.
         budget_bytes: What it may have: the free memory less the headroom; None on a CPU.
-        largest: The largest batch that fits, 0 when not one sample does; None on a CPU, where nothing limits it.
+        largest: The largest batch that fits, 0 when not one sample does; None on a CPU, where
+            nothing limits it.
         knee: The smallest batch at which throughput is nearly as high as at the largest; None
             where nothing was timed.
         chosen: The batch to use on this card; 0 when not one sample fits.

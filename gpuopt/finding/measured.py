@@ -116,7 +116,7 @@ def _smallest_confirmed(
     for headroom_ratio in (ratio for ratio in _SMALLEST_HEADROOMS if ratio < usual):
         result = search(headroom_ratio)
         verified = probes(result.largest)
-        if not verified.ran_out_of_memory and verified.peak_bytes <= result.budget_bytes:
+        if _sized(verified, result.budget_bytes).fits:
             return result
     return search(usual)
 
@@ -153,7 +153,7 @@ def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
 
 
 def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
-    fits = not probe.ran_out_of_memory
+    fits = not (probe.ran_out_of_memory or probe.thrashed)
     if fits and budget_bytes is not None:
         fits = probe.peak_bytes <= budget_bytes
     return SizedProbe(
@@ -161,4 +161,5 @@ def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
         None if probe.ran_out_of_memory else probe.peak_bytes,
         None if probe.seconds_per_step is None else 1000 * probe.seconds_per_step,
         fits,
+        probe.thrashed,
     )
