@@ -229,6 +229,12 @@ def test_a_limit_without_a_card_stands_for_one(found):
     assert nameless.free_bytes == limited.free_bytes == 1500 * 2**20
 
 
+@pytest.mark.parametrize(("asked", "used"), [("auto", "fp32"), ("bf16", "bf16"), ("tf32", "fp32")])
+def test_the_precision_of_the_cpu_is_the_one_it_computes_in(composed, found, asked, used):
+    precision = replace(composed().precision, name=asked)
+    assert found("gpu=cpu", precision=precision)[0].answer.cards[0].precision == used
+
+
 def test_the_cpu_takes_less_when_asked_to(found):
     assert found("gpu=cpu", max_batch_size=8)[0].answer.choice.value == 8
     assert found("gpu=cpu", purpose="predict")[0].answer.choice.value == 32

@@ -5,7 +5,7 @@ from dataclasses import asdict
 from gpuopt.errors import InputError
 from gpuopt.finding.answer import CardAnswer, SizedProbe
 from gpuopt.finding.request import FindRequest
-from gpuopt.hardware import Gpu
+from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
 from gpuopt.recomputation import AUTO, NONE, levels
 from gpuopt.session.checkpointing import choose_checkpointing
@@ -145,7 +145,8 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         reason: Why there is no other card.
 
     Raises:
-        InputError: When something must fit, which only a card can tell.
+        InputError: When something must fit, which only a card can tell, or the CPU cannot compute
+            in the precision.
     """
     if request.target is not None or request.minimum > 1:
         asked = "min_batch_size" if request.target is None else "target"
@@ -161,7 +162,7 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         device_index=None,
         evidence="table",
         reason=f"{reason}, so nothing was measured",
-        precision=str(card.precision or "fp32"),
+        precision=str(resolve_precision(request.precision, card, is_cuda=False).value),
         headroom_ratio=None,
         free_bytes=None,
         budget_bytes=None,
