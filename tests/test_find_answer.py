@@ -122,6 +122,13 @@ def test_a_shortfall_names_a_level_above_the_one_that_was_asked(composed, checkp
     assert remedy is None or f"model.checkpointing{remedy} is" in words
 
 
+@pytest.mark.parametrize(("target", "is_met"), [(24, True), (25, False), (None, None)])
+def test_the_target_is_met_or_not_whatever_the_minimum(found, target, is_met):
+    answer = found(gpu_ids=[0, 1], target=target, min_batch_size=30)[0].answer
+    assert answer.as_dict()["target_met"] is is_met
+    assert answer.shortfall is not None  # 24 fit
+
+
 def test_aggressive_pins_what_it_took(found):
     result, asked = found(gpu_ids=[0, 1], aggressive=True, headrooms=(0.01, 0.02))
     assert {level for _, level, _ in asked} == {"full"}

@@ -117,6 +117,13 @@ class FindAnswer:
         sizes = [card.largest for card in self.cards if card.largest is not None]
         return min(sizes, default=None)
 
+    @property
+    def target_met(self) -> bool | None:
+        """Whether the target fits every card; None where none was given."""
+        if self.target is None:
+            return None
+        return self.largest is not None and self.largest >= self.target
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; sizes in bytes."""
         return {
@@ -128,7 +135,7 @@ class FindAnswer:
             "largest": self.largest,
             "choice": self.choice.as_dict(),
             "target": self.target,
-            "target_met": None if self.target is None else self.shortfall is None,
+            "target_met": self.target_met,
             "shortfall": self.shortfall,
             "notes": list(self.notes),
         }
