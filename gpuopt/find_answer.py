@@ -74,6 +74,20 @@ def refuse_contradictions(config: FindBatchSizeConfig, typed: Collection[str]) -
             f"gpu_ids={config.gpu_ids} are {len(config.gpu_ids)} device(s), "
             f"trainer.devices={config.trainer.devices}: leave one of them out"
         )
+    _refuse_idle_devices(config)
+
+
+def _refuse_idle_devices(config: FindBatchSizeConfig) -> None:
+    """Refuse fewer samples per step than devices of `gpu_ids`, as training does."""
+    if config.purpose != "train" or not config.gpu_ids or config.global_batch_size is None:
+        return
+    schedule = BatchSchedule.of(config.global_batch_size, config.global_batch_schedule)
+    least = min(schedule.sizes.values())
+    if least < len(config.gpu_ids):
+        raise InputError(
+            f"global_batch_size={least} is smaller than the {len(config.gpu_ids)} devices of "
+            f"gpu_ids={config.gpu_ids}: every device needs a sample"
+        )
 
 
 def find(

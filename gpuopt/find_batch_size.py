@@ -41,6 +41,7 @@ def _find(composed: DictConfig) -> None:
     config = to_find_config(settings)
     refuse_contradictions(config, typed_keys(HydraConfig.get()))
     experiment, profile = _place_experiment(config.save_config), _place_profile(config)
+    _refuse_one_place(experiment, profile)
 
     def measure(device: DriverDevice, request: FindRequest, reason: str) -> Measured:
         order = {
@@ -90,6 +91,14 @@ def _place_profile(config: FindBatchSizeConfig) -> Path | None:
     if config.memory_profile is None:
         return None
     return require_new(Path(config.memory_profile).expanduser())
+
+
+def _refuse_one_place(experiment: ExperimentFile | None, profile: Path | None) -> None:
+    """Refuse two files at one path, of which the second could not be written after the search."""
+    if experiment and profile and experiment.path.resolve() == profile.resolve():
+        raise InputError(
+            f"memory_profile={profile} is the file of save_config={experiment.name}: name another"
+        )
 
 
 def _use(config: FindBatchSizeConfig, settings: dict[str, Any], found: Found) -> FoundSettings:

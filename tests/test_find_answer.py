@@ -257,6 +257,8 @@ def test_the_cpu_takes_less_when_asked_to(found):
         ({"test_only": True, "save_config": "a"}, [], "test_only=true writes nothing"),
         ({"test_only": True, "memory_profile": "a"}, [], "test_only=true writes nothing"),
         ({"purpose": "predict", "save_config": "a"}, [], "purpose=train only"),
+        ({"global_batch_size": 1, "gpu_ids": [0, 1]}, [], "every device needs a sample"),
+        ({"global_batch_schedule": {2: 1}, "gpu_ids": [0, 1]}, [], "global_batch_size=1 is sma"),
         ({"max_batch_size": 4, "target": 5}, [], "target=5 is above max_batch_size=4"),
         ({"max_batch_size": 4, "min_batch_size": 5}, [], "min_batch_size=5 is above"),
     ],
@@ -268,5 +270,8 @@ def test_settings_that_contradict_each_other_are_refused(composed, values, typed
 
 def test_devices_are_counted_once(composed):
     refuse_contradictions(replace(composed("trainer.devices=2"), gpu_ids=[0, 1]), [])
+    one_each = replace(composed(), gpu_ids=[0, 1], global_batch_size=2)
+    refuse_contradictions(one_each, [])
+    refuse_contradictions(replace(one_each, global_batch_size=1, purpose="predict"), [])
     with pytest.raises(InputError, match="leave one of them out"):
         refuse_contradictions(replace(composed("trainer.devices=2"), gpu_ids=[0, 1, 2]), [])

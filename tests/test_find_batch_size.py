@@ -263,6 +263,7 @@ def test_the_answer_becomes_an_experiment_and_the_printed_command_trains_with_it
         (["target=8"], "target is about the memory of a GPU"),
         (["save_config=a"], "there is no answer to save: no NVIDIA GPU was found"),
         (["save_config=a", "gpu=rtx3060", "~model.drop_rate"], "cannot take model.drop_rate away"),
+        (["save_config=true", "gpu=rtx3060"], "save_config=True: give a name of letters"),
         (["save_config=none", "gpu=rtx3060"], "exists and is not changed"),
         (["memory_profile=no/a.json", "gpu=rtx3060"], "the folder no does not exist"),
         (["tagret=8"], "tagret is no setting (nearest: target"),
@@ -277,6 +278,17 @@ def test_bad_settings_end_in_one_line_and_leave_nothing(call, tmp_path, words, m
     assert line.startswith("gpuopt find_batch_size: ")
     assert message in line
     assert left_behind(tmp_path) == []
+
+
+def test_two_files_at_one_place_are_refused_before_the_search(call, tmp_path, monkeypatch):
+    monkeypatch.delattr(gpuopt.find_batch_size, "find")
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    place = tmp_path / "own/experiment/mine.yaml"
+    words = ("save_config=mine", f"memory_profile={place}", "--config-dir", str(tmp_path / "own"))
+    code, _, err = call(*TINY, "gpu=rtx3060", *words)
+    assert code == 2
+    assert f"memory_profile={place} is the file of save_config=mine" in err
+    assert not place.exists()
 
 
 def test_a_folder_that_was_named_takes_the_experiment(call, tmp_path):
