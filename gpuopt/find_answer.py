@@ -6,6 +6,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from gpuopt.batch_schedule import BatchSchedule
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.finding.answer import CardAnswer, FindAnswer
@@ -73,6 +74,20 @@ def refuse_contradictions(config: FindBatchSizeConfig, typed: Collection[str]) -
             f"gpu_ids={config.gpu_ids} are {len(config.gpu_ids)} device(s), "
             f"trainer.devices={config.trainer.devices}: leave one of them out"
         )
+    _refuse_idle_devices(config)
+
+
+def _refuse_idle_devices(config: FindBatchSizeConfig) -> None:
+    """Refuse fewer samples per step than devices of `gpu_ids`, as training does."""
+    if config.purpose != "train" or not config.gpu_ids or config.global_batch_size is None:
+        return
+    schedule = BatchSchedule.of(config.global_batch_size, config.global_batch_schedule)
+    least = min(schedule.sizes.values())
+    if least < len(config.gpu_ids):
+        raise InputError(
+            f"global_batch_size={least} is smaller than the {len(config.gpu_ids)} devices of "
+            f"gpu_ids={config.gpu_ids}: every device needs a sample"
+        )
 
 
 def find(
@@ -98,8 +113,9 @@ def find(
     request = replace(request, image_size=min(sizes))  # cards that work together see one size
     kept_on_card = ""
     if route.kind != "cpu":
-        request, kept_on_card = settled_offload(request, cards[0], _device_count(config))
-        request = settled_checkpointing(request, cards[0])
+        least = min(cards, key=lambda card: card.budget_bytes())  # what it can, all of them can
+        request, kept_on_card = settled_offload(request, least, _device_count(config))
+        request = settled_checkpointing(request, least)
     measured = [measure(device, request, route.reason) for device in route.devices]
     if measured:
         answers = [one.answer for one in measured]
@@ -139,6 +155,7 @@ def make_request(config: FindBatchSizeConfig) -> FindRequest:
         name, image_size = _model_of_run(config.run)
         model = {"name": name}
     assert config.global_batch_size is not None  # settle_batch_sizes made it definite
+    schedule = BatchSchedule.of(config.global_batch_size, config.global_batch_schedule)
     return FindRequest(
         purpose=config.purpose,
         gpu=config.gpu,
@@ -147,7 +164,7 @@ def make_request(config: FindBatchSizeConfig) -> FindRequest:
         optimizer=config.optimizer,
         precision=config.precision.name,
         image_size=image_size,
-        per_device=math.ceil(config.global_batch_size / _device_count(config)),
+        per_device=math.ceil(schedule.largest / _device_count(config)),
         moving_average=bool(config.callbacks.get("moving_average", {}).get("enabled")),
         clips_gradients=config.trainer.gradient_clip_norm is not None,
         aggressive=config.aggressive,

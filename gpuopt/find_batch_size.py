@@ -18,7 +18,7 @@ from gpuopt.errors import InputError, TargetNotMetError
 from gpuopt.find_answer import Found, find, refuse_contradictions
 from gpuopt.finding.answer import SizedProbe
 from gpuopt.finding.experiment_file import ExperimentFile
-from gpuopt.finding.found_settings import FoundSettings
+from gpuopt.finding.found_settings import FoundSettings, refuse_deletions
 from gpuopt.finding.memory_profile import require_new, write_profile
 from gpuopt.finding.probing_process import Measured, measure_in_process
 from gpuopt.finding.request import FindRequest
@@ -41,6 +41,7 @@ def _find(composed: DictConfig) -> None:
     config = to_find_config(settings)
     refuse_contradictions(config, typed_keys(HydraConfig.get()))
     experiment, profile = _place_experiment(config.save_config), _place_profile(config)
+    _refuse_one_place(experiment, profile)
 
     def measure(device: DriverDevice, request: FindRequest, reason: str) -> Measured:
         order = {
@@ -67,12 +68,14 @@ def _show(probe: SizedProbe) -> None:
     """Tell a person that the search goes on."""
     if sys.stderr.isatty():
         end = f"{probe.peak_bytes / 2**30:.2f} GiB" if probe.peak_bytes else "out of memory"
+        end += ", the allocator thrashes" if probe.thrashed else ""
         sys.stderr.write(f"probe: batch {probe.batch_size}, {end}\n")
 
 
 def _place_experiment(name: str | None) -> ExperimentFile | None:
     if name is None:
         return None
+    refuse_deletions(HydraConfig.get().overrides.task, name)
     return ExperimentFile.place(
         name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=_typed_conf()
     )
@@ -88,6 +91,14 @@ def _place_profile(config: FindBatchSizeConfig) -> Path | None:
     if config.memory_profile is None:
         return None
     return require_new(Path(config.memory_profile).expanduser())
+
+
+def _refuse_one_place(experiment: ExperimentFile | None, profile: Path | None) -> None:
+    """Refuse two files at one path, of which the second could not be written after the search."""
+    if experiment and profile and experiment.path.resolve() == profile.resolve():
+        raise InputError(
+            f"memory_profile={profile} is the file of save_config={experiment.name}: name another"
+        )
 
 
 def _use(config: FindBatchSizeConfig, settings: dict[str, Any], found: Found) -> FoundSettings:
@@ -124,8 +135,10 @@ def _command(
     use: FoundSettings,
     found: Found,
     experiment: ExperimentFile | None,
-) -> str:
-    """Word the one command that uses the answer."""
+) -> str | None:
+    """Word the one command that uses the answer; None where nothing fits."""
+    if found.answer.largest == 0:
+        return None
     folder = _typed_conf()
     options = [] if folder is None else ["--config-dir", str(folder)]
     if experiment is not None and found.answer.shortfall is None:
@@ -134,7 +147,7 @@ def _command(
     return use.command(name, options=options, devices=found.devices)
 
 
-def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
+def _print_table(found: Found, command: str | None, written: Sequence[Path]) -> None:
     # Only now: the tables of a report import matplotlib.
     from gpuopt.finding.table import find_table
 
@@ -144,10 +157,11 @@ def _print_table(found: Found, command: str, written: Sequence[Path]) -> None:
     console.print(find_table(found.answer))
     for path in written:
         console.print(Text(f"written: {path}"), soft_wrap=True)
-    console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
+    if command is not None:
+        console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
 
 
-def _print_json(found: Found, command: str, written: Sequence[Path]) -> None:
+def _print_json(found: Found, command: str | None, written: Sequence[Path]) -> None:
     content = {
         "schema": _SCHEMA,
         **found.answer.as_dict(),

@@ -151,9 +151,14 @@ class Prober:
 
     def _model(self) -> Classifier:
         config, request = self._config, self._request
-        inference = {"checkpointing": request.checkpointing} if request.trains else {}
+        # `auto` is settled by the request, in inference to none: the model knows levels only.
+        settled = {
+            "name": request.model["name"],
+            "pretrained": False,
+            "checkpointing": request.checkpointing,
+        }
         model: Classifier = build(
-            {**config.model, "name": request.model["name"], "pretrained": False, **inference},
+            {**config.model, **settled},
             "model",
             num_classes=_CLASSES,
             optimizer=build(request.optimizer, "optimizer"),

@@ -7,7 +7,7 @@ import pytest
 
 from gpuopt.config import compose_settings
 from gpuopt.errors import InputError
-from gpuopt.find_answer import find, refuse_contradictions
+from gpuopt.find_answer import find, make_request, refuse_contradictions
 from gpuopt.finding.answer import CardAnswer
 from gpuopt.finding.probing_process import Measured
 from gpuopt.hardware import DriverDevice
@@ -110,6 +110,25 @@ def test_what_must_fit_has_to_fit_all_of_them(found):
     assert shortfall.startswith("target=25: 24 fit NVIDIA GeForce RTX 3060, measured; take")
 
 
+@pytest.mark.parametrize(
+    ("checkpointing", "remedy"),
+    [("none", "=stages=1"), ("stages=1", "=full"), ("full", None)],
+)
+def test_a_shortfall_names_a_level_above_the_one_that_was_asked(composed, checkpointing, remedy):
+    levels = {"none": 10, "stages=1": 50, "full": 60}
+    request = make_request(composed()).with_checkpointing(checkpointing)
+    words = replace(request, target=40).shortfall(30, "a card", levels)
+    assert ("predicted to reach it" in words) is (remedy is not None)
+    assert remedy is None or f"model.checkpointing{remedy} is" in words
+
+
+@pytest.mark.parametrize(("target", "is_met"), [(24, True), (25, False), (None, None)])
+def test_the_target_is_met_or_not_whatever_the_minimum(found, target, is_met):
+    answer = found(gpu_ids=[0, 1], target=target, min_batch_size=30)[0].answer
+    assert answer.as_dict()["target_met"] is is_met
+    assert answer.shortfall is not None  # 24 fit
+
+
 def test_aggressive_pins_what_it_took(found):
     result, asked = found(gpu_ids=[0, 1], aggressive=True, headrooms=(0.01, 0.02))
     assert {level for _, level, _ in asked} == {"full"}
@@ -146,6 +165,26 @@ def test_automatic_checkpointing_is_settled_before_a_card_is_measured(found):
     assert sorted(levels.values()) == list(levels.values())
 
 
+def test_automatic_checkpointing_does_not_recompute_for_more_than_the_maximum(found):
+    words = ("model.checkpointing=auto", "gpu.memory_gib=1.2", "headroom=0.2")
+    levels = {
+        most: found(*words, global_batch_size=2000, max_batch_size=most)[0].answer.checkpointing
+        for most in (None, 8)
+    }
+    assert levels[8] == "none"
+    assert levels[None] != "none"
+
+
+def test_cards_that_work_together_are_settled_by_the_least_of_them(found):
+    tiny = replace(SMALL, total_memory=1100 * 2**20)
+    words = ("model.checkpointing=auto", "headroom=0.2")
+    _, alone = found(*words, target=4000)
+    _, together = found(*words, target=4000, gpu_ids=[0, 1], present=(BIG, tiny))
+    assert {level for _, level, _ in alone} == {"none"}
+    assert len(together) == 2
+    assert "none" not in {level for _, level, _ in together}
+
+
 def test_predictions_of_cards_are_for_cards_that_are_not_there(found):
     result, asked = found("gpu=t4")
     assert asked == []
@@ -172,6 +211,7 @@ def test_prediction_looks_for_its_own_setting(found):
         ({"max_batch_size": 20}, 20),  # 96 in 5 parts
         ({"max_batch_size": 30}, 24),  # 96 in 4 parts
         ({"global_batch_size": 100, "max_batch_size": 64}, 50),
+        ({"global_batch_size": 20, "global_batch_schedule": {3: 180}}, 90),
         ({"purpose": "predict", "max_batch_size": 1000}, 100),
         ({"purpose": "predict", "max_batch_size": 10}, 10),
     ],
@@ -180,11 +220,26 @@ def test_the_global_batch_is_cut_evenly_below_the_maximum(found, values, chosen)
     assert found(**values)[0].answer.choice.value == chosen
 
 
+@pytest.mark.parametrize(
+    ("values", "bound"),
+    [({}, 256), ({"target": 512}, 512), ({"minimum": 300}, 300), ({"maximum": 40}, 40)],
+)
+def test_a_prediction_grows_to_what_must_fit_and_no_further(composed, values, bound):
+    request = replace(make_request(composed()), purpose="predict", **values)
+    assert request.bounded(1000) == bound
+
+
 def test_a_limit_without_a_card_stands_for_one(found):
     nameless = found("gpu.memory_limit_mib=1500", present=())[0].answer.cards[0]
     limited = found("gpu=t4", "gpu.memory_limit_mib=1500", present=())[0].answer.cards[0]
     assert nameless.evidence == limited.evidence == "predicted"
     assert nameless.free_bytes == limited.free_bytes == 1500 * 2**20
+
+
+@pytest.mark.parametrize(("asked", "used"), [("auto", "fp32"), ("bf16", "bf16"), ("tf32", "fp32")])
+def test_the_precision_of_the_cpu_is_the_one_it_computes_in(composed, found, asked, used):
+    precision = replace(composed().precision, name=asked)
+    assert found("gpu=cpu", precision=precision)[0].answer.cards[0].precision == used
 
 
 def test_the_cpu_takes_less_when_asked_to(found):
@@ -202,6 +257,8 @@ def test_the_cpu_takes_less_when_asked_to(found):
         ({"test_only": True, "save_config": "a"}, [], "test_only=true writes nothing"),
         ({"test_only": True, "memory_profile": "a"}, [], "test_only=true writes nothing"),
         ({"purpose": "predict", "save_config": "a"}, [], "purpose=train only"),
+        ({"global_batch_size": 1, "gpu_ids": [0, 1]}, [], "every device needs a sample"),
+        ({"global_batch_schedule": {2: 1}, "gpu_ids": [0, 1]}, [], "global_batch_size=1 is sma"),
         ({"max_batch_size": 4, "target": 5}, [], "target=5 is above max_batch_size=4"),
         ({"max_batch_size": 4, "min_batch_size": 5}, [], "min_batch_size=5 is above"),
     ],
@@ -213,5 +270,8 @@ def test_settings_that_contradict_each_other_are_refused(composed, values, typed
 
 def test_devices_are_counted_once(composed):
     refuse_contradictions(replace(composed("trainer.devices=2"), gpu_ids=[0, 1]), [])
+    one_each = replace(composed(), gpu_ids=[0, 1], global_batch_size=2)
+    refuse_contradictions(one_each, [])
+    refuse_contradictions(replace(one_each, global_batch_size=1, purpose="predict"), [])
     with pytest.raises(InputError, match="leave one of them out"):
         refuse_contradictions(replace(composed("trainer.devices=2"), gpu_ids=[0, 1, 2]), [])

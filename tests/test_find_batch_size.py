@@ -163,6 +163,29 @@ def test_what_must_fit_and_does_not_ends_with_code_4_and_writes_nothing(call, tm
     assert left_behind(tmp_path) == []
 
 
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ([], "min_batch_size=1"),
+        (["target=8"], "target=8"),
+        (["purpose=predict"], "min_batch_size=1"),
+        (["model.checkpointing=auto", "min_batch_size=4"], "min_batch_size=4"),
+    ],
+)
+def test_a_card_on_which_nothing_fits_has_an_answer_as_well(call, words, asked):
+    words = ("gpu.memory_gib=1", *words)
+    answer = answer_of(call, *words, code=4)
+    (card,) = answer["cards"]
+    assert (answer["largest"], answer["choice"]["value"], answer["command"]) == (0, 0, None)
+    assert [(probe["batch_size"], probe["fits"]) for probe in card["probes"]] == [(1, False)]
+    assert card["probes"][0]["peak_bytes"] > card["budget_bytes"]
+    code, out, err = call(*TINY, *words)
+    assert code == 4
+    assert "gpuopt train" not in out
+    (line,) = err.splitlines()
+    assert f"{asked}: not one sample fits 1 GiB, predicted; take a smaller" in line
+
+
 def test_a_test_writes_not_even_the_cache(call, tmp_path):
     place = f"cache_dir={tmp_path}/cache"
     answer = answer_of(call, "gpu=rtx3060", "test_only=true", place, "target=8")
@@ -239,9 +262,10 @@ def test_the_answer_becomes_an_experiment_and_the_printed_command_trains_with_it
         (["gpu_ids=[0]"], "no NVIDIA GPU was found"),
         (["target=8"], "target is about the memory of a GPU"),
         (["save_config=a"], "there is no answer to save: no NVIDIA GPU was found"),
+        (["save_config=a", "gpu=rtx3060", "~model.drop_rate"], "cannot take model.drop_rate away"),
+        (["save_config=true", "gpu=rtx3060"], "save_config=True: give a name of letters"),
         (["save_config=none", "gpu=rtx3060"], "exists and is not changed"),
         (["memory_profile=no/a.json", "gpu=rtx3060"], "the folder no does not exist"),
-        (["gpu.memory_gib=1"], "not one sample fits 1 GiB"),
         (["tagret=8"], "tagret is no setting (nearest: target"),
         (["-m", "target=8"], "only `gpuopt train` takes -m"),
         (["model.name=resnet51", "gpu=rtx3060"], "unknown to timm (nearest: resnet"),
@@ -254,6 +278,17 @@ def test_bad_settings_end_in_one_line_and_leave_nothing(call, tmp_path, words, m
     assert line.startswith("gpuopt find_batch_size: ")
     assert message in line
     assert left_behind(tmp_path) == []
+
+
+def test_two_files_at_one_place_are_refused_before_the_search(call, tmp_path, monkeypatch):
+    monkeypatch.delattr(gpuopt.find_batch_size, "find")
+    (tmp_path / "own/experiment").mkdir(parents=True)
+    place = tmp_path / "own/experiment/mine.yaml"
+    words = ("save_config=mine", f"memory_profile={place}", "--config-dir", str(tmp_path / "own"))
+    code, _, err = call(*TINY, "gpu=rtx3060", *words)
+    assert code == 2
+    assert f"memory_profile={place} is the file of save_config=mine" in err
+    assert not place.exists()
 
 
 def test_a_folder_that_was_named_takes_the_experiment(call, tmp_path):

@@ -137,6 +137,11 @@ def test_prediction_is_measured_with_its_views(probe, purpose):
     assert snapshot == {"absent": "no profile was asked for"}
 
 
+def test_prediction_recomputes_nothing_whatever_training_is_to_do(probe, settings):
+    answer, _, _ = probe(purpose="predict", model={**settings["model"], "checkpointing": "auto"})
+    assert answer.largest in (13, 14)
+
+
 @pytest.mark.parametrize("purpose", ["train", "predict"])
 def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
     flat = MemoryEstimate(FixedMemory(MIB), (Line(0, MIB),), 32)  # far from the truth
@@ -159,6 +164,17 @@ def test_aggressive_takes_the_smallest_headroom_that_a_probe_confirms(probe):
     assert answer.headroom_ratio == 0.01
     assert answer.largest > 14  # with the usual headroom
     assert answer.largest in [p.batch_size for p in answer.probes if p.fits]
+
+
+def test_levels_are_predicted_within_what_was_measured_to_be_free(probe, monkeypatch):
+    context = 300 * MIB
+    prior = replace(PRIOR, fixed=replace(PRIOR.fixed, context=context))
+    monkeypatch.setitem(globals(), "PRIOR", prior)
+    monkeypatch.setattr(
+        "gpuopt.finding.measured.predict_levels", lambda request, card, budget: {"none": budget}
+    )
+    answer, _, _ = probe()
+    assert answer.levels == {"none": answer.budget_bytes + context}
 
 
 def test_several_ranks_keep_room_for_the_buckets_of_their_gradients(probe):

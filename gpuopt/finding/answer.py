@@ -18,13 +18,15 @@ class SizedProbe:
         peak_bytes: Most bytes that torch's allocator took, as far as measured; predicted ones
             include the CUDA context, as their budget does. None when memory ran out before.
         step_ms: Milliseconds of a step, or of a forward pass in inference; None when predicted.
-        fits: Whether it stays within the budget.
+        fits: Whether it stays within the budget, and the allocator within what it has.
+        thrashed: Whether the allocator had to give back its cache in every step, which is slow.
     """
 
     batch_size: int
     peak_bytes: int | None
     step_ms: float | None
     fits: bool
+    thrashed: bool = False
 
     @property
     def samples_per_second(self) -> float | None:
@@ -45,14 +47,15 @@ class CardAnswer:
         headroom_ratio: Share of the memory that is kept free; None on a CPU.
         free_bytes: What a process of ours could have on the card; None on a CPU.
         budget_bytes: What it may have: the free memory less the headroom; None on a CPU.
-        largest: The largest batch that fits; None on a CPU, where nothing limits it.
+        largest: The largest batch that fits, 0 when not one sample does; None on a CPU, where
+            nothing limits it.
         knee: The smallest batch at which throughput is nearly as high as at the largest; None
             where nothing was timed.
-        chosen: The batch to use on this card.
+        chosen: The batch to use on this card; 0 when not one sample fits.
         why: The figures behind it, in one clause.
         probes: In the order in which they ran; predicted ones by size.
         levels: The largest batch by level of activation checkpointing, predicted.
-        parts: What takes the memory at the chosen batch, in bytes, predicted.
+        parts: What takes the memory at the chosen batch, 1 sample at least, in bytes, predicted.
     """
 
     card: str
@@ -114,6 +117,13 @@ class FindAnswer:
         sizes = [card.largest for card in self.cards if card.largest is not None]
         return min(sizes, default=None)
 
+    @property
+    def target_met(self) -> bool | None:
+        """Whether the target fits every card; None where none was given."""
+        if self.target is None:
+            return None
+        return self.largest is not None and self.largest >= self.target
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values; sizes in bytes."""
         return {
@@ -125,7 +135,7 @@ class FindAnswer:
             "largest": self.largest,
             "choice": self.choice.as_dict(),
             "target": self.target,
-            "target_met": None if self.target is None else self.shortfall is None,
+            "target_met": self.target_met,
             "shortfall": self.shortfall,
             "notes": list(self.notes),
         }

@@ -17,6 +17,8 @@ from gpuopt.storage import create_text
 __all__ = ["ExperimentFile"]
 
 _NAME = re.compile(r"[A-Za-z][\w-]{0,99}")
+# Values in Hydra's grammar: `experiment=true` names no experiment.
+_NO_NAMES = ("true", "false", "null", "nan", "inf")
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class ExperimentFile:
             InputError: When the name is no name, the experiment exists, or `./conf` is somebody
                 else's.
         """
-        if not _NAME.fullmatch(name):
+        if not _NAME.fullmatch(name) or name.lower() in _NO_NAMES:
             raise InputError(
                 f"save_config={name}: give a name of letters, digits, _ and -, which "
                 "experiment=NAME then takes"

@@ -1,5 +1,6 @@
 """The command that uses what was found: what the user typed, with the answer in its place."""
 
+import os
 import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +8,13 @@ from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
-__all__ = ["FoundSettings"]
+from gpuopt.errors import InputError
+
+__all__ = ["FoundSettings", "refuse_deletions"]
 
 # Of no use later: for a card that is not there, and for finding faults.
 _LEFT_OUT = ("debug", "gpu.memory_gib")
+_VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
@@ -57,6 +61,8 @@ class FoundSettings:
             if key in _LEFT_OUT or key in found or key.partition(".")[0] not in keys:
                 continue
             typed[key] = word
+            if override.is_delete():
+                continue  # there is nothing left that had a value
             if key in groups:
                 chosen[key] = override.value()
             else:
@@ -77,6 +83,26 @@ class FoundSettings:
         return _on_devices(["gpuopt", name, *options, *self.words.values(), *found], devices)
 
 
+def refuse_deletions(words: Sequence[str], save_config: str) -> None:
+    """Refuse to save what a file cannot say: that a setting is to be taken away.
+
+    Args:
+        words: Overrides in Hydra's grammar.
+        save_config: Name of the experiment.
+
+    Raises:
+        InputError: Names the first word that deletes.
+    """
+    for word, override in zip(
+        words, OverridesParser.create().parse_overrides(list(words)), strict=True
+    ):
+        if override.is_delete():
+            raise InputError(
+                f"save_config={save_config}: an experiment cannot take {word[1:]} away: leave "
+                f"{word} out, or save_config"
+            )
+
+
 def _at(settings: Mapping[str, Any], key: str) -> Any:
     value: Any = settings
     for name in key.split("."):
@@ -90,4 +116,9 @@ def _word(value: Any) -> str:
 
 def _on_devices(words: Sequence[str], devices: Sequence[int] | None) -> str:
     line = shlex.join(words)
-    return line if devices is None else f"CUDA_VISIBLE_DEVICES={','.join(map(str, devices))} {line}"
+    if devices is None:
+        return line
+    # CUDA counts only what the variable names, where it is set: its own words name the same cards.
+    visible = [entry.strip() for entry in os.environ.get(_VISIBLE, "").split(",")]
+    names = [visible[i] if visible[0] and i < len(visible) else str(i) for i in devices]
+    return f"{_VISIBLE}={','.join(names)} {line}"

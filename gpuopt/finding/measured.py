@@ -80,7 +80,7 @@ def measured_answer(
         chosen=chosen,
         why=why,
         probes=[_sized(probe, result.budget_bytes) for probe in probes.results],
-        levels={} if prior is None else predict_levels(request, card, card.budget_bytes()),
+        levels=_levels(request, card, prior, result),
         parts={} if prior is None else predict_parts(prior, chosen),
     )
 
@@ -116,7 +116,7 @@ def _smallest_confirmed(
     for headroom_ratio in (ratio for ratio in _SMALLEST_HEADROOMS if ratio < usual):
         result = search(headroom_ratio)
         verified = probes(result.largest)
-        if not verified.ran_out_of_memory and verified.peak_bytes <= result.budget_bytes:
+        if _sized(verified, result.budget_bytes).fits:
             return result
     return search(usual)
 
@@ -126,6 +126,16 @@ def _prior(request: FindRequest, card: Gpu) -> MemoryEstimate | None:
         return predict(request, card)
     except InputError:  # a model that cannot be followed without data can still be measured
         return None
+
+
+def _levels(
+    request: FindRequest, card: Gpu, prior: MemoryEstimate | None, result: FinderResult
+) -> dict[str, int]:
+    """Predict the levels within what was measured to be free, which other processes lessen."""
+    if prior is None:
+        return {}
+    # A predicted peak includes the CUDA context; a measured budget does not.
+    return predict_levels(request, card, result.budget_bytes + prior.fixed.context)
 
 
 def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
@@ -143,7 +153,7 @@ def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
 
 
 def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
-    fits = not probe.ran_out_of_memory
+    fits = not (probe.ran_out_of_memory or probe.thrashed)
     if fits and budget_bytes is not None:
         fits = probe.peak_bytes <= budget_bytes
     return SizedProbe(
@@ -151,4 +161,5 @@ def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
         None if probe.ran_out_of_memory else probe.peak_bytes,
         None if probe.seconds_per_step is None else 1000 * probe.seconds_per_step,
         fits,
+        probe.thrashed,
     )

@@ -2,10 +2,10 @@
 
 from dataclasses import asdict
 
-from gpuopt.errors import InputError, TargetNotMetError
+from gpuopt.errors import InputError
 from gpuopt.finding.answer import CardAnswer, SizedProbe
 from gpuopt.finding.request import FindRequest
-from gpuopt.hardware import Gpu
+from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
 from gpuopt.recomputation import AUTO, NONE, levels
 from gpuopt.session.checkpointing import choose_checkpointing
@@ -39,11 +39,12 @@ def settled_checkpointing(request: FindRequest, card: Gpu) -> FindRequest:
     if request.aggressive:
         plain = predict(request.with_checkpointing(NONE), card)
         return request.with_checkpointing(levels(plain.stages)[-1])
+    wanted = request.target or request.per_device
     choice = choose_checkpointing(
         request.checkpointing,
         lambda level: predict(request.with_checkpointing(level), card),
         card.budget_bytes() if request.checkpointing == AUTO else 0,
-        request.target or request.per_device,
+        min(wanted, request.maximum or wanted),
     )
     return request.with_checkpointing(str(choice.value))
 
@@ -76,7 +77,7 @@ def settled_offload(request: FindRequest, card: Gpu, devices: int) -> tuple[Find
 
 
 def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
-    """Predict the batch of a card.
+    """Predict the batch of a card: 0 when not one sample fits.
 
     Args:
         request: What is asked.
@@ -85,18 +86,17 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
 
     Raises:
         InputError: When timm does not know the model, it does not take the image size, the card
-            cannot compute in the precision, or not one sample fits.
+            cannot compute in the precision.
     """
     estimate = predict(request, card)
     budget_bytes = card.budget_bytes()
     largest = estimate.largest_batch(budget_bytes)
-    if largest < 1:
-        if request.target is not None:
-            levels_there = predict_levels(request, card, budget_bytes)
-            shortfall = request.shortfall(0, f"{card.name}, predicted", levels_there)
-            raise TargetNotMetError(f"{shortfall}")
-        raise InputError(_too_small(request, card, estimate, budget_bytes))
     chosen, why = request.choose(largest)
+    if largest < 1:
+        why = (
+            f"not one sample fits: {_gib(estimate.peak_bytes(1))} predicted, "
+            f"{_gib(budget_bytes)} usable"
+        )
     usable_mib = min(card.memory_mib or 0, card.memory_limit_mib or card.memory_mib or 0)
     return CardAnswer(
         card=card.name,
@@ -113,10 +113,10 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         why=why,
         probes=[
             SizedProbe(size, estimate.peak_bytes(size), None, size <= largest)
-            for size in sorted({1, chosen, largest, largest + 1})
+            for size in sorted({1, chosen or 1, largest or 1, largest + 1})
         ],
         levels=predict_levels(request, card, budget_bytes),
-        parts=predict_parts(estimate, chosen),
+        parts=predict_parts(estimate, chosen or 1),
     )
 
 
@@ -145,7 +145,8 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         reason: Why there is no other card.
 
     Raises:
-        InputError: When something must fit, which only a card can tell.
+        InputError: When something must fit, which only a card can tell, or the CPU cannot compute
+            in the precision.
     """
     if request.target is not None or request.minimum > 1:
         asked = "min_batch_size" if request.target is None else "target"
@@ -161,7 +162,7 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         device_index=None,
         evidence="table",
         reason=f"{reason}, so nothing was measured",
-        precision=str(card.precision or "fp32"),
+        precision=str(resolve_precision(request.precision, card, is_cuda=False).value),
         headroom_ratio=None,
         free_bytes=None,
         budget_bytes=None,
@@ -169,16 +170,6 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         knee=None,
         chosen=int(choice.value),
         why=choice.reason,
-    )
-
-
-def _too_small(request: FindRequest, card: Gpu, estimate: MemoryEstimate, budget_bytes: int) -> str:
-    remedy = "take a smaller model or image_size"
-    if request.trains and request.checkpointing == NONE:
-        remedy += ", or model.checkpointing=full"
-    return (
-        f"{request.key}: not one sample fits {card.name}: {_gib(estimate.peak_bytes(1))} "
-        f"predicted, {_gib(budget_bytes)} usable; {remedy}"
     )
 
 

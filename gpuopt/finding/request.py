@@ -112,20 +112,21 @@ class FindRequest:
 
     def bounded(self, largest: int) -> int:
         """Return the largest batch that may be taken of what fits."""
-        limit = self.maximum or (largest if self.trains else max(_LARGEST_PREDICTION, self.minimum))
-        return min(largest, limit)
+        wanted = max(_LARGEST_PREDICTION, self.minimum, self.target or 0)
+        return min(largest, self.maximum or (largest if self.trains else wanted))
 
     def choose(self, largest: int) -> tuple[int, str]:
         """Choose the batch when up to `largest` samples fit.
 
-        A global batch is cut into as few and as equal parts as possible.
+        A global batch is cut into as few and as equal parts as possible. Nothing is chosen of
+        nothing: 0.
 
         Returns:
             The samples, and the clause that says why.
         """
         most = self.bounded(largest)
         why = f"{largest} fit" + ("" if most == largest else f", up to {most} are taken")
-        if not self.trains:
+        if not self.trains or most < 1:
             return most, why
         chunks = math.ceil(self.per_device / most)
         value = math.ceil(self.per_device / chunks)
@@ -143,10 +144,17 @@ class FindRequest:
         """
         for key, samples in (("target", self.target), ("min_batch_size", self.minimum)):
             if samples is not None and largest < samples:
-                enough = (f"{name}" for name, fit in (levels or {}).items() if fit >= samples)
-                level = next(enough, None)
+                deeper = self._deeper(levels or {})
+                level = next((name for name, fit in deeper.items() if fit >= samples), None)
                 remedy = "take a smaller image_size or model, or free the card"
                 if level is not None:
                     remedy = f"model.checkpointing={level} is predicted to reach it"
-                return f"{key}={samples}: {largest} fit {where}; {remedy}"
+                fit = f"{largest} fit" if largest else "not one sample fits"
+                return f"{key}={samples}: {fit} {where}; {remedy}"
         return None
+
+    def _deeper(self, levels: Mapping[str, int]) -> dict[str, int]:
+        """Leave out the levels up to the one that is asked about."""
+        names = list(levels)
+        first = names.index(self.checkpointing) + 1 if self.checkpointing in levels else 0
+        return {name: levels[name] for name in names[first:]}

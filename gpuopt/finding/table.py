@@ -6,7 +6,7 @@ from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from gpuopt.finding.answer import CardAnswer, FindAnswer
+from gpuopt.finding.answer import CardAnswer, FindAnswer, SizedProbe
 from gpuopt.report import PlanRow, plan_table
 from gpuopt.report.names import plain_text
 from gpuopt.report.tables import new_table
@@ -46,9 +46,16 @@ def _probes_table(card: CardAnswer) -> Table:
             _share(probe.peak_bytes, card.budget_bytes),
             "" if probe.step_ms is None else f"{probe.step_ms:.1f}",
             "" if speed is None else f"{speed:.0f}",
-            Text("fits", style="green") if probe.fits else Text("does not fit", style="red"),
+            _verdict(probe),
         )
     return table
+
+
+def _verdict(probe: SizedProbe) -> Text:
+    if probe.fits:
+        return Text("fits", style="green")
+    why = ": allocator thrashes" if probe.thrashed else ""
+    return Text(f"does not fit{why}", style="red")
 
 
 def _rows(answer: FindAnswer, card: CardAnswer) -> Sequence[PlanRow]:

@@ -37,7 +37,7 @@ def search_arguments(plan: Plan, data: ImageDataModule) -> dict[str, Any]:
     headroom_ratio = plan.gpu.headroom_ratio
     return {
         "headroom_ratio": _HEADROOM_RATIO if headroom_ratio is None else headroom_ratio,
-        "global_batch_size": plan.global_batch_size,
+        "global_batch_size": plan.global_batches.largest,  # of all epochs
         "is_ragged": True,
         "prior": plan.memory,
         "sample_batch": data.sample_batch,

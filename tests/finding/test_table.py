@@ -8,6 +8,8 @@ from gpuopt.choice import Choice
 from gpuopt.finding.answer import CardAnswer, FindAnswer, SizedProbe
 from gpuopt.finding.table import find_table
 
+THRASHES = "does not fit: allocator thrashes"
+THRASHED = SizedProbe(56, 8 * 2**30, 700.0, False, thrashed=True)
 CARD = CardAnswer(
     card="Card [bold]",
     device_index=1,
@@ -21,7 +23,7 @@ CARD = CardAnswer(
     knee=24,
     chosen=32,
     why="40 fit",
-    probes=(SizedProbe(16, 3 * 2**30, 100.0, True), SizedProbe(64, None, None, False)),
+    probes=(SizedProbe(16, 3 * 2**30, 100.0, True), SizedProbe(64, None, None, False), THRASHED),
     levels={"none": 40, "full": 200},
 )
 ANSWER = FindAnswer(
@@ -46,6 +48,7 @@ def test_probes_and_what_was_found_are_shown():
     rows = [line.split() for line in text.splitlines()]
     assert ["16", "3.00", "33.3%", "100.0", "160", "fits"] in rows
     assert ["64", "out", "of", "memory", "does", "not", "fit"] in rows
+    assert ["56", "8.00", "88.9%", "700.0", "80", *THRASHES.split()] in rows
     assert "device 1: Card [bold]" in text  # names are no markup
     assert "9.00 of 10.00 GiB, headroom 8%" in text
     assert ["max", "40", "measured"] in rows

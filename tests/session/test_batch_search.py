@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -35,6 +36,13 @@ def test_the_headroom_is_that_of_the_card(of_card, used):
     assert arguments["headroom_ratio"] == used
     arguments["set_batch_size"](40)
     assert data.micro_batch_size == 40
+
+
+def test_the_search_is_for_the_largest_global_batch_of_all_epochs():
+    data = SimpleNamespace(micro_batch_size=57, sample_batch=None)
+    growing = replace(plan(), global_batch_changes={3: 1024, 6: 512})
+    assert search_arguments(plan(), data)["global_batch_size"] == 256
+    assert search_arguments(growing, data)["global_batch_size"] == 1024
 
 
 def test_what_was_found_takes_the_place_of_what_was_predicted():
