@@ -7,7 +7,7 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from gpuopt.callbacks.lock_step import LockStep
+from gpuopt.callbacks.lock_step import LockStep, SearchLimits
 from gpuopt.callbacks.module_probe import ModuleProbe
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
@@ -34,7 +34,7 @@ class BatchSizeFinder(L.Callback):
     Real steps run at the start of the fit, with batches that repeat a few samples of the data.
     Then weights, optimizer, buffers, random numbers, schedules and Lightning's counts are put
     back, so that the fit equals one that was given the size. With several ranks all use the size
-    that fits the tightest of them.
+    that fits the tightest of them, with the most headroom and the narrowest range that any has.
 
     Without a CUDA device nothing is measured and the batch size stays as it is.
 
@@ -133,14 +133,14 @@ class BatchSizeFinder(L.Callback):
                 steps=self._steps,
             )
             shared = LockStep(trainer, probe)
-            return find_batch_size(
-                shared,
-                capacity_bytes=shared.least(meter.capacity_bytes()),
-                headroom_ratio=self._headroom_ratio,
-                prior=self._prior,
-                minimum=self._minimum,
-                maximum=self._most(trainer),
+            limits = SearchLimits(
+                meter.capacity_bytes(),
+                self._headroom_ratio,
+                self._prior,
+                self._minimum,
+                self._most(trainer),
             )
+            return find_batch_size(shared, **vars(shared.strictest(limits)))
         finally:
             for state in reversed(kept):
                 state.restore()
