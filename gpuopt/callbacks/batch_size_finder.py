@@ -10,6 +10,7 @@ from lightning.pytorch.utilities.exceptions import _TunerExitException
 from gpuopt.callbacks.lock_step import LockStep, SearchLimits
 from gpuopt.callbacks.module_probe import ModuleProbe
 from gpuopt.choice import Choice
+from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
@@ -191,6 +192,10 @@ class BatchSizeFinder(L.Callback):
             self._set_batch_size(size)
         else:
             set_batch_size(trainer, module, size, name=self._batch_arg_name)
+        data = _data_module(trainer)
+        if self._global_batch_size is not None and isinstance(data, ImageDataModule):
+            # A schedule may have cut their windows, as when a run goes on after a change.
+            trainer.accumulate_grad_batches = data.accumulate_grad_batches(trainer.world_size)
         # Made already when somebody asked for the number of steps.
         fit_loop: Any = trainer.fit_loop
         fit_loop._combined_loader = fit_loop.epoch_loop.val_loop._combined_loader = None

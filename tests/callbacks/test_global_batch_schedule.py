@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from gpuopt.callbacks import DurableCheckpoint, GlobalBatchSchedule, GradientAccumulation
+from gpuopt.callbacks import (
+    BatchSizeFinder,
+    DurableCheckpoint,
+    GlobalBatchSchedule,
+    GradientAccumulation,
+)
 from gpuopt.data import Digits
 from gpuopt.errors import InputError
 from gpuopt.storage.checkpoint import DurableCheckpointIO
 from tests.callbacks.batches_of_any_size import fit as fit_stock
 from tests.callbacks.batches_of_any_size import make
+from tests.callbacks.finder_modules import FakeMeter
 from tests.data.killed_fits import KillAfter, Killed, SaveAtSteps, SaveEach, Tiny, digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
@@ -33,9 +39,10 @@ def data(micro=40, workers=0):
     )
 
 
-def fit(path, stop=None, resume=False, savers=None, rule="sqrt", kind=Tiny, **options):
+def fit(path, stop=None, resume=False, savers=None, rule="sqrt", kind=Tiny, find=None, **options):
     torch.manual_seed(5)
     module, module_data = kind(), data(**options)
+    finders = [find(module_data)] if find else []
     schedule = GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule=rule)
     savers = [SaveAtSteps(path)] if savers is None else savers
     trainer = L.Trainer(
@@ -46,7 +53,7 @@ def fit(path, stop=None, resume=False, savers=None, rule="sqrt", kind=Tiny, **op
         enable_checkpointing=any(isinstance(saver, DurableCheckpoint) for saver in savers),
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[schedule, *savers, KillAfter(stop)],
+        callbacks=[schedule, *finders, *savers, KillAfter(stop)],
         plugins=[DurableCheckpointIO()],
     )
     try:
@@ -150,6 +157,40 @@ def test_resumed_with_another_micro_batch_size(whole, tmp_path, stop):
     fit(path, stop=stop)
     module, trainer, _ = fit(path, resume=True, micro=25)
     assert trainer.global_step == sum(STEPS)
+    torch.testing.assert_close(module.layer.weight, whole[0].layer.weight, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("stop", [9, 12])
+def test_resumed_after_a_change_with_a_micro_batch_that_is_searched_for(whole, tmp_path, stop):
+    """The search is for the global batch of epoch 0; the windows are those of the checkpoint."""
+
+    class Metered(Tiny):
+        def training_step(self, batch, batch_idx):
+            meter.take(len(batch.targets))
+            return super().training_step(batch, batch_idx)
+
+        def on_train_batch_start(self, batch, batch_idx):
+            largest.append(len(batch.targets))
+
+    def find(module_data):
+        def set_size(size):
+            module_data.micro_batch_size = size
+
+        return BatchSizeFinder(
+            meter=meter,
+            headroom_ratio=0.0,
+            maximum=24,
+            global_batch_size=SIZES[0],
+            is_ragged=True,
+            sample_batch=module_data.sample_batch,
+            set_batch_size=set_size,
+        )
+
+    path, meter, largest = tmp_path / "last.ckpt", FakeMeter(), []
+    fit(path, stop=stop)
+    module, trainer, _ = fit(path, resume=True, kind=Metered, find=find)
+    assert trainer.global_step == sum(STEPS)
+    assert max(largest) == 24
     torch.testing.assert_close(module.layer.weight, whole[0].layer.weight, rtol=0, atol=1e-4)
 
 
