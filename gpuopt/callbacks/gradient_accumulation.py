@@ -121,6 +121,7 @@ class GradientAccumulation(WindowOwner):
         if reason is not None:
             raise InputError(f"GradientAccumulation cannot be exact here: {reason}")
         self.window.go_back()
+        self._batches.begin()
         self._loop = LoopWindow(trainer, self.window, self._add_weight)
         self._loop.bind()
         self._binding = Binding(pl_module)

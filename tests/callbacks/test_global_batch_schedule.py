@@ -39,11 +39,21 @@ def data(micro=40, workers=0):
     )
 
 
-def fit(path, stop=None, resume=False, savers=None, rule="sqrt", kind=Tiny, find=None, **options):
+def fit(
+    path,
+    stop=None,
+    resume=False,
+    savers=None,
+    rule="sqrt",
+    kind=Tiny,
+    find=None,
+    schedule=None,
+    **options,
+):
     torch.manual_seed(5)
     module, module_data = kind(), data(**options)
     finders = [find(module_data)] if find else []
-    schedule = GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule=rule)
+    schedule = schedule or GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule=rule)
     savers = [SaveAtSteps(path)] if savers is None else savers
     trainer = L.Trainer(
         accelerator="cpu",
@@ -204,6 +214,14 @@ def test_a_change_is_one_line(caplog, tmp_path):
         fit(None, savers=[])
     assert caplog.text.count("250 samples per step instead of 96") == 1
     assert caplog.text.count("64 samples per step instead of 250") == 1
+
+
+def test_a_second_fit_with_the_same_callback_is_like_the_first(whole):
+    schedule = GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule="sqrt")
+    for _ in range(2):
+        module, *_ = fit(None, savers=[], schedule=schedule)
+        assert digest(module) == digest(whole[0])
+        assert schedule.summary() == whole[2].summary()
 
 
 def test_gradient_accumulation_leaves_whole_windows_alone():
