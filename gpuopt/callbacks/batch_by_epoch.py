@@ -44,6 +44,10 @@ class BatchByEpoch:
         self._factor = 1.0  # that the optimizers hold
         self.events: list[dict[str, Any]] = []
 
+    def begin(self) -> None:
+        """Forget an earlier fit: each makes its optimizers anew, or loads a state afterwards."""
+        self._factor, self.events = 1.0, []
+
     def at(self, epoch: int) -> int:
         """Return the samples per step in an epoch."""
         return self._schedule.at(epoch)

@@ -7,9 +7,10 @@ from typing import Any, Literal
 import lightning.pytorch as L
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from gpuopt.callbacks.lock_step import LockStep
+from gpuopt.callbacks.lock_step import LockStep, SearchLimits
 from gpuopt.callbacks.module_probe import ModuleProbe
 from gpuopt.choice import Choice
+from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
@@ -34,7 +35,7 @@ class BatchSizeFinder(L.Callback):
     Real steps run at the start of the fit, with batches that repeat a few samples of the data.
     Then weights, optimizer, buffers, random numbers, schedules and Lightning's counts are put
     back, so that the fit equals one that was given the size. With several ranks all use the size
-    that fits the tightest of them.
+    that fits the tightest of them, with the most headroom and the narrowest range that any has.
 
     Without a CUDA device nothing is measured and the batch size stays as it is.
 
@@ -134,14 +135,14 @@ class BatchSizeFinder(L.Callback):
                 accumulates=lambda samples: self._accumulates(trainer, samples),
             )
             shared = LockStep(trainer, probe)
-            return find_batch_size(
-                shared,
-                capacity_bytes=shared.least(meter.capacity_bytes()),
-                headroom_ratio=self._headroom_ratio,
-                prior=self._prior,
-                minimum=self._minimum,
-                maximum=self._most(trainer),
+            limits = SearchLimits(
+                meter.capacity_bytes(),
+                self._headroom_ratio,
+                self._prior,
+                self._minimum,
+                self._most(trainer),
             )
+            return find_batch_size(shared, **vars(shared.strictest(limits)))
         finally:
             for state in reversed(kept):
                 state.restore()
@@ -197,6 +198,10 @@ class BatchSizeFinder(L.Callback):
             self._set_batch_size(size)
         else:
             set_batch_size(trainer, module, size, name=self._batch_arg_name)
+        data = _data_module(trainer)
+        if self._global_batch_size is not None and isinstance(data, ImageDataModule):
+            # A schedule may have cut their windows, as when a run goes on after a change.
+            trainer.accumulate_grad_batches = data.accumulate_grad_batches(trainer.world_size)
         # Made already when somebody asked for the number of steps.
         fit_loop: Any = trainer.fit_loop
         fit_loop._combined_loader = fit_loop.epoch_loop.val_loop._combined_loader = None

@@ -65,6 +65,7 @@ class GlobalBatchSchedule(L.Callback):
                     "data use GradientAccumulation(global_batch_schedule=...)"
                 )
             self._reload_every = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+            self._batches.begin()
             self._take(trainer, self._batches.at(0))
 
     def on_load_checkpoint(

@@ -121,6 +121,7 @@ class GradientAccumulation(WindowOwner):
         if reason is not None:
             raise InputError(f"GradientAccumulation cannot be exact here: {reason}")
         self.window.go_back()
+        self._batches.begin()
         self._loop = LoopWindow(trainer, self.window, self._add_weight)
         self._loop.bind()
         self._binding = Binding(pl_module)
@@ -249,7 +250,7 @@ class GradientAccumulation(WindowOwner):
         if not size or batches == math.inf or not batches:
             return 1
         steps = self._batches.steps(int(batches), int(size) * trainer.world_size, epochs)
-        return batches * epochs / steps
+        return _batches_per_step(int(batches), math.ceil(steps / epochs))
 
     def _undo(self) -> None:
         for part in (self._loop, self._binding):
@@ -266,6 +267,19 @@ def _is_weighted(part: nn.Module) -> bool:
 def _unit(weight: float, count: float) -> float:
     """Return the power of two next to the weight per sample: to divide by it loses no bit."""
     return 2.0 ** round(math.log2(weight / count)) if weight > 0 else 1.0
+
+
+def _batches_per_step(batches: int, steps: int) -> float:
+    """Return the number by which Lightning gets so many steps from an epoch of these batches.
+
+    It rounds their quotient up, so the next whole number where that gives the same, or else one
+    that a rounding error does not lift above the steps.
+    """
+    whole = math.ceil(batches / steps)
+    if math.ceil(batches / whole) == steps:
+        return whole
+    exact = batches / steps
+    return exact if math.ceil(batches / exact) == steps else math.nextafter(exact, math.inf)
 
 
 def _quotient(reference: float, weight: float | Tensor) -> Any:

@@ -1,21 +1,36 @@
 """A probe that several ranks run together, each seeing what the tightest of them saw."""
 
+import hashlib
+import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import lightning.pytorch as L
 
 from gpuopt.callbacks.agreement import largest_of_ranks
+from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.probe_result import ProbeResult
 
-__all__ = ["LockStep"]
+__all__ = ["LockStep", "SearchLimits"]
+
+
+@dataclass(frozen=True)
+class SearchLimits:
+    """What a search goes by, beside its probes; see `find_batch_size`."""
+
+    capacity_bytes: int
+    headroom_ratio: float
+    prior: MemoryEstimate | None
+    minimum: int
+    maximum: int | None
 
 
 class LockStep:
-    """Runs a probe and agrees on its result.
+    """Agrees on the limits of a search, runs its probe and agrees on the results.
 
-    With equal results every rank searches the same sizes and finds the same one, which is the
-    least of what the ranks would have found. A rank that runs out of memory answers like the
-    others, so none waits in vain.
+    With equal limits and equal results every rank searches the same sizes, in as many probes, and
+    finds the same one, which fits the tightest rank with the strictest limits. A rank that runs
+    out of memory answers like the others, so none waits in vain.
 
     Args:
         trainer: Knows the ranks.
@@ -26,9 +41,32 @@ class LockStep:
         self._trainer = trainer
         self._probe = probe
 
-    def least(self, number: int) -> int:
-        """Return the least of a number over all ranks."""
-        return -int(largest_of_ranks(self._trainer, [-number])[0])
+    def strictest(self, own: SearchLimits) -> SearchLimits:
+        """Return limits that hold on every rank; cards that are not alike come with unlike ones.
+
+        A prior stays only when all ranks have the same: each is of its own card.
+        """
+        if self._trainer.world_size == 1:
+            return own
+        digest = _digest(own.prior)
+        headroom_ratio, minimum, maximum, capacity, highest, lowest = largest_of_ranks(
+            self._trainer,
+            [
+                own.headroom_ratio,
+                own.minimum,
+                -(own.maximum or math.inf),
+                -own.capacity_bytes,
+                digest,
+                -digest,
+            ],
+        )
+        return SearchLimits(
+            -int(capacity),
+            headroom_ratio,
+            own.prior if highest == -lowest else None,
+            int(minimum),
+            None if math.isinf(maximum) else -int(maximum),
+        )
 
     def __call__(self, samples: int) -> ProbeResult:
         """Probe on every rank."""
@@ -56,3 +94,8 @@ class LockStep:
             seconds or None,
             thrashed=bool(thrashed),
         )
+
+
+def _digest(prior: MemoryEstimate | None) -> int:
+    """Return a number that tells priors apart and that a float holds exactly."""
+    return int.from_bytes(hashlib.sha256(repr(prior).encode()).digest()[:6])

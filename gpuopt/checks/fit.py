@@ -82,7 +82,8 @@ def report(request: CheckRequest) -> FitReport:
     """Predict what fits.
 
     Raises:
-        InputError: When timm does not know the model, or it does not take the image size.
+        InputError: When timm does not know the model, or it does not take the image size or have
+            the level of checkpointing that was asked for.
     """
     cards = {stem: (gpu, _precision(request, gpu)) for stem, gpu in _cards(request).items()}
     precisions = sorted({precision for _, precision in cards.values() if precision})
@@ -107,8 +108,10 @@ def report(request: CheckRequest) -> FitReport:
         for (way, _), setup in ways.items()
         if isinstance(answer := found[setup], InputError)
     }
-    if "plain" in refusals:
-        raise InputError(refusals["plain"])
+    asked = str(request.model.get("checkpointing", NONE)) not in (NONE, AUTO)
+    for way in ("plain", "checkpointed") if asked else ("plain",):
+        if way in refusals:
+            raise InputError(refusals[way])
     estimates = _estimates(ways, found)
     needs = _estimates(guided, found)
     return FitReport(

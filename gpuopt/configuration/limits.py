@@ -83,6 +83,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "data.validation_ratio": (0.01, 0.9),
     "data.worker_timeout_s": (0, 86_400),
 }
+# Numbers of a callback of which the first may not be above the second.
+_IN_ORDER = (
+    ("adaptive_batch_size", "initial", "maximum"),
+    ("batch_size_finder", "minimum", "maximum"),
+)
 # What validation logs, and whether more or less of it is better.
 _BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
 # Settings that take one of a few words, or true and false.
@@ -228,6 +233,15 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         _check_object(node, where, config)
         if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
             _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
+    for name, low, high in _IN_ORDER:
+        if isinstance(node := callbacks.get(name), Mapping):
+            _check_order(f"callbacks.{name}", node, low, high)
+
+
+def _check_order(where: str, node: Mapping[str, Any], low: str, high: str) -> None:
+    least, most = node.get(low), node.get(high)
+    if least is not None and most is not None and least > most:
+        raise InputError(f"{where}.{low}={least} is above {where}.{high}={most}: lower it")
 
 
 def _check_direction(where: str, monitor: str, mode: Any) -> None:

@@ -67,6 +67,17 @@ def test_a_change_is_told_everywhere(tmp_path, caplog):
     assert "learning_rate_factor" in written
 
 
+def test_a_second_fit_with_the_same_callback_is_like_the_first():
+    callback = GradientAccumulation(16, global_batch_schedule={1: 56}, learning_rate_rule="linear")
+    nets, summaries = (make(), make()), []
+    for net in nets:
+        fit(net, callback, sizes=SIZES, max_epochs=2)
+        summaries.append(callback.summary()["changes"])
+    assert weight_difference(*nets) == 0
+    assert len(summaries[0]) == 1
+    assert summaries[0] == summaries[1]
+
+
 def test_a_rule_that_could_change_nothing_is_refused():
     with pytest.raises(InputError, match="learning_rate_rule=sqrt changes nothing"):
         GradientAccumulation(16, learning_rate_rule="sqrt")

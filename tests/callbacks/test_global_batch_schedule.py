@@ -7,12 +7,18 @@ import pytest
 import torch
 from torch import nn
 
-from gpuopt.callbacks import DurableCheckpoint, GlobalBatchSchedule, GradientAccumulation
+from gpuopt.callbacks import (
+    BatchSizeFinder,
+    DurableCheckpoint,
+    GlobalBatchSchedule,
+    GradientAccumulation,
+)
 from gpuopt.data import Digits
 from gpuopt.errors import InputError
 from gpuopt.storage.checkpoint import DurableCheckpointIO
 from tests.callbacks.batches_of_any_size import fit as fit_stock
 from tests.callbacks.batches_of_any_size import make
+from tests.callbacks.finder_modules import FakeMeter
 from tests.data.killed_fits import KillAfter, Killed, SaveAtSteps, SaveEach, Tiny, digest
 
 pytestmark = pytest.mark.filterwarnings("ignore:GPU available but not used")
@@ -33,10 +39,21 @@ def data(micro=40, workers=0):
     )
 
 
-def fit(path, stop=None, resume=False, savers=None, rule="sqrt", kind=Tiny, **options):
+def fit(
+    path,
+    stop=None,
+    resume=False,
+    savers=None,
+    rule="sqrt",
+    kind=Tiny,
+    find=None,
+    schedule=None,
+    **options,
+):
     torch.manual_seed(5)
     module, module_data = kind(), data(**options)
-    schedule = GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule=rule)
+    finders = [find(module_data)] if find else []
+    schedule = schedule or GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule=rule)
     savers = [SaveAtSteps(path)] if savers is None else savers
     trainer = L.Trainer(
         accelerator="cpu",
@@ -46,7 +63,7 @@ def fit(path, stop=None, resume=False, savers=None, rule="sqrt", kind=Tiny, **op
         enable_checkpointing=any(isinstance(saver, DurableCheckpoint) for saver in savers),
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[schedule, *savers, KillAfter(stop)],
+        callbacks=[schedule, *finders, *savers, KillAfter(stop)],
         plugins=[DurableCheckpointIO()],
     )
     try:
@@ -153,6 +170,40 @@ def test_resumed_with_another_micro_batch_size(whole, tmp_path, stop):
     torch.testing.assert_close(module.layer.weight, whole[0].layer.weight, rtol=0, atol=1e-4)
 
 
+@pytest.mark.parametrize("stop", [9, 12])
+def test_resumed_after_a_change_with_a_micro_batch_that_is_searched_for(whole, tmp_path, stop):
+    """The search is for the global batch of epoch 0; the windows are those of the checkpoint."""
+
+    class Metered(Tiny):
+        def training_step(self, batch, batch_idx):
+            meter.take(len(batch.targets))
+            return super().training_step(batch, batch_idx)
+
+        def on_train_batch_start(self, batch, batch_idx):
+            largest.append(len(batch.targets))
+
+    def find(module_data):
+        def set_size(size):
+            module_data.micro_batch_size = size
+
+        return BatchSizeFinder(
+            meter=meter,
+            headroom_ratio=0.0,
+            maximum=24,
+            global_batch_size=SIZES[0],
+            is_ragged=True,
+            sample_batch=module_data.sample_batch,
+            set_batch_size=set_size,
+        )
+
+    path, meter, largest = tmp_path / "last.ckpt", FakeMeter(), []
+    fit(path, stop=stop)
+    module, trainer, _ = fit(path, resume=True, kind=Metered, find=find)
+    assert trainer.global_step == sum(STEPS)
+    assert max(largest) == 24
+    torch.testing.assert_close(module.layer.weight, whole[0].layer.weight, rtol=0, atol=1e-4)
+
+
 def test_other_data_are_refused():
     with pytest.raises(InputError, match=r"use GradientAccumulation\(global_batch_schedule"):
         fit_stock(make(), GlobalBatchSchedule(16, {1: 32}))
@@ -163,6 +214,14 @@ def test_a_change_is_one_line(caplog, tmp_path):
         fit(None, savers=[])
     assert caplog.text.count("250 samples per step instead of 96") == 1
     assert caplog.text.count("64 samples per step instead of 250") == 1
+
+
+def test_a_second_fit_with_the_same_callback_is_like_the_first(whole):
+    schedule = GlobalBatchSchedule(SIZES[0], SIZES, learning_rate_rule="sqrt")
+    for _ in range(2):
+        module, *_ = fit(None, savers=[], schedule=schedule)
+        assert digest(module) == digest(whole[0])
+        assert schedule.summary() == whole[2].summary()
 
 
 def test_gradient_accumulation_leaves_whole_windows_alone():

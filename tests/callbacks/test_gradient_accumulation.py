@@ -1,6 +1,7 @@
 """The gradient of any number of batches of any size is that of one big batch."""
 
 import logging
+import math
 
 import lightning.pytorch as L
 import pytest
@@ -9,6 +10,7 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from lightning.pytorch.plugins import MixedPrecision
 
 from gpuopt.callbacks import GradientAccumulation, OomRecovery
+from gpuopt.callbacks.gradient_accumulation import _batches_per_step
 from gpuopt.errors import InputError
 from tests.callbacks.batches_of_any_size import (
     CLASS_WEIGHTS,
@@ -191,17 +193,47 @@ def test_an_epoch_smaller_than_the_global_batch_is_said(caplog):
     assert f"an epoch has {sum(SIZES)} samples" in caplog.text
 
 
-def test_schedules_are_told_the_number_of_steps():
-    class Estimating(Net):
-        def configure_optimizers(self):
-            self.steps = self.trainer.estimated_stepping_batches
-            return super().configure_optimizers()
+class Estimating(Net):
+    def configure_optimizers(self):
+        self.steps = self.trainer.estimated_stepping_batches
+        return super().configure_optimizers()
 
+
+def test_schedules_are_told_the_number_of_steps():
     torch.manual_seed(1)
     net = Estimating().double()
     batches = torch.utils.data.DataLoader(loader().dataset, batch_size=8)  # 87 samples: 11 batches
     trainer = fit(net, accumulation(), batches=batches)
     assert net.steps == trainer.global_step == 8
+
+
+def test_no_rounding_error_adds_a_step():
+    """The quotient of batches and steps, rounded, may give one step more than there are."""
+    batches, per_step = next(
+        (n, k)
+        for n in range(1, 100)
+        for k in range(1, n)
+        if math.ceil(n / (n / math.ceil(n / k))) > math.ceil(n / k)
+    )
+    net = Estimating().double()
+    rows = torch.utils.data.DataLoader(loader((1,) * batches).dataset, batch_size=1)
+    trainer = fit(net, accumulation(window=per_step), batches=rows)
+    assert net.steps == trainer.global_step
+    for n in range(1, 400):
+        for steps in range(1, n + 1):
+            assert math.ceil(n / _batches_per_step(n, steps)) == steps
+
+
+def test_without_changes_schedules_see_a_whole_number_of_batches_per_step():
+    class Asking(Net):
+        def configure_optimizers(self):
+            self.per_step = self.trainer.accumulate_grad_batches
+            return super().configure_optimizers()
+
+    net = Asking().double()
+    rows = torch.utils.data.DataLoader(loader().dataset, batch_size=8)
+    fit(net, accumulation(), batches=rows)
+    assert isinstance(net.per_step, int)
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])

@@ -141,6 +141,18 @@ def test_a_model_without_checkpointing_says_so_and_has_the_rest():
 
 
 @pytest.mark.parametrize(
+    ("model", "level", "message"),
+    [
+        ("levit_conv_128s", "stages=99", "stages; give at most that"),
+        ("dla34", "full", "no activation checkpointing"),
+    ],
+)
+def test_a_level_that_was_asked_for_and_that_the_model_has_not_is_refused(model, level, message):
+    with pytest.raises(InputError, match=message):
+        ask(gpu=preset("t4"), model={"name": model, "checkpointing": level}, image_size=64)
+
+
+@pytest.mark.parametrize(
     ("model", "size", "message"),
     [("levit_conv", 224, "unknown to timm"), ("convnext_tiny", 16, "cannot be predicted")],
 )

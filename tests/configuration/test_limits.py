@@ -191,6 +191,18 @@ def test_the_worst_epoch_is_not_taken_for_the_best(name, monitor, mode, settings
 
 
 @pytest.mark.parametrize(
+    ("name", "low"), [("batch_size_finder", "minimum"), ("adaptive_batch_size", "initial")]
+)
+def test_the_least_is_not_above_the_most(name, low, settings):
+    node = settings["callbacks"][name]
+    node |= {low: 5, "maximum": 5}
+    check_config(settings)
+    node[low] = 6
+    with pytest.raises(InputError, match=rf"^callbacks\.{name}\.{low}=6 is above .*maximum=5"):
+        check_config(settings)
+
+
+@pytest.mark.parametrize(
     ("key", "value"), [("data.cache", True), ("data.cache", False), ("compile.mode", "False")]
 )
 def test_a_bare_on_or_off_in_a_file_is_explained(key, value, composed):
