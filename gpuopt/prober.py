@@ -115,7 +115,13 @@ class Prober:
         found: list[tuple[CardAnswer, dict[str, Any]]] = []
 
         def search(trainer: L.Trainer, module: L.LightningModule) -> None:
-            probe = ModuleProbe(trainer, module, data.batch, self._meter)
+            probe = ModuleProbe(
+                trainer,
+                module,
+                data.batch,
+                self._meter,
+                accumulates=lambda samples: samples < self._request.per_device,
+            )
             # Several ranks reduce their gradients in buckets, which are a copy of them.
             copies = sum(p.nbytes for p in module.parameters() if p.requires_grad)
             found.append(self._search(probe, copies if self._ranks > 1 else 0))

@@ -3,6 +3,7 @@
 import copy
 import functools
 import gc
+import logging
 import os
 import sys
 from pathlib import Path
@@ -55,6 +56,15 @@ def _quick_collection():
     gc.freeze()
     yield
     gc.unfreeze()
+
+
+@pytest.fixture(autouse=True)
+def _open_loggers():
+    """Hydra, run in this process, silences the loggers that it finds; the next test needs them."""
+    yield
+    for name, logger in logging.root.manager.loggerDict.items():
+        if name.startswith("gpuopt") and isinstance(logger, logging.Logger):
+            logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(autouse=True, scope="session")
