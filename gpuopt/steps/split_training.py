@@ -148,6 +148,7 @@ class SplitTraining:
         self.part, self.is_undisturbed = work.largest_part(), True
         if self._is_first_of_window():
             self._window_start = work.before
+        self._rule.begin()
         if work.size < count:
             self._observer.is_split()
             self._rule.settle(work.batch, work.count, work.arguments)

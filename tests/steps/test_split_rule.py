@@ -1,0 +1,68 @@
+"""What is found out about a loss before a batch is split."""
+
+import pytest
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from gpuopt.callbacks import OomRecovery
+from gpuopt.errors import InputError
+from tests.callbacks.memory_faults import Limits, Net, difference, fit
+
+WEIGHTS = torch.tensor([1.0, 20.0, 1.0], dtype=torch.float64)
+OPTIONS = {"validates": False, "max_epochs": 1}
+
+
+def one_class_first(batches=1, rare=2):
+    """Batches of 16 whose labels are 0, but for the last of the last batch."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(16 * batches, 6, generator=generator).double()
+    y = torch.zeros(len(x), dtype=torch.long)
+    y[-rare:] = 1
+    return DataLoader(TensorDataset(x, y), batch_size=16)
+
+
+def losing(make):
+    class Losing(Net):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            self.criterion = make()
+
+        def loss(self, batch):
+            logits = self(batch[0])
+            return self.criterion(logits, batch[1]), logits
+
+    return Losing
+
+
+@pytest.mark.parametrize("kind", [nn.CrossEntropyLoss, nn.NLLLoss])
+def test_a_loss_with_class_weights_is_refused(kind):
+    with pytest.raises(InputError, match="a loss with class weights, so it"):
+        fit(OomRecovery(), kind=losing(lambda: kind(WEIGHTS)), limits=Limits(forward=9), **OPTIONS)
+
+
+def test_labels_that_are_ignored_are_refused_where_they_occur():
+    kind = losing(lambda: nn.CrossEntropyLoss(ignore_index=1))
+    kind_without = losing(nn.CrossEntropyLoss)
+    options = {"data": one_class_first(), "limits": Limits(forward=9), **OPTIONS}
+    with pytest.raises(InputError, match="a loss with labels that it ignores"):
+        fit(OomRecovery(), kind=kind, **options)
+    fit(OomRecovery(), kind=kind_without, **options)
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_weights_in_a_function_are_found_where_the_first_samples_are_of_one_class(batches):
+    class Weighted(Net):
+        def loss(self, batch):
+            logits = self(batch[0])
+            return nn.functional.cross_entropy(logits, batch[1], WEIGHTS), logits
+
+    data = one_class_first(batches)
+    with pytest.raises(InputError, match="neither the mean over its samples nor their sum"):
+        fit(OomRecovery(), kind=Weighted, data=data, limits=Limits(forward=9), **OPTIONS)
+
+
+def test_an_unweighted_loss_of_the_same_batches_is_exact():
+    options = {"data": one_class_first(3), "kind": losing(nn.CrossEntropyLoss), **OPTIONS}
+    run = fit(OomRecovery(), limits=Limits(forward=9), **options)
+    assert difference(fit(**options), run) < 1e-12
