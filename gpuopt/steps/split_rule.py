@@ -2,10 +2,13 @@
 
 import contextlib
 import functools
+import logging
+import random
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as L
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -24,9 +27,13 @@ from gpuopt.steps.weighted_loss import ignores_some, is_weighted
 
 __all__ = ["SplitRule", "depends_on_batch"]
 
+_log = logging.getLogger(__name__)
+
 _MOST_SAMPLES = 8
 # One batch may say nothing of what makes samples differ, such as the weights of classes.
 _COMPARED_BATCHES = 3
+# One draw may fall like another: an augmentation that half of the batches get.
+_OTHER_DRAWS = 4
 
 
 class SplitRule:
@@ -121,6 +128,9 @@ class SplitRule:
             return
         verdict = _verdict(whole, first, second, shares)
         if verdict is None or (self._left < _COMPARED_BATCHES and verdict != self.loss):
+            if self._is_random(parts[0], whole, before, arguments):
+                self._is_compared, self._left = True, 0  # a mean, as nearly all losses are
+                return
             raise InputError(
                 "the loss of a batch is neither the mean over its samples nor their sum (of "
                 f"{samples} samples {float(whole):.6g}, of parts of them {float(first):.6g} and "
@@ -135,11 +145,37 @@ class SplitRule:
             if len(one) == 3 and _verdict(one[0], one[1], one[2], shares) == "sum":
                 self.logs[name] = "sum"
 
+    def _is_random(self, batch: Any, loss: Tensor, before: StepState, arguments: Arguments) -> bool:
+        """Tell whether random numbers, drawn by the step itself, move its loss, and say so."""
+        try:
+            for draws in range(1, _OTHER_DRAWS + 1):
+                other, _ = self._try(batch, before, arguments, draws)
+                if other is not None and not _are_equal(loss, other):
+                    _log.warning(
+                        "with random numbers in training_step the result is that of a run with "
+                        "the smaller micro-batch, no longer that of the one asked for; its loss "
+                        "is taken for a %s over samples",
+                        self.loss,
+                    )
+                    return True
+        finally:
+            self._keeper.restore(before)
+        return False
+
     def _try(
-        self, batch: Any, before: StepState, arguments: Arguments
+        self, batch: Any, before: StepState, arguments: Arguments, draws: int = 0
     ) -> tuple[Tensor | None, list[LogCall]]:
-        """Run the step from the state `before`, without gradients, and without logging."""
+        """Run the step from the state `before`, without gradients, and without logging.
+
+        Args:
+            batch: Some samples.
+            before: The state; of the random numbers that follow it, `draws` are left out.
+            arguments: What else the step takes.
+            draws: How many.
+        """
         self._keeper.restore(before)
+        for _ in range(draws):
+            _draw(self._module.device)
         # What parts log is held back, exchanges of its values included.
         with (
             torch.no_grad(),
@@ -180,6 +216,14 @@ def _depends(part: nn.Module) -> bool:
     rate = getattr(part, "drop_prob", None) or getattr(part, "p", None)
     name = type(part).__name__.lower()
     return isinstance(rate, float) and rate > 0 and ("drop" in name or "stochastic" in name)
+
+
+def _draw(device: torch.device) -> None:
+    """Take one random number from each generator that `Generators` keeps."""
+    random.random()
+    np.random.random()
+    torch.rand(1)
+    torch.rand(1, device=device)
 
 
 def _unlike(batch: Any, count: int, samples: int) -> list[int]:

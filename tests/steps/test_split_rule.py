@@ -1,5 +1,8 @@
 """What is found out about a loss before a batch is split."""
 
+import random
+
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -66,3 +69,34 @@ def test_an_unweighted_loss_of_the_same_batches_is_exact():
     options = {"data": one_class_first(3), "kind": losing(nn.CrossEntropyLoss), **OPTIONS}
     run = fit(OomRecovery(), limits=Limits(forward=9), **options)
     assert difference(fit(**options), run) < 1e-12
+
+
+def dropping(logits):
+    return nn.functional.dropout(logits, 0.5)
+
+
+def doubling_some(logits):
+    return logits * (2 if random.random() < 0.5 else 1)
+
+
+def jittering(logits):
+    return logits + torch.from_numpy(np.random.standard_normal(logits.shape))
+
+
+def randomly(change):
+    class Random(Net):
+        def loss(self, batch):
+            logits = change(self(batch[0]))
+            return nn.functional.cross_entropy(logits, batch[1]), logits
+
+    return Random
+
+
+@pytest.mark.parametrize("change", [dropping, jittering, doubling_some])
+def test_a_step_that_draws_random_numbers_itself_is_split_and_that_is_said(change, caplog):
+    random.seed(0)
+    recovery = OomRecovery()
+    fit(recovery, kind=randomly(change), limits=Limits(forward=6), max_epochs=2, validates=False)
+    assert recovery.summary()["final_micro_batch_size"] == 5
+    if change is not doubling_some:  # a few comparisons may draw alike
+        assert caplog.text.count("with random numbers in training_step the result") == 1
