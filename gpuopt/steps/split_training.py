@@ -98,7 +98,14 @@ class SplitTraining:
 
     def start(self) -> None:
         """Look at the module, which lies on its device by now."""
-        self._parameters = list(self._module.parameters())
+        # An optimizer may have some that the module has not, of a loss for instance.
+        optimized = [
+            parameter
+            for optimizer in self._trainer.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        self._parameters = list(dict.fromkeys([*self._module.parameters(), *optimized]))
         if self._is_shared:
             self._handles = [
                 parameter.register_post_accumulate_grad_hook(self._done.append)  # type: ignore[no-untyped-call]
