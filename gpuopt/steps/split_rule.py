@@ -48,7 +48,8 @@ class SplitRule:
 
     Attributes:
         loss: `mean` over samples, or `sum` of the parts, when the batch itself holds the weights.
-        logs: Names of logged values that are sums, with that word.
+        logs: Names of logged values that are no means over samples: `sum` over parts, or `weighted`
+            means, as the loss.
     """
 
     def __init__(
@@ -138,12 +139,15 @@ class SplitRule:
                 "micro-batch size"
             )
         self.loss, self._is_compared, self._left = verdict, True, self._left - 1
+        by_samples = (middle / samples, 1 - middle / samples)
         named = [{call.name: call.value for call in calls} for _, calls in runs]
         for name in set(named[0]) & set(named[1]) & set(named[2]):
             values = [n[name] for n in named if isinstance(n[name], (Tensor, float))]
             one = [torch.as_tensor(value) for value in values]
-            if len(one) == 3 and _verdict(one[0], one[1], one[2], shares) == "sum":
-                self.logs[name] = "sum"
+            if len(one) == 3 and _verdict(one[0], one[1], one[2], by_samples) != "mean":
+                found = _verdict(one[0], one[1], one[2], shares)
+                if found is not None:
+                    self.logs[name] = "weighted" if found == "mean" else "sum"
 
     def _is_random(self, batch: Any, loss: Tensor, before: StepState, arguments: Arguments) -> bool:
         """Tell whether random numbers, drawn by the step itself, move its loss, and say so."""

@@ -224,11 +224,17 @@ class SplitTraining:
         return self._observer.give_up("forward pass", may_save=not self._is_shared)
 
     def _replay(self, work: Work) -> None:
-        calls = merged(work.logs, work.counts(), self._rule.logs)
+        shares = [self._share(work, span) for span in work.spans()]
+        calls = merged(work.logs, work.counts(), self._rule.logs, shares)
         replay(self._module, calls, _HOOK)
 
     def _weight(self, work: Work, span: slice) -> Any:
         if self._rule.loss == "sum":
+            return 1.0
+        return self._share(work, span)
+
+    def _share(self, work: Work, span: slice) -> Any:
+        if len(work.spans()) == 1:
             return 1.0
         part = self._weigh(cut(work.batch, span, work.count), span.stop - span.start)
         return part / self._weigh(work.batch, work.count)

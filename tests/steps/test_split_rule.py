@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from gpuopt.callbacks import OomRecovery
+from gpuopt.callbacks import GradientAccumulation, OomRecovery
 from gpuopt.errors import InputError
 from tests.callbacks.memory_faults import Limits, Net, difference, fit
 
@@ -100,3 +100,21 @@ def test_a_step_that_draws_random_numbers_itself_is_split_and_that_is_said(chang
     assert recovery.summary()["final_micro_batch_size"] == 5
     if change is not doubling_some:  # a few comparisons may draw alike
         assert caplog.text.count("with random numbers in training_step the result") == 1
+
+
+@pytest.mark.parametrize("limits", [{"forward": 6}, {"backward": 6}])
+def test_a_logged_loss_is_weighted_as_the_loss_and_what_else_is_logged_by_samples(limits):
+    class Weighted(Net):
+        def loss(self, batch):
+            logits = self(batch[0])
+            self.log("first", logits[:, 0].mean(), on_step=True, on_epoch=False)
+            return nn.functional.cross_entropy(logits, batch[1], WEIGHTS), logits
+
+    def run(*callbacks, **options):
+        accumulation = GradientAccumulation(10, loss_weight=lambda batch: WEIGHTS[batch[1]].sum())
+        return fit(accumulation, *callbacks, kind=Weighted, **OPTIONS, **options)
+
+    recovery = OomRecovery()
+    split = run(recovery, limits=Limits(**limits))
+    assert recovery.events
+    assert difference(run(), split) < 1e-12
