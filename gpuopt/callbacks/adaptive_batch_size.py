@@ -145,6 +145,11 @@ class AdaptiveBatchSize(L.Callback):
                 sizes.ceiling or "that of the loader",
             )
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look anew at how large the batches are."""
+        if self._is_alone:
+            self._steps.begin_epoch()
+
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:

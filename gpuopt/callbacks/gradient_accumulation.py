@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler, StochasticWeightAveraging
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import LBFGS, Optimizer
 
 from gpuopt.batch_schedule import BatchSchedule
@@ -22,6 +22,7 @@ from gpuopt.steps.accumulation_window import Window, WindowOwner
 from gpuopt.steps.batch_parts import sample_count
 from gpuopt.steps.loop_window import LoopWindow
 from gpuopt.steps.split_step import Binding
+from gpuopt.steps.weighted_loss import is_weighted
 
 __all__ = ["GradientAccumulation"]
 
@@ -129,7 +130,7 @@ class GradientAccumulation(WindowOwner):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Look at the optimizer and at the losses that the module holds."""
-        if self.loss_weight is None and any(_is_weighted(part) for part in pl_module.modules()):
+        if self.loss_weight is None and any(is_weighted(part) for part in pl_module.modules()):
             raise InputError(
                 "GradientAccumulation cannot be exact here: the module has a loss with class "
                 "weights, which divides by their sum; give loss_weight, for example "
@@ -257,11 +258,6 @@ class GradientAccumulation(WindowOwner):
             if part is not None:
                 part.undo()
         self._loop = self._binding = None
-
-
-def _is_weighted(part: nn.Module) -> bool:
-    is_known = isinstance(part, (nn.CrossEntropyLoss, nn.NLLLoss))
-    return is_known and part.weight is not None and part.reduction == "mean"
 
 
 def _unit(weight: float, count: float) -> float:

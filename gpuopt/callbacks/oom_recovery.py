@@ -78,6 +78,10 @@ class OomRecovery(L.Callback):
         """Let the optimizer take its memory before the first batch does."""
         self.steps.begin_training()
 
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look anew at how large the batches are."""
+        self.steps.begin_epoch()
+
     def on_train_batch_end(
         self,
         trainer: L.Trainer,

@@ -106,6 +106,8 @@ class SplitSteps:
         """
         self.undo()
         self._trainer = trainer
+        for size in self.sizes.values():
+            size.begin_epoch()
         self._evaluation = SplitEvaluation(trainer, module, self.sizes["evaluation"], self)
         if stage == "fit":
             refuse(self._owner, self._key, trainer, module)
@@ -151,6 +153,10 @@ class SplitSteps:
                 "the device has no memory for the optimizer's state: free memory on it, take "
                 "another device, or a smaller model"
             )
+
+    def begin_epoch(self) -> None:
+        """Look anew at how large training's batches are."""
+        self.sizes["training"].begin_epoch()
 
     def end_batch(self, outputs: Any) -> None:
         """Count a batch, and look for thrash at the end of a step."""

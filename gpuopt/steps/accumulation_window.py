@@ -11,6 +11,7 @@ __all__ = [
     "WindowOwner",
     "first_batch_of_window",
     "go_back_to_start",
+    "has_loss_weight",
     "is_first_of_window",
     "loss_divisor",
     "loss_weight",
@@ -83,6 +84,12 @@ def loss_weight(trainer: L.Trainer, batch: Any, count: int) -> Any:
     owner = _owner(trainer)
     weigh = None if owner is None else owner.loss_weight
     return count if weigh is None else weigh(batch)
+
+
+def has_loss_weight(trainer: L.Trainer) -> bool:
+    """Tell whether somebody knows by what losses are divided."""
+    owner = _owner(trainer)
+    return owner is not None and owner.loss_weight is not None
 
 
 def go_back_to_start(trainer: L.Trainer) -> None:

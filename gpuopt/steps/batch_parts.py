@@ -13,6 +13,7 @@ __all__ = [
     "detached",
     "join",
     "largest_part",
+    "picked",
     "resized",
     "sample_count",
     "spans",
@@ -82,16 +83,27 @@ def resized(batch: Any, samples: int, count: int, *, pins: bool = False) -> Any:
         count: Of the old batch; what has that length is repeated or cut.
         pins: Whether to copy tensors to page-locked memory.
     """
-    rows = [row % count for row in range(samples)]
+    return picked(batch, [row % count for row in range(samples)], count, pins=pins)
 
-    def resize(leaf: Any) -> Any:
+
+def picked(batch: Any, rows: Sequence[int], count: int, *, pins: bool = False) -> Any:
+    """Return copies of some samples of a batch, in any order.
+
+    Args:
+        batch: Nested mappings, sequences and dataclasses.
+        rows: Which samples.
+        count: Samples of the whole batch; what has that length is picked from.
+        pins: Whether to copy tensors to page-locked memory.
+    """
+
+    def pick(leaf: Any) -> Any:
         if isinstance(leaf, Tensor):
             new = leaf[torch.tensor(rows)] if leaf.ndim and len(leaf) == count else leaf
             return new.pin_memory() if pins else new
         is_column = isinstance(leaf, (list, tuple)) and len(leaf) == count
         return type(leaf)(leaf[row] for row in rows) if is_column else leaf
 
-    return _mapped(batch, resize)
+    return _mapped(batch, pick)
 
 
 def detached(output: Any) -> Any:

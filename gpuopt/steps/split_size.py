@@ -7,7 +7,7 @@ from gpuopt.steps.batch_parts import largest_part
 
 __all__ = ["SplitSize"]
 
-_STATE = ("limit", "_wait", "_good_batches", "_is_trying", "_largest", "_failed")
+_STATE = ("limit", "_wait", "_good_batches", "_is_trying", "_reported", "_failed")
 
 
 class SplitSize:
@@ -33,17 +33,18 @@ class SplitSize:
         self._wait = grow_after_batches
         self._good_batches = 0
         self._is_trying = False
-        self._largest = 0
+        self._largest = 0  # of this epoch: a resume, or its schedule, may have smaller batches
+        self._reported = 0  # the same, of the last epoch that had a batch
         self._failed: int | None = None
 
     @property
     def current(self) -> int:
-        """Samples at a time: the limit, or the largest batch seen."""
-        return self._bounded(self._largest)
+        """Samples at a time: the limit, or the largest batch of the epoch."""
+        return self._bounded(self._largest or self._reported)
 
     @property
     def largest(self) -> int:
-        """Samples of the largest batch seen."""
+        """Samples of the largest batch of the epoch."""
         return self._largest
 
     @property
@@ -69,9 +70,13 @@ class SplitSize:
         self.limit, self._failed = self.first, None
         self._good_batches, self._is_trying = 0, False
 
+    def begin_epoch(self) -> None:
+        """Forget how large the batches were; those to come may be smaller."""
+        self._largest = 0
+
     def start(self, count: int) -> int:
         """Return the size to try first with a batch of `count` samples."""
-        self._largest = max(self._largest, count)
+        self._largest = self._reported = max(self._largest, count)
         return self._bounded(count)
 
     def failed(self, size: int) -> int:

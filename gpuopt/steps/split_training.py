@@ -98,7 +98,14 @@ class SplitTraining:
 
     def start(self) -> None:
         """Look at the module, which lies on its device by now."""
-        self._parameters = list(self._module.parameters())
+        # An optimizer may have some that the module has not, of a loss for instance.
+        optimized = [
+            parameter
+            for optimizer in self._trainer.optimizers
+            for group in optimizer.param_groups
+            for parameter in group["params"]
+        ]
+        self._parameters = list(dict.fromkeys([*self._module.parameters(), *optimized]))
         if self._is_shared:
             self._handles = [
                 parameter.register_post_accumulate_grad_hook(self._done.append)  # type: ignore[no-untyped-call]
@@ -148,6 +155,7 @@ class SplitTraining:
         self.part, self.is_undisturbed = work.largest_part(), True
         if self._is_first_of_window():
             self._window_start = work.before
+        self._rule.begin()
         if work.size < count:
             self._observer.is_split()
             self._rule.settle(work.batch, work.count, work.arguments)
@@ -216,11 +224,17 @@ class SplitTraining:
         return self._observer.give_up("forward pass", may_save=not self._is_shared)
 
     def _replay(self, work: Work) -> None:
-        calls = merged(work.logs, work.counts(), self._rule.logs)
+        shares = [self._share(work, span) for span in work.spans()]
+        calls = merged(work.logs, work.counts(), self._rule.logs, shares)
         replay(self._module, calls, _HOOK)
 
     def _weight(self, work: Work, span: slice) -> Any:
         if self._rule.loss == "sum":
+            return 1.0
+        return self._share(work, span)
+
+    def _share(self, work: Work, span: slice) -> Any:
+        if len(work.spans()) == 1:
             return 1.0
         part = self._weigh(cut(work.batch, span, work.count), span.stop - span.start)
         return part / self._weigh(work.batch, work.count)

@@ -70,23 +70,28 @@ def replay(module: L.LightningModule, calls: Sequence[LogCall], hook: str) -> No
 
 
 def merged(
-    parts: Sequence[Sequence[LogCall]], counts: Sequence[int], rules: Mapping[str, str]
+    parts: Sequence[Sequence[LogCall]],
+    counts: Sequence[int],
+    rules: Mapping[str, str],
+    loss_shares: Sequence[Any] = (),
 ) -> list[LogCall]:
     """Word the calls of all parts as those of the whole batch.
 
     Args:
         parts: The calls of each part.
         counts: Samples of each part.
-        rules: By name `sum` for values that add up over the parts; all others are means.
+        rules: By name `sum` for values that add up over the parts, `weighted` for those that are
+            means as the loss is; all others are means over samples.
+        loss_shares: Share of each part's loss in that of the batch.
     """
     if len(parts) == 1:
         return list(parts[0])
-    found: dict[tuple[str, int], list[tuple[LogCall, int]]] = {}
-    for calls, count in zip(parts, counts, strict=True):
+    found: dict[tuple[str, int], list[tuple[LogCall, int, Any]]] = {}
+    for calls, count, share in zip(parts, counts, loss_shares or counts, strict=True):
         seen: dict[str, int] = {}
         for call in calls:
             seen[call.name] = seen.get(call.name, 0) + 1
-            found.setdefault((call.name, seen[call.name]), []).append((call, count))
+            found.setdefault((call.name, seen[call.name]), []).append((call, count, share))
     return [_merged_call(members, rules.get(name, "mean")) for (name, _), members in found.items()]
 
 
@@ -95,24 +100,26 @@ def weighted_sum(values: Sequence[Any], weights: Sequence[float]) -> Any:
     return sum(value * weight for value, weight in zip(values, weights, strict=True))
 
 
-def _merged_call(members: Sequence[tuple[LogCall, int]], rule: str) -> LogCall:
+def _merged_call(members: Sequence[tuple[LogCall, int, Any]], rule: str) -> LogCall:
     last = members[-1][0]
-    counts = [count for _, count in members]
-    samples = [call.samples(count) for call, count in members]
+    counts = [count for _, count, _ in members]
+    samples = [call.samples(count) for call, count, _ in members]
     options = dict(last.options)
     # Rows of the part that count; a larger number is a setting that knows nothing of parts.
     if "batch_size" in options and all(s <= n for s, n in zip(samples, counts, strict=True)):
         options["batch_size"] = sum(samples)
     total = sum(samples)
     shares = [n / total for n in samples] if total else [1 / len(members)] * len(members)
-    of_batch = [call.of_batch for call, _ in members]
+    of_batch = [call.of_batch for call, *_ in members]
     if isinstance(last.value, Metric):
         has_values = all(isinstance(value, Tensor) for value in of_batch)
         joint = weighted_sum(of_batch, shares) if has_values else last.of_batch
         return replace(last, options=options, of_batch=joint)
-    values = [call.value for call, _ in members]
+    values = [call.value for call, *_ in members]
     if options.get("reduce_fx") in ("max", "min", torch.max, torch.min):
         pick = max if options["reduce_fx"] in ("max", torch.max) else min
         return replace(last, value=pick(values), options=options)
     weights = [1.0] * len(members) if rule == "sum" else shares
+    if rule == "weighted" and "batch_size" not in options:
+        weights = [share for *_, share in members]
     return replace(last, value=weighted_sum(values, weights), options=options)

@@ -226,6 +226,27 @@ def test_a_resumed_run_goes_on_with_the_size_and_what_was_measured(tmp_path, oth
     assert second.summary() == first.summary()
 
 
+@pytest.mark.parametrize("others", [[], [OomRecovery]])
+def test_a_run_resumed_with_smaller_batches_measures_these(tmp_path, others):
+    meter = FakeMeter(total=100)
+    first = AdaptiveBatchSize(meter=meter)
+    _, trainer = fit(first, *(kind() for kind in others), kind=metered(meter), **LONG)
+    trainer.save_checkpoint(tmp_path / "state.ckpt")
+    meter = FakeMeter(total=40)  # 6 samples take 40 units, 3 take 25 of 34
+    second = AdaptiveBatchSize(meter=meter)
+    net, _ = fit(
+        second,
+        *(kind() for kind in others),
+        kind=metered(meter),
+        data=loader(36, 6),
+        ckpt_path=tmp_path / "state.ckpt",
+        **{**LONG, "max_epochs": 7},
+    )
+    assert changes(second)[:1] == [(6, 3)]
+    assert net.parts[-1] == 3
+    assert second.summary()["final_micro_batch_size"] == 3
+
+
 def test_a_sample_that_does_not_fit_ends_the_run(tmp_path):
     meter = FakeMeter(total=100)
     kind = metered(meter, {3: fill(90)})

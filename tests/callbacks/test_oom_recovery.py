@@ -203,6 +203,28 @@ def test_every_event_is_told(tmp_path, caplog):
     assert "memory/micro_batch_size" in written
 
 
+@pytest.mark.parametrize("limits", [{"forward": 4}, {"backward": 3}])
+def test_parameters_that_the_optimizer_alone_has_get_the_gradients_of_the_whole(limits):
+    class Apart(Net):
+        """Holds the temperature of its loss where the module does not see it."""
+
+        def __init__(self, *args):
+            super().__init__(*args)
+            self.apart = [nn.Parameter(torch.ones(3, dtype=torch.float64))]
+
+        def loss(self, batch):
+            logits = self(batch[0]) * self.apart[0]
+            return nn.functional.cross_entropy(logits, batch[1]), logits
+
+        def configure_optimizers(self):
+            return torch.optim.AdamW([*self.parameters(), *self.apart], 0.01)
+
+    options = {"kind": Apart, "accumulate_grad_batches": 2}
+    plain, run = fit(**options), recovered(limits=limits, **options)
+    assert difference(plain, run) < 1e-12
+    torch.testing.assert_close(run[0].apart[0], plain[0].apart[0], rtol=1e-12, atol=1e-12)
+
+
 # --- the end ----------------------------------------------------------------------------------
 
 

@@ -25,6 +25,18 @@ def test_its_state_goes_through_a_checkpoint():
     assert other.start(16) == 16
 
 
+def test_how_large_batches_are_is_seen_anew_in_each_epoch():
+    sizes = SplitSize(grow_after_batches=5)
+    sizes.start(16)
+    other = SplitSize(grow_after_batches=5)
+    other.load(sizes.state())
+    sizes.begin_epoch()
+    for size in (sizes, other):
+        assert (size.current, size.part) == (16, 0)  # what was used last is still reported
+        assert size.start(6) == 6
+        assert (size.current, size.part, size.largest) == (6, 6, 6)
+
+
 def test_what_is_measured_grows_by_itself_and_waits_only_where_it_failed():
     sizes = SplitSize(grow_after_batches=3)
     sizes.is_measured = True
