@@ -296,9 +296,10 @@ class SplitSteps:
         def optimizer_step(*args: Any, **options: Any) -> Any:
             epoch, batch_index, wrapped, *rest = args
             optimizer = getattr(wrapped, "optimizer", wrapped)
-            if rest and not self._is_update_tried:
-                rest[0] = self._trying_update(rest[0], optimizer)
-            before = writes_so_far(optimizer)
+            # Until the closure has ended, and gradients are there, no update can have begun.
+            before = [] if rest else [writes_so_far(optimizer)]
+            if rest:
+                rest[0] = self._preceding_update(rest[0], optimizer, before)
             outputs: list[Any] = []
 
             def run() -> None:
@@ -306,17 +307,20 @@ class SplitSteps:
 
             if is_fit_for(run):
                 return outputs[0]
-            raise self._fail_in_optimizer(is_untouched=before == writes_so_far(optimizer))
+            is_untouched = not before or before[-1] == writes_so_far(optimizer)
+            raise self._fail_in_optimizer(is_untouched=is_untouched)
 
         return optimizer_step
 
-    def _trying_update(self, closure: Any, optimizer: Any) -> Any:
-        """Let a closure, which ends with the gradients, look for the memory of the update."""
+    def _preceding_update(self, closure: Any, optimizer: Any, before: list[list[int]]) -> Any:
+        """Let a closure, which ends with the gradients, look at what the update will need."""
 
         def run() -> Any:
             result = closure()
-            try_update_memory(optimizer)
-            self._is_update_tried = True
+            before.append(writes_so_far(optimizer))
+            if not self._is_update_tried:
+                try_update_memory(optimizer)
+                self._is_update_tried = True
             return result
 
         return run

@@ -50,13 +50,14 @@ def try_update_memory(optimizer: Optimizer) -> None:
 
 
 def writes_so_far(optimizer: Optimizer) -> list[int]:
-    """Count the writes to the first parameter of each group and to its state.
+    """Count the writes to the first parameter with a gradient of each group, and to its state.
 
-    An update begins with them; to look at all would take longer than some updates.
+    An update begins with them; to look at all would take longer than some updates. Frozen ones,
+    and those that the loss does not reach, are not written to: ask when the gradients are there.
     """
     tensors: list[Tensor] = []
     for group in optimizer.param_groups:
-        first = next((p for p in group["params"] if p.requires_grad), None)
+        first = next((p for p in group["params"] if p.grad is not None), None)
         if first is not None:
             values = optimizer.state.get(first, {}).values()
             tensors += [first, *(value for value in values if isinstance(value, Tensor))]

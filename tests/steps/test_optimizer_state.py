@@ -33,7 +33,19 @@ def test_an_update_is_noticed():
     net = nn.Linear(3, 2)
     optimizer = torch.optim.AdamW(net.parameters(), 0.1)
     make_state(optimizer)
+    net.weight.grad = torch.ones_like(net.weight)
     before = writes_so_far(optimizer)
     assert writes_so_far(optimizer) == before
     optimizer.state[net.weight]["exp_avg"].mul_(0.9)
+    assert writes_so_far(optimizer) != before
+
+
+def test_an_update_is_noticed_where_the_first_parameters_have_no_gradient():
+    unused, frozen, net = nn.Linear(3, 2), nn.Linear(3, 2).requires_grad_(False), nn.Linear(3, 2)
+    parameters = [*unused.parameters(), *frozen.parameters(), *net.parameters()]
+    optimizer = torch.optim.SGD(parameters, 0.1)
+    net(torch.ones(4, 3)).square().sum().backward()
+    before = writes_so_far(optimizer)
+    assert writes_so_far(optimizer) == before
+    optimizer.step()
     assert writes_so_far(optimizer) != before
