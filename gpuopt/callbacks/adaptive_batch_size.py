@@ -178,8 +178,9 @@ class AdaptiveBatchSize(L.Callback):
             self._steps.end_batch(outputs)
         steps = self._steps
         # A step's last batch may be smaller than the others.
+        is_relieved = steps.relieve_thrash()  # before the size is adapted, whoever comes first
         self._has_whole_part |= steps.last_part == steps.sizes["training"].part
-        self._has_failed |= not steps.is_undisturbed
+        self._has_failed |= is_relieved or not steps.is_undisturbed
         if ends_step(trainer):
             self._is_window_open = False
             if steps.meter is not None:

@@ -67,6 +67,9 @@ class SplitSteps:
         self._trainer: L.Trainer | None = None
         self._has_warned = False
         self._is_update_tried = False
+        # The batch after which thrash was looked for, by epoch and index, and whether it was found.
+        self._looked_after = (-1, -1)
+        self._is_relieved = False
 
     @property
     def trainer(self) -> L.Trainer:
@@ -139,7 +142,7 @@ class SplitSteps:
         Raises:
             FaultError: When there is not enough for it.
         """
-        self._is_update_tried = False
+        self._is_update_tried, self._looked_after = False, (-1, -1)
 
         def make_all() -> None:
             for optimizer in self.trainer.optimizers:
@@ -162,12 +165,27 @@ class SplitSteps:
         """Count a batch, and look for thrash at the end of a step."""
         if self._training is None:
             return
+        self.relieve_thrash()  # first: what grows now was not taken in the step that ends
         self._training.correct(outputs)
-        if self._thrash is not None and ends_step(self.trainer):
+
+    def relieve_thrash(self) -> bool:
+        """Look for thrash at the end of a step, and halve the size that the step was taken in.
+
+        To ask again after the same batch changes nothing.
+
+        Returns:
+            Whether the size was halved.
+        """
+        here = (self.trainer.current_epoch, self.trainer.fit_loop.epoch_loop.batch_idx)
+        if here == self._looked_after:
+            return self._is_relieved
+        self._looked_after, self._is_relieved = here, False
+        if self._training is not None and self._thrash is not None and ends_step(self.trainer):
             if not self._training.is_undisturbed:  # a failure is counted by itself
                 self._thrash.start_anew()
             elif self._thrash.is_thrashing():
-                self._relieve()
+                self._is_relieved = self._relieve()
+        return self._is_relieved
 
     def end_training(self) -> None:
         """Let the first rank know of the others' events."""
@@ -251,12 +269,12 @@ class SplitSteps:
     def _note(self, kind: str, phase: str, samples: int, size: int) -> None:
         self.events.note(self.trainer, kind, phase, samples, size)
 
-    def _relieve(self) -> None:
+    def _relieve(self) -> bool:
         """Halve the size before an allocator that thrashes finds nothing at all."""
         sizes = self.sizes["training"]
         part = sizes.part
         if part <= 1:
-            return
+            return False
         size = sizes.failed(part)
         _log.warning(
             "the allocator had to give back its cache in two steps in a row (thrash), at step %d "
@@ -268,6 +286,7 @@ class SplitSteps:
         self._is_update_tried = False
         self._note("thrash", "training", part, size)
         free_memory()
+        return True
 
     # --- the end -----------------------------------------------------------------------------
 
@@ -277,9 +296,10 @@ class SplitSteps:
         def optimizer_step(*args: Any, **options: Any) -> Any:
             epoch, batch_index, wrapped, *rest = args
             optimizer = getattr(wrapped, "optimizer", wrapped)
-            if rest and not self._is_update_tried:
-                rest[0] = self._trying_update(rest[0], optimizer)
-            before = writes_so_far(optimizer)
+            # Until the closure has ended, and gradients are there, no update can have begun.
+            before = [] if rest else [writes_so_far(optimizer)]
+            if rest:
+                rest[0] = self._preceding_update(rest[0], optimizer, before)
             outputs: list[Any] = []
 
             def run() -> None:
@@ -287,17 +307,20 @@ class SplitSteps:
 
             if is_fit_for(run):
                 return outputs[0]
-            raise self._fail_in_optimizer(is_untouched=before == writes_so_far(optimizer))
+            is_untouched = not before or before[-1] == writes_so_far(optimizer)
+            raise self._fail_in_optimizer(is_untouched=is_untouched)
 
         return optimizer_step
 
-    def _trying_update(self, closure: Any, optimizer: Any) -> Any:
-        """Let a closure, which ends with the gradients, look for the memory of the update."""
+    def _preceding_update(self, closure: Any, optimizer: Any, before: list[list[int]]) -> Any:
+        """Let a closure, which ends with the gradients, look at what the update will need."""
 
         def run() -> Any:
             result = closure()
-            try_update_memory(optimizer)
-            self._is_update_tried = True
+            before.append(writes_so_far(optimizer))
+            if not self._is_update_tried:
+                try_update_memory(optimizer)
+                self._is_update_tried = True
             return result
 
         return run

@@ -20,6 +20,7 @@ from torchmetrics import Metric
 
 __all__ = ["Generators", "StateKeeper", "StepState"]
 
+_GONE = object()  # in the place of a buffer that was deleted since the first step
 _METRIC_NOTES = ("_update_count", "_computed", "_forward_cache")
 
 
@@ -109,7 +110,7 @@ class StateKeeper:
         if self._slots is None:
             self._slots = _slots(self._module)
         state = StepState(Generators.read(self._module.device), self._slots)
-        values = [slot.place[slot.name] for slot in self._slots]
+        values = [slot.place.get(slot.name, _GONE) for slot in self._slots]
         state.versions = [_version(value) for value in values]
         state.copies = _copies(self._slots, values, state.versions)
         state.values = [list(value) if type(value) is list else value for value in values]
@@ -149,6 +150,9 @@ class StateKeeper:
         for index, (slot, value) in enumerate(zip(state.slots, state.values, strict=True)):
             if index not in copied and state.versions[index] != _version(value):
                 lost.append(slot.name)
+            if value is _GONE:
+                slot.place.pop(slot.name, None)
+                continue
             # The same tensor, not another with its numbers: others may refer to it.
             slot.place[slot.name] = list(value) if isinstance(value, list) else value
         self._restore_logged(state)

@@ -250,15 +250,17 @@ def test_a_validation_sample_that_does_not_fit_ends_without_one(tmp_path):
         fit(OomRecovery(), limits=Limits(validation=0), default_root_dir=tmp_path)
 
 
+@pytest.mark.parametrize("is_reached", [False, True])
 @pytest.mark.parametrize("is_half_done", [False, True])
-def test_the_optimizer_running_out_of_memory_ends_the_run(tmp_path, is_half_done):
+def test_the_optimizer_running_out_of_memory_ends_the_run(tmp_path, is_half_done, is_reached):
     class Hungry(torch.optim.AdamW):
         def step(self, closure=None):
             loss = closure()
             if len(self.state) and self.done == 2:
                 if is_half_done:
                     with torch.no_grad():
-                        self.param_groups[0]["params"][0].mul_(0.9)
+                        parameters = self.param_groups[0]["params"]
+                        next(p for p in parameters if p.grad is not None).mul_(0.9)
                 raise torch.OutOfMemoryError("CUDA out of memory.")
             self.done += 1
             super().step()
@@ -266,7 +268,8 @@ def test_the_optimizer_running_out_of_memory_ends_the_run(tmp_path, is_half_done
 
     class Module(Net):
         def configure_optimizers(self):
-            optimizer = Hungry(self.parameters(), 0.01)
+            unused = [] if is_reached else [nn.Parameter(torch.ones(3))]
+            optimizer = Hungry([*unused, *self.parameters()], 0.01)
             optimizer.done = 0
             return optimizer
 

@@ -67,3 +67,19 @@ def test_a_buffer_that_changes_later_all_the_same_is_named():
     state = kept.take()
     module.rare += 1
     assert kept.restore(state) == ["rare"]
+
+
+def test_a_buffer_that_is_deleted_on_the_way_stays_deleted():
+    module = Module()
+    kept = keeper(module)
+    state = kept.take()
+    change(module)
+    kept.learn(state)
+    del module.rare
+    module.constant = None
+    state = kept.take()
+    change(module)
+    assert kept.restore(state) == []  # with nothing in its place
+    assert not hasattr(module, "rare")
+    assert module.constant is None
+    assert module.counter == 1

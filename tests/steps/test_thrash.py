@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from gpuopt.callbacks import OomRecovery
+from gpuopt.callbacks import AdaptiveBatchSize, OomRecovery
 from gpuopt.steps.thrash_watch import ThrashWatch
 from tests.callbacks.memory_faults import FakeMeter, difference, fit, metered
 
@@ -59,3 +59,18 @@ def test_it_counts_steps_in_a_row():
         meter.flushes += flushes
         found.append(watch.is_thrashing())
     assert found == [False, False, False, False, True, False, True, False]
+
+
+@pytest.mark.parametrize("others", [[], [OomRecovery]])
+@pytest.mark.parametrize("is_first", [True, False])
+def test_a_step_that_thrashes_is_relieved_of_its_own_size_and_not_adapted(others, is_first):
+    """Without the thrash of steps 0 and 1 the size would grow from 5 to 10 after step 1."""
+    meter = FakeMeter(total=100, retries_at=(0, 1))
+    adaptive = AdaptiveBatchSize(initial=5, meter=meter)
+    recovery = [kind(meter=meter) for kind in others]
+    callbacks = [adaptive, *recovery] if is_first else [*recovery, adaptive]
+    fit(*callbacks, kind=metered(meter), validates=False, max_epochs=1)
+    found = sorted((e for c in callbacks for e in events(c)), key=lambda event: event[1])
+    assert found[0][0] == "thrash"
+    assert found[0][2:] == (5, 3)
+    assert not [event for event in found[1:] if event[1] == found[0][1]]
