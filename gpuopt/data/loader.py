@@ -25,6 +25,8 @@ __all__ = ["WindowLoader", "loader_fault"]
 _POLL_S = 2.0
 # A process that hangs in the kernel, as on a dead network disk, does not even end by SIGKILL.
 _KILL_S = 5.0
+# What a worker leaves behind that dies while the main process fetches a batch's memory from it.
+_BROKEN_OFF = (ConnectionError, EOFError)
 
 
 class WindowLoader:
@@ -87,6 +89,8 @@ class WindowLoader:
             # Left to the garbage collector, the workers of a failed iteration hang for 5 seconds.
             self.close()
             fault = loader_fault(error)
+            if fault is None and self._loader.num_workers and isinstance(error, _BROKEN_OFF):
+                fault = _killed_worker(" while it handed a batch over")
             if fault is None:
                 raise
             raise fault from error
@@ -176,8 +180,12 @@ def loader_fault(error: BaseException) -> FaultError | None:
     if re.search(r"DataLoader worker \(pid\(?s?\)?.*(killed|exited)", message):
         signal = re.search(r"killed by signal: ([\w ]+)", message)
         cause = f" by signal {signal.group(1).strip()}" if signal else ""
-        return FaultError(
-            f"a data loader worker was killed{cause}: this machine may be out of memory or of "
-            "shared memory (/dev/shm); lower num_workers"
-        )
+        return _killed_worker(cause)
     return None
+
+
+def _killed_worker(how: str) -> FaultError:
+    return FaultError(
+        f"a data loader worker was killed{how}: this machine may be out of memory or of "
+        "shared memory (/dev/shm); lower num_workers"
+    )

@@ -7,13 +7,14 @@ So the graph belongs to this file alone, and can be freed before a retry; and wh
 the same operations run in the same order as without it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from gpuopt.errors import FaultError, InputError
 from gpuopt.memory.device_errors import free_memory
@@ -98,13 +99,7 @@ class SplitTraining:
 
     def start(self) -> None:
         """Look at the module, which lies on its device by now."""
-        # An optimizer may have some that the module has not, of a loss for instance.
-        optimized = [
-            parameter
-            for optimizer in self._trainer.optimizers
-            for group in optimizer.param_groups
-            for parameter in group["params"]
-        ]
+        optimized = [p for optimizer in self._trainer.optimizers for p in _optimized(optimizer)]
         self._parameters = list(dict.fromkeys([*self._module.parameters(), *optimized]))
         if self._is_shared:
             self._handles = [
@@ -385,6 +380,16 @@ class SplitTraining:
 
 def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
     return torch.zeros_like(parameter) if gradient is None else gradient
+
+
+def _optimized(optimizer: Optimizer) -> Iterator[nn.Parameter]:
+    """Yield an optimizer's parameters; some may not be the module's, those of a loss for instance.
+
+    An offloading optimizer lists its copies on the host, whose gradients it fills by itself.
+    """
+    copies = {id(copy) for copy in getattr(optimizer, "param_d2h_map", {}).values()}
+    for group in optimizer.param_groups:
+        yield from (p for p in group["params"] if id(p) not in copies)
 
 
 def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:

@@ -248,6 +248,23 @@ def test_killed_worker_is_noticed_without_the_signal(images, monkeypatch):
         signal.signal(signal.SIGCHLD, before)
 
 
+@pytest.mark.parametrize("error", [ConnectionResetError(104, "reset by peer"), EOFError()])
+def test_a_worker_that_dies_while_its_batch_is_fetched_ends_in_one_line(images, monkeypatch, error):
+    """What the exchange of file descriptors raises then, before PyTorch looks for dead workers."""
+    watched = windows(ArrayImages(images), workers=1)
+
+    def fetch(batches):
+        raise error
+
+    monkeypatch.setattr(watched, "_next", fetch)
+    with pytest.raises(FaultError, match=r"worker was killed while.*num_workers"):
+        list(watched)
+    alone = windows(ArrayImages(images))
+    monkeypatch.setattr(alone, "_next", fetch)
+    with pytest.raises(type(error)):  # without workers it is something else
+        list(alone)
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_vanished_file_is_named_in_one_line(images, workers):
     with pytest.raises(FaultError) as caught:
