@@ -55,6 +55,7 @@ from gpuopt.session.results import assemble_results, log_results, write_artifact
 from gpuopt.session.resuming import checkpoint_to_resume
 from gpuopt.session.scalar_logs import make_logger
 from gpuopt.session.weights import export_weights, load_weights
+from gpuopt.steps.trainer_parts import callbacks_of
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import read_checkpoint
 
@@ -140,16 +141,16 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             forecast_s=forecast_s,
         )
         logger = make_logger(config.logger.name, run.path)
-        stats = build_callbacks(
+        callbacks = build_callbacks(
             searching_where_asked(config.callbacks, config.micro_batch_size),
             skip=("checkpoint",),
             given={"batch_size_finder": search_arguments(plan, data)},
         )
         with Stopwatch() as training_time:
-            fitted = _fit(run, config, plan, model, data, stats, logger, rank)
+            fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)
         if not rank.is_first:
             return {}
-        plan = with_found(plan, stats)
+        plan = with_found(plan, callbacks)
         best = _load_best(model, fitted.checkpoint)
         with Stopwatch() as test_time:
             evaluation = evaluate(
@@ -175,7 +176,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             training={
                 "predicted_s": forecast_s,
                 "precision_probe": settled.probe,
-                **_training_facts(fitted, stats, model, best),
+                **_training_facts(fitted, model, best),
             },
             durations_s={
                 "data": data_time.duration_s,
@@ -366,16 +367,10 @@ def _to_device(model: Classifier, fitted: Fitted) -> Classifier:
     return model.to(fitted.trainer.strategy.root_device).eval()
 
 
-def _training_facts(
-    fitted: Fitted, callbacks: list[Any], model: Classifier, best: Path | None
-) -> dict[str, Any]:
-    stats = next((c.summary() for c in callbacks if isinstance(c, GpuStats)), {})
-    recovery = next((c.summary() for c in callbacks if isinstance(c, OomRecovery)), None)
-    finder = next((c.summary() for c in callbacks if isinstance(c, BatchSizeFinder)), None)
-    adaptive = next((c.summary() for c in callbacks if isinstance(c, AdaptiveBatchSize)), None)
+def _training_facts(fitted: Fitted, model: Classifier, best: Path | None) -> dict[str, Any]:
+    callbacks: list[Any] = list(callbacks_of(fitted.trainer))
 
-    def summary_of(kind: type[GlobalBatchSchedule] | type[ScalerSteps]) -> dict[str, Any] | None:
-        callbacks: list[Any] = fitted.trainer.callbacks  # type: ignore[attr-defined]
+    def summary_of(kind: type[Any]) -> dict[str, Any] | None:
         return next((c.summary() for c in callbacks if isinstance(c, kind)), None)
 
     best_epoch = fitted.checkpoint.best_epoch
@@ -387,12 +382,12 @@ def _training_facts(
         "best_validation_score": fitted.checkpoint.best_score,
         "checkpoint": best.name if best else None,
         "initial_weights": model.weights_source,
-        "oom_recovery": recovery,
-        "adaptive_batch_size": adaptive,
-        "batch_size_finder": finder,
+        "oom_recovery": summary_of(OomRecovery),
+        "adaptive_batch_size": summary_of(AdaptiveBatchSize),
+        "batch_size_finder": summary_of(BatchSizeFinder),
         "global_batch": summary_of(GlobalBatchSchedule),
         "gradient_scaler": summary_of(ScalerSteps),
-        **stats,
+        **(summary_of(GpuStats) or {}),
     }
 
 

@@ -12,6 +12,7 @@ from gpuopt.errors import InputError
 from gpuopt.memory.meter import MemoryMeter, MemoryReading
 from gpuopt.steps.size_rule import SizeRule
 from gpuopt.steps.step_count import ends_step
+from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["AdaptiveBatchSize"]
 
@@ -114,8 +115,7 @@ class AdaptiveBatchSize(L.Callback):
             InputError: When splitting could not be exact or safe.
         """
         self._rank = trainer.global_rank
-        callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        recovery = next((c for c in callbacks if isinstance(c, OomRecovery)), None)
+        recovery = next((c for c in callbacks_of(trainer) if isinstance(c, OomRecovery)), None)
         self._steps = self._own_steps if recovery is None else recovery.steps
         if self._is_alone:
             self._steps.bind(trainer, pl_module, stage)

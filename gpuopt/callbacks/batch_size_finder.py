@@ -21,6 +21,7 @@ from gpuopt.steps.batch_size_setting import set_batch_size
 from gpuopt.steps.plain_state import PlainState
 from gpuopt.steps.sample_batch import data_objects, sample_batch
 from gpuopt.steps.step_state import Generators
+from gpuopt.steps.trainer_parts import data_module_of
 
 __all__ = ["BatchSizeFinder"]
 
@@ -123,7 +124,7 @@ class BatchSizeFinder(L.Callback):
         self, trainer: L.Trainer, module: L.LightningModule, meter: StepMeter
     ) -> FinderResult:
         generators = Generators.read(module.device)
-        kept = [PlainState([module, _data_module(trainer)], keeps_tensors=False)]
+        kept = [PlainState([module, data_module_of(trainer)], keeps_tensors=False)]
         try:
             batches = self._batches(trainer, kept)
             probe = ModuleProbe(
@@ -198,7 +199,7 @@ class BatchSizeFinder(L.Callback):
             self._set_batch_size(size)
         else:
             set_batch_size(trainer, module, size, name=self._batch_arg_name)
-        data = _data_module(trainer)
+        data = data_module_of(trainer)
         if self._global_batch_size is not None and isinstance(data, ImageDataModule):
             # A schedule may have cut their windows, as when a run goes on after a change.
             trainer.accumulate_grad_batches = data.accumulate_grad_batches(trainer.world_size)
@@ -207,11 +208,6 @@ class BatchSizeFinder(L.Callback):
         fit_loop._combined_loader = fit_loop.epoch_loop.val_loop._combined_loader = None
         self.choice = result.choice(size)
         _log.info("%s", self.choice)
-
-
-def _data_module(trainer: Any) -> L.LightningDataModule | None:
-    found: L.LightningDataModule | None = trainer.datamodule
-    return found
 
 
 def _repeating(batch: Any, count: int, *, pins: bool) -> Callable[[int], Any]:

@@ -7,6 +7,7 @@ import lightning.pytorch as L
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.errors import FaultError
 from gpuopt.steps.memory_report import unused_path
+from gpuopt.steps.trainer_parts import callbacks_of
 from gpuopt.steps.window_start import go_to_window_start
 
 __all__ = ["UNSAVED", "save_step_start"]
@@ -27,7 +28,7 @@ def save_step_start(trainer: L.Trainer) -> str:
     """
     go_to_window_start(trainer)
     try:
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in callbacks_of(trainer):
             if isinstance(callback, DurableCheckpoint):
                 return f"saved {callback.save(trainer)}"
         path = unused_path(Path(trainer.default_root_dir) / "out_of_memory.ckpt")

@@ -9,6 +9,7 @@ from gpuopt.batch_schedule import BatchSchedule
 from gpuopt.callbacks.batch_by_epoch import BatchByEpoch
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
+from gpuopt.steps.trainer_parts import data_module_of, reload_every, set_reload_every
 
 __all__ = ["GlobalBatchSchedule"]
 
@@ -59,12 +60,12 @@ class GlobalBatchSchedule(L.Callback):
             InputError: When the data do not deal out windows.
         """
         if stage == "fit":
-            if not isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+            if not isinstance(data_module_of(trainer), ImageDataModule):
                 raise InputError(
                     "GlobalBatchSchedule changes the windows of gpuopt's data modules: with other "
                     "data use GradientAccumulation(global_batch_schedule=...)"
                 )
-            self._reload_every = trainer.reload_dataloaders_every_n_epochs  # type: ignore[attr-defined]
+            self._reload_every = reload_every(trainer)
             self._batches.begin()
             self._take(trainer, self._batches.at(0))
 
@@ -91,7 +92,7 @@ class GlobalBatchSchedule(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
         """Keep the loader that the batch comes from."""
-        trainer.reload_dataloaders_every_n_epochs = self._reload_every  # type: ignore[attr-defined]
+        set_reload_every(trainer, self._reload_every)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Ask for another loader when the next epoch has another size."""
@@ -106,11 +107,12 @@ class GlobalBatchSchedule(L.Callback):
         if loader is not None:
             loader.close()  # its processes; the new one starts its own
         self._take(trainer, size)
-        trainer.reload_dataloaders_every_n_epochs = 1  # type: ignore[attr-defined]
+        set_reload_every(trainer, 1)
         return True
 
     def _take(self, trainer: L.Trainer, size: int) -> None:
-        data: ImageDataModule = trainer.datamodule  # type: ignore[attr-defined]
+        data = data_module_of(trainer)
+        assert isinstance(data, ImageDataModule)  # `setup` has refused any other
         self._size = data.global_batch_size = size
         trainer.accumulate_grad_batches = data.accumulate_grad_batches(trainer.world_size)
 

@@ -16,6 +16,7 @@ from gpuopt.callbacks.device_queue import CudaInstant
 from gpuopt.hardware import Device, DeviceReading, cuda_devices
 from gpuopt.measure import Segment, StepTimer, TimedSteps
 from gpuopt.steps.step_count import ends_step, is_logged, steps_done
+from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["GpuStats"]
 
@@ -105,7 +106,7 @@ class GpuStats(L.Callback):
         """Read how much memory training held, before a test asks for more."""
         if pl_module.device.type == "cuda":
             # Who measures single steps makes the device forget, and remembers by itself.
-            callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            callbacks = callbacks_of(trainer)
             earlier = [c.peak_reserved_bytes for c in callbacks if isinstance(c, AdaptiveBatchSize)]
             now = torch.cuda.max_memory_reserved(pl_module.device)
             self._peak_bytes = max([now, *earlier])

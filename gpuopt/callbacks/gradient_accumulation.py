@@ -22,6 +22,7 @@ from gpuopt.steps.accumulation_window import Window, WindowOwner
 from gpuopt.steps.batch_parts import sample_count
 from gpuopt.steps.loop_window import LoopWindow
 from gpuopt.steps.split_step import Binding
+from gpuopt.steps.trainer_parts import callbacks_of, data_module_of
 from gpuopt.steps.weighted_loss import is_weighted
 
 __all__ = ["GradientAccumulation"]
@@ -233,9 +234,9 @@ class GradientAccumulation(WindowOwner):
                 "an epoch has %d samples, so a step takes these and never %d", window.samples, full
             )
 
-    def _configure(self, trainer: L.Trainer, configure: Callable[[], Any]) -> Any:
+    def _configure(self, trainer: Any, configure: Callable[[], Any]) -> Any:
         """Let `trainer.estimated_stepping_batches`, which schedules are made of, be right."""
-        trainer.accumulate_grad_batches = self._batches_per_step(trainer)  # type: ignore[assignment]
+        trainer.accumulate_grad_batches = self._batches_per_step(trainer)
         try:
             return configure()
         finally:
@@ -302,7 +303,7 @@ def _reason(trainer: L.Trainer, module: L.LightningModule) -> str | None:
             f"the Trainer counts {trainer.accumulate_grad_batches} batches per step, this counts "
             "samples; leave accumulate_grad_batches out"
         )
-    if isinstance(trainer.datamodule, ImageDataModule):  # type: ignore[attr-defined]
+    if isinstance(data_module_of(trainer), ImageDataModule):
         return (
             "gpuopt's data deal out whole windows, for which the loss is weighted already; leave "
             "it out, and give the Trainer data.accumulate_grad_batches()"
@@ -310,7 +311,7 @@ def _reason(trainer: L.Trainer, module: L.LightningModule) -> str | None:
     strategy: Any = trainer.strategy
     if not isinstance(strategy, (SingleDeviceStrategy, DDPStrategy)):
         return f"how {type(strategy).__name__} averages gradients over ranks is not known"
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+    for callback in callbacks_of(trainer):
         if isinstance(callback, (GradientAccumulationScheduler, StochasticWeightAveraging)):
             return f"{type(callback).__name__} sets accumulate_grad_batches as well"
     return None

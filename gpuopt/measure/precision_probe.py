@@ -214,7 +214,7 @@ class _Trial:
         self._module.zero_grad(set_to_none=True)
         with self._format(half):
             logits, loss = self._forward(samples)
-        (loss * scale).backward()  # type: ignore[no-untyped-call]
+        torch.autograd.backward(loss * scale)
         return logits.detach()
 
     def _has_finite_gradients(self) -> bool:

@@ -32,6 +32,7 @@ def offloaded(kind: type[Optimizer], groups: list[dict[str, Any]], **options: An
     """
     kind_of_torchao = _torchaos_class()
 
+    # The base is an optional package, known only at run time.
     class Offloaded(kind_of_torchao):  # type: ignore[misc, valid-type]
         """Sends complete gradients; see the module."""
 

@@ -6,6 +6,8 @@ from typing import Any
 import lightning.pytorch as L
 from torch import Tensor
 
+from gpuopt.steps.trainer_parts import callbacks_of
+
 __all__ = [
     "Window",
     "WindowOwner",
@@ -100,5 +102,4 @@ def go_back_to_start(trainer: L.Trainer) -> None:
 
 
 def _owner(trainer: L.Trainer) -> WindowOwner | None:
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((callback for callback in callbacks if isinstance(callback, WindowOwner)), None)
+    return next((c for c in callbacks_of(trainer) if isinstance(c, WindowOwner)), None)

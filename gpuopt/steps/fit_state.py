@@ -12,13 +12,14 @@ from torch.optim import Optimizer
 
 from gpuopt.steps.plain_state import PlainState
 from gpuopt.steps.step_state import StateKeeper
+from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["FitState", "averages_of"]
 
 
 def averages_of(trainer: L.Trainer) -> list[Any]:
     """Return the averaged models that Lightning's `WeightAveraging` callbacks keep."""
-    callbacks = trainer.callbacks  # type: ignore[attr-defined]
+    callbacks = callbacks_of(trainer)
     kept = [c._average_model for c in callbacks if isinstance(c, WeightAveraging)]
     return [average for average in kept if average is not None]
 

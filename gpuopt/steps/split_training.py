@@ -102,6 +102,7 @@ class SplitTraining:
         optimized = [p for optimizer in self._trainer.optimizers for p in _optimized(optimizer)]
         self._parameters = list(dict.fromkeys([*self._module.parameters(), *optimized]))
         if self._is_shared:
+            # PyTorch gives this method no types.
             self._handles = [
                 parameter.register_post_accumulate_grad_hook(self._done.append)  # type: ignore[no-untyped-call]
                 for parameter in self._parameters
