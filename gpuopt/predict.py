@@ -13,6 +13,8 @@ from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
+from gpuopt.session.stored_calibration import find_calibration
+from gpuopt.storage import sha256_of
 
 __all__ = ["main", "predict"]
 
@@ -50,6 +52,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     output = Path(config.output).expanduser() if config.output else folder / "predictions.csv"
     place = _find_run(config.run)
     node, split = _find_data(config, place)
+    calibration = find_calibration(place, config.use_calibration)
     _require_writable(output)
     submission = _place_of_submission(node, output)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
@@ -77,14 +80,27 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         num_workers=config.num_workers,
         cache_dir=config.cache_dir,
     )
-    for choice in setup.choices:
+    choices = list(setup.choices)
+    temperature = 1.0
+    if calibration is not None:
+        calibration.require_weights([sha256_of(path) for path in ensemble.paths])
+        temperature, choice = calibration.choose(config.tta)
+        choices.append(choice)
+    for choice in choices:
         console.print(str(choice), soft_wrap=True, markup=False)
+    if calibration is None and config.use_calibration == "auto" and _waits_for_calibration(place):
+        console.print(
+            f"not calibrated: the run has not come to it yet; go on with resume={place}",
+            soft_wrap=True,
+            markup=False,
+        )
     predictions, ids, rejected = ensemble.predict(
         setup,
         config.tta,
         _source(config, node, split, description.image_size, setup),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
+        temperature=temperature,
     )
     interval = score(predictions)
     written = [output]
@@ -131,6 +147,12 @@ def _folds_of(place: Path) -> int | None:
         return None
     folds = read_config(place).get("folds")
     return folds if isinstance(folds, int) else None
+
+
+def _waits_for_calibration(place: Path) -> bool:
+    """Tell whether a run that was to be calibrated ended before."""
+    asked = (place / "config.yaml").is_file() and read_config(place).get("use_calibration")
+    return asked is True
 
 
 def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -46,6 +46,7 @@ RESUMABLE_KEYS = (
     "resume",
     "run",
     "trainer.max_epochs",
+    "use_calibration",  # comes after training and changes no weight
 )
 
 

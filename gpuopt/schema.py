@@ -124,6 +124,7 @@ class TrainConfig:
     num_workers: Any = "auto"
     pin_memory: bool = True
     precision_probe: bool = True
+    use_calibration: bool = False
     seed: int = 0
     folds: int | None = None
     fold: int | None = None
@@ -150,6 +151,7 @@ class PredictConfig:
     gpu: Gpu = field(default_factory=Gpu)
     batch_size: Any = "auto"
     num_workers: Any = "auto"
+    use_calibration: Any = "auto"
     output: str | None = None
     cache_dir: str | None = None
     debug: bool = False

@@ -106,6 +106,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "format": ("table", "json"),
     "purpose": ("train", "predict", "tta"),
     "report": ("fit",),
+    "use_calibration": ("auto", True, False),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.

@@ -84,7 +84,7 @@ _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyz
     output_trace pipeline_parallel_size port profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
     statistical_significance target_time tensor_parallel_size test_data test_duration test_only
-    threshold_mb update_interval use_calibration use_deepspeed use_tensorrt warmup_runs
+    threshold_mb update_interval use_deepspeed use_tensorrt warmup_runs
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -105,8 +105,10 @@ _NOT_NEEDED_TO_FIND = _WORDS("""enable_oom_recovery find_optimal multi_gpu oom_r
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta""")
-_PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
+    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
+    use_calibration""")
+_PREDICT = _WORDS("""batch_size cache_dir data debug gpu num_workers output precision run tta
+    use_calibration""")
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"
 )

@@ -8,6 +8,7 @@ import numpy as np
 
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
+from gpuopt.measure import apply_temperature
 from gpuopt.model import Classifier
 from gpuopt.session.fold_results import read_fold
 from gpuopt.session.prediction import (
@@ -74,6 +75,7 @@ class Ensemble:
         *,
         cache_dir: str | None,
         show_progress: bool,
+        temperature: float = 1.0,
     ) -> tuple[Predictions, list[str], list[str]]:
         """Predict with every model and average the probabilities in fp32.
 
@@ -83,6 +85,7 @@ class Ensemble:
             source: A data module, or images without classes.
             cache_dir: Folder of decoded images; None means the user's cache folder.
             show_progress: Draw bars.
+            temperature: Calibrates the mean; 1 changes nothing.
 
         Returns:
             The predictions, the id of each, and files left out with the reason.
@@ -109,7 +112,8 @@ class Ensemble:
             else:
                 total += found[0].probabilities
         assert first is not None  # there is at least one model
-        return replace(first[0], probabilities=total / np.float32(len(self.paths))), *first[1:]
+        mean = apply_temperature(total / np.float32(len(self.paths)), temperature)
+        return replace(first[0], probabilities=mean), *first[1:]
 
     def _take(self, path: Path) -> Classifier:
         """Load a model; nothing here keeps it, so that the next one can have its memory."""
