@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ import yaml
 import gpuopt.find_batch_size
 import gpuopt.train
 from gpuopt.config import compose_settings
+from gpuopt.find_answer import make_request
+from gpuopt.finding.answer import CardAnswer
+from gpuopt.finding.measured import DeviceProbe, measured_answer
+from gpuopt.finding.probing_process import Measured
+from gpuopt.hardware import DriverDevice, Gpu
+from gpuopt.memory import ProbeResult
+from gpuopt.schema import to_find_config
+
+MIB = 2**20
 
 TINY = (
     "data=digits",
@@ -184,6 +194,61 @@ def test_a_card_on_which_nothing_fits_has_an_answer_as_well(call, words, asked):
     assert "gpuopt train" not in out
     (line,) = err.splitlines()
     assert f"{asked}: not one sample fits 1 GiB, predicted; take a smaller" in line
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Put a card of 10 GiB in its place, where each sample takes 1 GiB more than the last."""
+    device = DriverDevice(0, "Stand-in", 10_240 * MIB, 28, 8, 6)
+    monkeypatch.setattr(gpuopt.find_batch_size, "driver_devices", lambda: [device])
+
+    def put(base_mib):
+        def run(samples):
+            peak = (base_mib + 1000 * samples) * MIB
+            return ProbeResult(samples, peak, base_mib * MIB, 10_000 * MIB, 0.01 * samples)
+
+        def measure(order, *, on_probe):
+            request = replace(make_request(to_find_config(order["settings"])), image_size=32)
+            card = Gpu(name=device.name, memory_mib=10_240, precision="bf16", headroom_ratio=0.1)
+            probing = DeviceProbe(run, 10_000 * MIB, 0)
+            answer = measured_answer(request, card, probing, order["reason"], on_probe)
+            return Measured(CardAnswer.from_dict(answer.as_dict()), {"absent": "made up"})
+
+        monkeypatch.setattr(gpuopt.find_batch_size, "measure_in_process", measure)
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("base_mib", "words", "largest", "asked"),
+    [
+        (8500, [], 0, "min_batch_size=1: not one sample fits Stand-in, measured"),
+        (8500, ["target=8"], 0, "target=8: not one sample fits Stand-in, measured"),
+        (8500, ["test_only=true"], 0, "min_batch_size=1: not one sample fits"),
+        (6000, ["min_batch_size=4", "purpose=predict"], 3, "min_batch_size=4: 3 fit Stand-in"),
+        (6000, ["test_only=true", "target=4"], 3, "target=4: 3 fit Stand-in, measured;"),
+    ],
+)
+def test_what_does_not_fit_a_card_that_was_measured_is_told_as_json_as_well(
+    call, measured, tmp_path, base_mib, words, largest, asked
+):
+    measured(base_mib)
+    code, out, err = call(*TINY, "format=json", *words, f"cache_dir={tmp_path}/cache")
+    answer = json.loads(out)
+    (card,) = answer["cards"]
+    assert (code, answer["largest"]) == (4, largest)
+    assert answer["target_met"] is (False if "target" in asked else None)
+    assert (card["evidence"], card["largest"]) == ("measured", largest)
+    assert [p["fits"] for p in card["probes"] if p["batch_size"] == 1] == [largest > 0]
+    assert asked in answer["shortfall"]
+    assert err == f"gpuopt find_batch_size: {answer['shortfall']}\n"
+    assert answer["written"] == []
+    if "test_only=true" in words:
+        assert left_behind(tmp_path) == []
+    code, out, err = call(*TINY, *words, f"cache_dir={tmp_path}/cache")
+    assert code == 4
+    assert "does not fit" in out
+    assert answer["shortfall"] in err
 
 
 def test_a_test_writes_not_even_the_cache(call, tmp_path):

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 
 from gpuopt.config import compose_settings
 from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS
-from gpuopt.errors import FaultError, TargetNotMetError
+from gpuopt.errors import FaultError
 from gpuopt.find_answer import make_request
 from gpuopt.finding.probing_process import measure_in_process
 from gpuopt.finding.synthetic_images import SyntheticImages
@@ -154,9 +155,22 @@ def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
     assert 7 <= answer.largest <= 14
 
 
-def test_what_must_fit_and_does_not_is_said(probe):
-    with pytest.raises(TargetNotMetError, match="20 does not fit"):
-        probe(purpose="predict", min_batch_size=20)
+@pytest.mark.parametrize("purpose", ["train", "predict"])
+@pytest.mark.parametrize("aggressive", [False, True])
+def test_a_card_on_which_nothing_fits_is_an_answer(probe, purpose, aggressive):
+    answer, snapshot, _ = probe(
+        fits=-1, purpose=purpose, aggressive=aggressive, memory_profile="profile.json"
+    )
+    assert (answer.largest, answer.chosen, answer.knee) == (0, 0, None)
+    assert not any(p.fits for p in answer.probes)
+    assert min(p.batch_size for p in answer.probes) == 1
+    assert re.search(r"not one sample fits: 1 (ran out of memory|took \S+ GiB), ", answer.why)
+    assert "not one sample fits" in snapshot["absent"]
+
+
+def test_a_minimum_that_does_not_fit_does_not_keep_from_finding_what_does(probe):
+    answer, _, _ = probe(purpose="predict", min_batch_size=20)
+    assert answer.largest in (13, 14)
 
 
 def test_aggressive_takes_the_smallest_headroom_that_a_probe_confirms(probe):
