@@ -49,6 +49,29 @@ def call(tmp_path, monkeypatch, capsys):
     return run
 
 
+@pytest.fixture
+def measured(monkeypatch):
+    """Put a card of 10 GiB in its place, where each sample takes 1 GiB more than the last."""
+    device = DriverDevice(0, "Stand-in", 10_240 * MIB, 28, 8, 6)
+    monkeypatch.setattr(gpuopt.find_batch_size, "driver_devices", lambda: [device])
+
+    def put(base_mib):
+        def run(samples):
+            peak = (base_mib + 1000 * samples) * MIB
+            return ProbeResult(samples, peak, base_mib * MIB, 10_000 * MIB, 0.01 * samples)
+
+        def measure(order, *, on_probe):
+            request = replace(make_request(to_find_config(order["settings"])), image_size=32)
+            card = Gpu(name=device.name, memory_mib=10_240, precision="bf16", headroom_ratio=0.1)
+            probing = DeviceProbe(run, 10_000 * MIB, 0)
+            answer = measured_answer(request, card, probing, order["reason"], on_probe)
+            return Measured(CardAnswer.from_dict(answer.as_dict()), {"absent": "made up"})
+
+        monkeypatch.setattr(gpuopt.find_batch_size, "measure_in_process", measure)
+
+    return put
+
+
 def left_behind(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
@@ -129,9 +152,27 @@ def test_a_maximum_bounds_what_is_chosen_and_the_global_batch_is_cut_evenly(call
         assert settings["tta"]["name"] == ("essential" if answer["purpose"] == "tta" else "none")
 
 
+def test_what_was_predicted_and_what_was_measured_are_the_same_bytes(call, measured):
+    (predicted,) = answer_of(call, "gpu.memory_gib=10")["cards"]
+    context = predicted["context_bytes"]
+    assert context > 0
+    assert predicted["free_bytes"] == 10 * 2**30 - context
+    for probe in predicted["probes"]:
+        assert probe["with_context_bytes"] == probe["allocated_bytes"] + context
+        assert probe["fits"] is (probe["allocated_bytes"] <= predicted["budget_bytes"])
+    measured(1000)
+    (card,) = answer_of(call)["cards"]
+    assert card["free_bytes"] == 10_000 * MIB  # of the allocator
+    assert card["context_bytes"] is None
+    for probe in card["probes"]:
+        assert probe["allocated_bytes"] == (1000 + 1000 * probe["batch_size"]) * MIB
+        assert probe["with_context_bytes"] is None
+
+
 def test_the_headroom_is_one_dial(call):
     (card,) = answer_of(call, "gpu.memory_gib=2", "safety_factor=0.75")["cards"]
-    assert (card["headroom_ratio"], card["budget_bytes"]) == (0.25, 2**31 * 3 // 4)
+    usable_bytes = card["budget_bytes"] + card["context_bytes"]
+    assert (card["headroom_ratio"], usable_bytes) == (0.25, 2**31 * 3 // 4)
     code, _, err = call(*TINY, "safety_factor=0.75", "headroom=0.25")
     assert code == 2
     assert "one dial" in err
@@ -188,35 +229,12 @@ def test_a_card_on_which_nothing_fits_has_an_answer_as_well(call, words, asked):
     (card,) = answer["cards"]
     assert (answer["largest"], answer["choice"]["value"], answer["command"]) == (0, 0, None)
     assert [(probe["batch_size"], probe["fits"]) for probe in card["probes"]] == [(1, False)]
-    assert card["probes"][0]["peak_bytes"] > card["budget_bytes"]
+    assert card["probes"][0]["allocated_bytes"] > card["budget_bytes"]
     code, out, err = call(*TINY, *words)
     assert code == 4
     assert "gpuopt train" not in out
     (line,) = err.splitlines()
     assert f"{asked}: not one sample fits 1 GiB, predicted; take a smaller" in line
-
-
-@pytest.fixture
-def measured(monkeypatch):
-    """Put a card of 10 GiB in its place, where each sample takes 1 GiB more than the last."""
-    device = DriverDevice(0, "Stand-in", 10_240 * MIB, 28, 8, 6)
-    monkeypatch.setattr(gpuopt.find_batch_size, "driver_devices", lambda: [device])
-
-    def put(base_mib):
-        def run(samples):
-            peak = (base_mib + 1000 * samples) * MIB
-            return ProbeResult(samples, peak, base_mib * MIB, 10_000 * MIB, 0.01 * samples)
-
-        def measure(order, *, on_probe):
-            request = replace(make_request(to_find_config(order["settings"])), image_size=32)
-            card = Gpu(name=device.name, memory_mib=10_240, precision="bf16", headroom_ratio=0.1)
-            probing = DeviceProbe(run, 10_000 * MIB, 0)
-            answer = measured_answer(request, card, probing, order["reason"], on_probe)
-            return Measured(CardAnswer.from_dict(answer.as_dict()), {"absent": "made up"})
-
-        monkeypatch.setattr(gpuopt.find_batch_size, "measure_in_process", measure)
-
-    return put
 
 
 @pytest.mark.parametrize(
@@ -267,8 +285,9 @@ def test_the_profile_says_what_takes_the_memory_and_why_there_is_no_snapshot(cal
     (card,) = profile["cards"]
     parts = card["predicted_parts_bytes"]
     assert card["batch_size"] == 128
-    peaks = {probe["batch_size"]: probe["peak_bytes"] for probe in card["probes"]}
-    assert sum(parts.values()) == peaks[128]
+    (peak,) = [probe for probe in card["probes"] if probe["batch_size"] == 128]
+    assert sum(parts.values()) == peak["with_context_bytes"]
+    assert parts["context"] == card["context_bytes"]
     assert "RTX 3060 12GB is not in this machine" in card["allocator_snapshot"]["absent"]
     before = (tmp_path / "profile.json").read_bytes()
     code, _, err = call(*TINY, "gpu=rtx3060", "memory_profile=profile.json")

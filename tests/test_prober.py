@@ -115,7 +115,8 @@ def test_training_is_measured_with_real_steps_and_a_validation(probe, settings):
     assert answer.free_bytes == meter.capacity_bytes()
     assert len(answer.probes) <= 4
     assert all(p.fits and p.step_ms > 0 for p in answer.probes)
-    assert max(p.peak_bytes for p in answer.probes) <= answer.budget_bytes
+    assert max(p.allocated_bytes for p in answer.probes) <= answer.budget_bytes
+    assert {p.with_context_bytes for p in answer.probes} == {answer.context_bytes} == {None}
     assert math.ceil(64 / answer.chosen) >= math.ceil(64 / 14)
     assert answer.chosen <= 14
     assert answer.knee <= 14
@@ -148,7 +149,7 @@ def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
     flat = MemoryEstimate(FixedMemory(MIB), (Line(0, MIB),), 32)  # far from the truth
     monkeypatch.setitem(globals(), "PRIOR", flat)
     answer, _, _ = probe(purpose=purpose)
-    failed = [p for p in answer.probes if p.peak_bytes is None]
+    failed = [p for p in answer.probes if p.allocated_bytes is None]
     assert failed
     assert not any(p.fits for p in failed)
     assert f"{len(failed)} out of memory" in answer.why
@@ -249,7 +250,7 @@ def test_a_card_is_measured_by_the_whole_command(tmp_path):
     answer = json.loads(done.stdout)
     (card,) = answer["cards"]
     assert (card["evidence"], len(card["probes"]) <= 4) == ("measured", True)
-    assert all(probe["peak_bytes"] <= 4096 * MIB for probe in card["probes"])
+    assert all(probe["allocated_bytes"] <= 4096 * MIB for probe in card["probes"])
     assert 0 < answer["choice"]["value"] <= answer["largest"]
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert profile["cards"][0]["allocator_snapshot"]["device_traces"]

@@ -69,6 +69,7 @@ def measured_answer(
         reason=reason,
         precision=request.setup_on(card).precision,
         headroom_ratio=result.headroom_ratio,
+        context_bytes=None,
         free_bytes=result.capacity_bytes,
         budget_bytes=result.budget_bytes,
         largest=result.largest,
