@@ -16,7 +16,6 @@ workspace. That much is left below the capacity of the device by every size that
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gpuopt.errors import TargetNotMetError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder_result import FinderResult
 from gpuopt.memory.probe_result import ProbeResult
@@ -59,8 +58,8 @@ def find_batch_size(
         minimum: Least batch of use.
         maximum: Largest batch of use; None for no limit.
 
-    Raises:
-        TargetNotMetError: When the minimum is not within the budget.
+    Returns:
+        With `largest` 0 when not even the minimum is within the budget: see `require`.
     """
     search = _Search(capacity_bytes, headroom_ratio, prior, minimum, maximum or _LARGEST)
     while len(search.probes) < MOST_PROBES:
@@ -125,15 +124,13 @@ class _Search:
         return samples if samples > self._fitting[-1].samples else None
 
     def result(self) -> FinderResult:
-        fitting = self._fitting
-        if not fitting or fitting[-1].samples < self.minimum:
-            raise TargetNotMetError(self._too_small())
-        largest = fitting[-1].samples
-        if not any(probe.ran_out_of_memory or probe.thrashed for probe in self.probes):
-            largest = max(largest, self._reachable())  # else only what was measured is sure
+        measured = largest = self._fitting[-1].samples if self._fitting else 0
+        is_sure = not any(probe.ran_out_of_memory or probe.thrashed for probe in self.probes)
+        if measured and is_sure:
+            largest = max(measured, self._reachable())  # else only what was measured is sure
         return FinderResult(
             largest,
-            largest == fitting[-1].samples,
+            largest == measured,
             self.budget_bytes,
             self.capacity_bytes,
             self.headroom_ratio,
@@ -220,15 +217,3 @@ class _Search:
             return not result.ran_out_of_memory
         most = self.prior.allocated_bytes(result.samples) * (1 + _PRIOR_ERROR) + _SCATTER_BYTES
         return result.peak_bytes <= most
-
-    def _too_small(self) -> str:
-        measured = self._measured
-        if measured:
-            need = f"{measured[0].samples} took {measured[0].peak_bytes / _GIB:.2f} GiB"
-        else:
-            need = f"{min(p.samples for p in self.probes)} ran out of memory"
-        return (
-            f"batch size {self.minimum} does not fit: {need}, budget "
-            f"{self.budget_bytes / _GIB:.2f} of {self.capacity_bytes / _GIB:.2f} GiB free; take a "
-            "smaller model or image_size, checkpointing or less headroom, or free the device"
-        )

@@ -154,11 +154,13 @@ def test_no_size_outside_of_the_limits_is_probed():
 
 
 def test_a_minimum_that_does_not_fit_is_named_with_the_remedy():
+    found = searched(Device("convnext", 8), minimum=64)
+    assert found.largest == 0
     with pytest.raises(TargetNotMetError, match=r"batch size 64 does not fit.*checkpointing"):
-        searched(Device("convnext", 8), minimum=64)
+        found.require(64)
     device = Device("convnext", 1)  # not even the weights
     with pytest.raises(TargetNotMetError, match="batch size 1 does not fit: 1 ran out of memory"):
-        searched(device)
+        searched(device).require(1)
     assert device.probed == [2, 1]
 
 
