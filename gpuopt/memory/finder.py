@@ -176,10 +176,14 @@ class _Search:
         """Return the largest size to try whose tensors fit by what is known; 0 when unknown."""
         if not all(probe.live_bytes for probe in self._fitting):
             return 0
-        if any(p.ran_out_of_memory or p.thrashed for p in self.probes):
+        if any(probe.ran_out_of_memory for probe in self.probes):
             return 0  # the pieces do matter here
+        base, above = self._fitting[-1].samples, self._too_large
         allowed = most_live_bytes(self.capacity_bytes, self.headroom_ratio)
-        return self._largest_below(self._too_large, _live, allowed)
+        samples = self._largest_below(above, _live, allowed)
+        # Just below a size at which the allocator thrashed it would thrash as well.
+        has_thrashed = any(probe.thrashed for probe in self.probes)
+        return min(samples, (base + above) // 2) if has_thrashed else samples
 
     def _largest_below(
         self, above: int, read: Callable[[ProbeResult], int], allowed_bytes: int
