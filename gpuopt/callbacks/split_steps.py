@@ -9,6 +9,7 @@ import lightning.pytorch as L
 
 from gpuopt.callbacks.give_up import UNSAVED, save_step_start
 from gpuopt.errors import FaultError
+from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory, is_out_of_memory
 from gpuopt.memory.meter import MemoryMeter, meter_of
 from gpuopt.memory.peak_fit import PeakFit
@@ -17,7 +18,6 @@ from gpuopt.steps.memory_report import write_memory_report
 from gpuopt.steps.optimizer_state import make_state, try_update_memory, writes_so_far
 from gpuopt.steps.split_evaluation import SplitEvaluation
 from gpuopt.steps.split_refusal import refuse, refuse_optimizers
-from gpuopt.steps.split_rule import depends_on_batch
 from gpuopt.steps.split_size import SplitSize
 from gpuopt.steps.split_step import Binding, is_fit_for
 from gpuopt.steps.split_training import SplitTraining

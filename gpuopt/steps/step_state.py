@@ -8,6 +8,7 @@ buffers copy nothing. Nothing waits for a device. (Measured on one core of a CPU
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,13 +46,28 @@ class Generators:
             device,
         )
 
-    def write(self) -> None:
-        """Put the generators back to these states."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.host)
-        if self.device is not None:
+    def write(self, chosen: Sequence[bool] = (True, True, True, True)) -> None:
+        """Put the generators back to these states, or some of them, in the order of the fields."""
+        of_python, of_numpy, of_host, of_device = chosen
+        if of_python:
+            random.setstate(self.python)
+        if of_numpy:
+            np.random.set_state(self.numpy)
+        if of_host:
+            torch.set_rng_state(self.host)
+        if of_device and self.device is not None:
             torch.cuda.set_rng_state(self.device, self.place)
+
+    def moved_since(self, earlier: "Generators") -> tuple[bool, bool, bool, bool]:
+        """Tell which generators have been drawn from since, in the order of the fields."""
+        (_, keys, *rest), (_, earlier_keys, *earlier_rest) = self.numpy, earlier.numpy
+        has_device = self.device is not None and earlier.device is not None
+        return (
+            self.python != earlier.python,
+            rest != earlier_rest or not np.array_equal(keys, earlier_keys),
+            not torch.equal(self.host, earlier.host),
+            has_device and not torch.equal(self.device, earlier.device),  # type: ignore[arg-type]
+        )
 
 
 class _Slot:
@@ -89,6 +105,16 @@ class StepState:
     copies: list[tuple[list[int], Tensor]] = field(default_factory=list)
     logged: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     logged_by: str | None = None
+
+    def numbers(self) -> dict[int, Tensor]:
+        """Return the copied numbers of each slot that has some, by its index."""
+        found: dict[int, Tensor] = {}
+        for members, numbers in self.copies:
+            shapes = [self.values[index].shape for index in members]
+            parts = torch.split(numbers, [shape.numel() for shape in shapes])
+            views = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+            found.update(zip(members, views, strict=True))
+        return found
 
 
 class StateKeeper:
@@ -139,13 +165,9 @@ class StateKeeper:
         Returns:
             Names of what could not be restored.
         """
-        copied: set[int] = set()
-        for members, numbers in state.copies:
-            tensors = [state.values[index] for index in members]
-            parts = torch.split(numbers, [tensor.numel() for tensor in tensors])
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view(tensor.shape))
-            copied.update(members)
+        copied = state.numbers()
+        for index, numbers in copied.items():
+            state.values[index].copy_(numbers)
         lost = []
         for index, (slot, value) in enumerate(zip(state.slots, state.values, strict=True)):
             if index not in copied and state.versions[index] != _version(value):
@@ -158,6 +180,36 @@ class StateKeeper:
         self._restore_logged(state)
         state.generators.write()
         return lost
+
+    @torch.no_grad()
+    def carry(self, earlier: StepState, later: StepState) -> None:
+        """Change the present state as it changed between two others, to the values of the later.
+
+        Args:
+            earlier: Taken first.
+            later: Taken after it, with all that had changed among its copies.
+        """
+        before, after = earlier.numbers(), later.numbers()
+        for index, slot in enumerate(later.slots):
+            if not _has_changed(earlier, later, index, before, after):
+                continue
+            value = later.values[index]
+            if value is _GONE:
+                slot.place.pop(slot.name, None)
+                continue
+            if index in after:
+                value.copy_(after[index])
+            slot.place[slot.name] = list(value) if isinstance(value, list) else value
+        later.generators.write(later.generators.moved_since(earlier.generators))
+        results = self._trainer._results
+        for key, (result, values) in later.logged.items() if results is not None else ():
+            old, old_values = earlier.logged.get(key, (None, {}))
+            if old is not result or any(v is not old_values.get(k) for k, v in values.items()):
+                results[key] = result  # type: ignore[index]  # None was left out above
+                vars(result).clear()
+                vars(result).update(values)
+        if later.logged_by != earlier.logged_by:
+            self._trainer._logger_connector._current_fx = later.logged_by
 
     def _restore_logged(self, state: StepState) -> None:
         results = self._trainer._results
@@ -198,6 +250,25 @@ def _slots(module: nn.Module) -> list[_Slot]:
             names = (*part._defaults, *_METRIC_NOTES)
             found += [_Slot(vars(part), name, may_learn=True) for name in names]
     return found
+
+
+def _has_changed(
+    earlier: StepState,
+    later: StepState,
+    index: int,
+    before: dict[int, Tensor],
+    after: dict[int, Tensor],
+) -> bool:
+    """Tell whether something else is in a slot, or other numbers."""
+    old, new = earlier.values[index], later.values[index]
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) != len(new) or any(a is not b for a, b in zip(old, new, strict=True))
+    if not isinstance(new, Tensor) or old is not new:
+        is_number = isinstance(old, int) and isinstance(new, int)
+        return bool(old != new) if is_number else old is not new
+    if later.versions[index] >= 0:
+        return earlier.versions[index] != later.versions[index]
+    return not torch.equal(before[index], after[index])
 
 
 def _version(value: Any) -> int:
