@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
 
+from gpuopt.steps.tensor_copies import TensorCopies
+
 __all__ = ["Generators", "StateKeeper", "StepState"]
 
 _GONE = object()  # in the place of a buffer that was deleted since the first step
@@ -129,6 +131,7 @@ class StateKeeper:
         self._trainer = trainer
         self._module = module
         self._slots: list[_Slot] | None = None
+        self._copies = TensorCopies()
         self._has_learned = False
 
     def take(self) -> StepState:
@@ -138,7 +141,13 @@ class StateKeeper:
         state = StepState(Generators.read(self._module.device), self._slots)
         values = [slot.place.get(slot.name, _GONE) for slot in self._slots]
         state.versions = [_version(value) for value in values]
-        state.copies = _copies(self._slots, values, state.versions)
+        # Writes to tensors of inference mode are not counted, so they are always copied.
+        members = [
+            index
+            for index, (slot, value) in enumerate(zip(self._slots, values, strict=True))
+            if isinstance(value, Tensor) and (slot.is_copied or state.versions[index] < 0)
+        ]
+        state.copies = self._copies.take(members, [values[index] for index in members])
         state.values = [list(value) if type(value) is list else value for value in values]
         results = self._trainer._results
         for key, result in (results or {}).items():
@@ -220,22 +229,6 @@ class StateKeeper:
                 vars(result).clear()
                 vars(result).update(values)
         self._trainer._logger_connector._current_fx = state.logged_by
-
-
-@torch.no_grad()
-def _copies(
-    slots: list[_Slot], values: list[Any], versions: list[int]
-) -> list[tuple[list[int], Tensor]]:
-    """Copy what may be overwritten in place, the tensors of one kind by one operation."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, value in enumerate(values):
-        # Writes to tensors of inference mode are not counted, so they are always copied.
-        if isinstance(value, Tensor) and (slots[index].is_copied or versions[index] < 0):
-            kinds.setdefault((value.device, value.dtype), []).append(index)
-    return [
-        (members, torch.cat([values[index].reshape(-1) for index in members]))
-        for members in kinds.values()
-    ]
 
 
 def _slots(module: nn.Module) -> list[_Slot]:
