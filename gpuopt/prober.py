@@ -122,6 +122,7 @@ class Prober:
                 data.batch,
                 self._meter,
                 accumulates=lambda samples: samples < self._request.per_device,
+                recovers=self._recovers() and self._ranks == 1,
             )
             # Several ranks reduce their gradients in buckets, which are a copy of them.
             copies = sum(p.nbytes for p in module.parameters() if p.requires_grad)
@@ -150,6 +151,11 @@ class Prober:
     @property
     def _ranks(self) -> int:
         return len(self._config.gpu_ids or ()) or self._config.trainer.devices
+
+    def _recovers(self) -> bool:
+        nodes = self._config.callbacks
+        names = ("oom_recovery", "adaptive_batch_size")
+        return any(nodes.get(name, {}).get("enabled", False) for name in names)
 
     def _averages(self) -> list[L.Callback]:
         """Build the callback that keeps averaged weights, the one that takes memory."""
