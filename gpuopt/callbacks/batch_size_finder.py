@@ -12,6 +12,7 @@ from gpuopt.callbacks.module_probe import ModuleProbe
 from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
 from gpuopt.memory.finder_result import FinderResult
@@ -70,7 +71,7 @@ class BatchSizeFinder(L.Callback):
         self,
         *,
         take: Literal["largest", "knee"] = "largest",
-        headroom_ratio: float = 0.05,
+        headroom_ratio: float = MEASURED_HEADROOM_RATIO,
         minimum: int = 1,
         maximum: int | None = None,
         global_batch_size: int | None = None,

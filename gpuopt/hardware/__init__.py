@@ -9,6 +9,7 @@ from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
 from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.memory_cap import apply_memory_limit
 from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO
 from gpuopt.hardware.precision import (
     float32_matmul_precision,
     lightning_precision,
@@ -19,6 +20,7 @@ from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
 
 __all__ = [
+    "MEASURED_HEADROOM_RATIO",
     "PRECISIONS",
     "AbsentGpu",
     "Device",

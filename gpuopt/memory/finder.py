@@ -16,6 +16,7 @@ workspace. That much is left below the capacity of the device by every size that
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder_result import FinderResult
 from gpuopt.memory.probe_result import ProbeResult
@@ -43,7 +44,7 @@ def find_batch_size(
     probe: Callable[[int], ProbeResult],
     *,
     capacity_bytes: int,
-    headroom_ratio: float = 0.05,
+    headroom_ratio: float = MEASURED_HEADROOM_RATIO,
     prior: MemoryEstimate | None = None,
     minimum: int = 1,
     maximum: int | None = None,

@@ -138,7 +138,8 @@ class FinderResult:
         failed = f", {failures} of them out of memory" if failures else ""
         reason = (
             f"in {len(self.probes)} probes{failed}: {self.largest} fit, measured up to "
-            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB; "
+            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB, "
+            f"{100 * self.headroom_ratio:.3g} % kept free; "
             f"full throughput from {self.knee}"
         )
         return Choice("micro_batch_size", micro_batch_size, "measured", reason)

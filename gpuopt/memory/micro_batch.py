@@ -46,7 +46,8 @@ def choose_micro_batch(
     value = math.ceil(global_batch_per_device / chunks)
     reason = (
         f"{largest} fit: {_gib(estimate.fixed.total_bytes)} + {largest} x "
-        f"{estimate.varying_bytes(largest) / largest / 2**20:.0f} MiB of {_gib(budget_bytes)}; "
+        f"{estimate.varying_bytes(largest) / largest / 2**20:.0f} MiB of {_gib(budget_bytes)}, "
+        f"{100 * gpu.headroom('predicted'):.3g} % kept free; "
         f"{global_batch_per_device} in {chunks} of up to {value}"
     )
     return Choice("micro_batch_size", value, "predicted", reason)

@@ -60,6 +60,7 @@ def test_a_ragged_window_needs_fewer_micro_batches():
     choice = result(largest=100).choice(86)
     assert (choice.value, choice.evidence) == (86, "measured")
     assert "in 3 probes: 100 fit" in choice.reason
+    assert "GiB, 5 % kept free; " in choice.reason
 
 
 def test_the_result_is_plain_json():

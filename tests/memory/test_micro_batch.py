@@ -33,6 +33,8 @@ def test_the_global_batch_is_cut_into_the_fewest_and_most_equal_chunks(
 
 def test_headroom_and_limit_shrink_it():
     assert choose_micro_batch(card(10_000), ESTIMATE, 1000).value == 77  # 80 fit, 13 chunks
+    by_itself = choose_micro_batch(card(10_000, headroom_ratio=None), ESTIMATE, 1000)
+    assert (by_itself.value, "GiB, 8 % kept free; " in by_itself.reason) == (72, True)
     assert choose_micro_batch(card(10_000, headroom_ratio=0.5), ESTIMATE, 30).value == 30
     assert choose_micro_batch(card(10_000, headroom_ratio=0.5), ESTIMATE, 31).value == 16
     assert choose_micro_batch(card(10_000, memory_limit_mib=2500), ESTIMATE, 1000).value == 5
