@@ -75,7 +75,7 @@ def measured_answer(
         knee=result.knee or None,
         chosen=chosen,
         why=why,
-        probes=[_sized(probe, result.budget_bytes) for probe in probes.results],
+        probes=[_sized(probe, fits=result.fits(probe)) for probe in probes.results],
         levels=_levels(request, card, prior, result),
         parts={} if prior is None else predict_parts(prior, chosen or 1),
     )
@@ -101,7 +101,9 @@ class _Probes:
         if samples not in self._by_samples:
             self._by_samples[samples] = result = self._run(samples)
             if self._on_probe is not None:
-                self._on_probe(_sized(result, None))
+                self._on_probe(
+                    _sized(result, fits=not (result.ran_out_of_memory or result.thrashed))
+                )
         return self._by_samples[samples]
 
 
@@ -113,7 +115,7 @@ def _smallest_confirmed(
         result = search(headroom_ratio)
         if result.largest < 1:  # nor does anything fit with more headroom
             return result
-        if _sized(probes(result.largest), result.budget_bytes).fits:
+        if result.fits(probes(result.largest)):
             return result
     return search(usual)
 
@@ -152,10 +154,7 @@ def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
     )
 
 
-def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
-    fits = not (probe.ran_out_of_memory or probe.thrashed)
-    if fits and budget_bytes is not None:
-        fits = probe.peak_bytes <= budget_bytes
+def _sized(probe: ProbeResult, *, fits: bool) -> SizedProbe:
     return SizedProbe(
         probe.samples,
         None if probe.ran_out_of_memory else probe.peak_bytes,

@@ -80,6 +80,10 @@ class FinderResult:
         fits = [p for p in self.probes if not p.ran_out_of_memory and p.samples <= self.largest]
         return max(fits, key=lambda p: p.samples).peak_bytes if fits else 0
 
+    def fits(self, probe: ProbeResult) -> bool:
+        """Tell whether a batch that was measured fits what the device had in the end."""
+        return probe.fits(self.capacity_bytes, self.headroom_ratio)
+
     def require(self, minimum: int) -> None:
         """Refuse what was found when it is less than the least of use.
 
