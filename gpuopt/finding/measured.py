@@ -144,14 +144,8 @@ def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
     start = f"{count} probes, {failed} out of memory, {free}; "
     if result.largest < 1:
         return 0, f"{start}not one sample fits: {result.need()}"
-    if not request.trains:
-        chosen, why = request.choose(result.largest)
-        return chosen, start + why
-    best = result.best_for(request.per_device, is_ragged=True)
-    return best.micro_batch_size, (
-        f"{start}{result.largest} fit; least time for {request.per_device} in "
-        f"{best.accumulate_grad_batches} of up to {best.micro_batch_size}"
-    )
+    chosen, why = request.choose(result.largest)
+    return chosen, start + why
 
 
 def _sized(probe: ProbeResult, *, fits: bool) -> SizedProbe:
