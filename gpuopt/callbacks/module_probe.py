@@ -17,8 +17,8 @@ from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.errors import InputError
 from gpuopt.memory.device_errors import free_memory
+from gpuopt.memory.probe_meter import AllocatorMeter, ProbeMeter, live_bytes_of
 from gpuopt.memory.probe_result import ProbeResult
-from gpuopt.memory.step_meter import AllocatorMeter, StepMeter, live_bytes_of
 from gpuopt.steps.fit_state import FitState, averages_of
 from gpuopt.steps.optimizer_state import make_state
 from gpuopt.steps.split_step import Binding, is_fit_for
@@ -54,7 +54,7 @@ class ModuleProbe:
         trainer: L.Trainer,
         module: L.LightningModule,
         make_batch: Callable[[int, str], Any],
-        meter: StepMeter,
+        meter: ProbeMeter,
         *,
         steps: int = 4,
         accumulates: Callable[[int], bool] | None = None,
