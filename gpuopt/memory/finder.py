@@ -20,6 +20,7 @@ fits is measured, and an answer beyond the bounds on the whole peak is always on
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder_result import FinderResult
 from gpuopt.memory.probe_result import ProbeResult, most_live_bytes
@@ -49,7 +50,7 @@ def find_batch_size(
     probe: Callable[[int], ProbeResult],
     *,
     capacity_bytes: int,
-    headroom_ratio: float = 0.05,
+    headroom_ratio: float = MEASURED_HEADROOM_RATIO,
     prior: MemoryEstimate | None = None,
     minimum: int = 1,
     maximum: int | None = None,
