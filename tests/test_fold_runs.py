@@ -328,7 +328,7 @@ def test_predict_takes_the_folds_that_are_there_and_names_the_rest(whole, tmp_pa
         predicted(copy, tmp_path / "none")
 
 
-def test_predict_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
+def test_one_fold_per_pass_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
     from gpuopt.session import ensemble
 
     living, loads, original = weakref.WeakSet(), [], ensemble.load_described
@@ -342,5 +342,5 @@ def test_predict_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
         return model, description
 
     monkeypatch.setattr(ensemble, "load_described", load)
-    predicted(whole[0], tmp_path / "p")
+    predicted(whole[0], tmp_path / "p", "folds_per_pass=1")
     assert loads == ["fold_0", "fold_1", "fold_2"]
