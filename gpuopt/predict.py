@@ -101,16 +101,16 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     interval = score(predictions.targets, predictions.classes)
     written = [output]
     try:
-        stream_predictions_csv(output, predictions.rows(), description.class_names)
-        if submission is not None and contest is not None and interval is None:
-            write_submission(submission, predictions.ids, predictions.classes, contest)
-            written.append(submission)
+        with predictions.written():
+            stream_predictions_csv(output, predictions.rows(), description.class_names)
+            if submission is not None and contest is not None and interval is None:
+                write_submission(submission, predictions.ids, predictions.classes, contest)
+                written.append(submission)
     except OSError as error:
         raise FaultError(
             f"cannot write into {output.parent} ({error.strerror}): free space, and the same "
             f"command with resume={output.parent} goes on"
         ) from error
-    predictions.remove()
     for line in predictions.rejected:
         console.print(one_line(f"left out: {line}"), soft_wrap=True, markup=False)
     if interval is not None:

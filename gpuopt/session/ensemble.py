@@ -135,7 +135,7 @@ class Ensemble:
                 if parts.is_last:
                     break
                 parts.next_pass()
-            return StreamedPredictions.of(parts, images.ids, images.rejected)
+            return StreamedPredictions.of(parts, images.ids, images.rejected, output)
 
     def _run(
         self,

@@ -14,7 +14,10 @@ __all__ = ["PartFiles", "going_on_later"]
 _SCHEMA = 1
 _MOST = 20  # passes, as there may be so many folds
 # Digests say nothing to a person.
-_IN_WORDS = {"images": "the images, or their names, sizes or times", "weights": "the weights"}
+_IN_WORDS = {
+    "images": "other images, or other names, sizes or times of their files",
+    "weights": "other weights",
+}
 
 
 class PartFiles:
@@ -113,7 +116,7 @@ class PartFiles:
         if changed := _differences(file.header, self._header):
             file.close()
             raise InputError(
-                f"{path} was begun with another {'; '.join(changed)}: give the same settings, or "
+                f"{path} was begun otherwise ({'; '.join(changed)}): give the same settings, or "
                 "delete it to begin anew"
             )
         return file

@@ -1,7 +1,9 @@
 """Predictions that lie on disk: what is left to do is to name them and to write them out."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,7 +12,7 @@ from torch import Tensor
 
 from gpuopt.errors import InputError
 from gpuopt.model import Classifier
-from gpuopt.session.part_files import PartFiles
+from gpuopt.session.part_files import PartFiles, going_on_later
 
 __all__ = ["StreamOptions", "StreamedPredictions"]
 
@@ -59,10 +61,11 @@ class StreamedPredictions:
     rejected: list[str]
     chunk_size: int | None
     _parts: PartFiles
+    _output: Path
 
     @classmethod
     def of(
-        cls, parts: PartFiles, names: Sequence[str], rejected: list[str]
+        cls, parts: PartFiles, names: Sequence[str], rejected: list[str], output: Path
     ) -> "StreamedPredictions":
         """Look through the complete file of the last pass.
 
@@ -70,6 +73,7 @@ class StreamedPredictions:
             parts: The files; they stay open until they are removed.
             names: Name of each row of the split.
             rejected: Files that were left out.
+            output: What the parts will become.
 
         Raises:
             InputError: When nothing was predicted, or the file is damaged.
@@ -83,7 +87,13 @@ class StreamedPredictions:
             raise InputError("there is nothing to predict: the data holds no readable image")
         ids, targets, classes = (np.concatenate(column) for column in zip(*blocks, strict=True))
         return cls(
-            [names[row] for row in ids], targets, classes, rejected, parts.file.chunk_size, parts
+            [names[row] for row in ids],
+            targets,
+            classes,
+            rejected,
+            parts.file.chunk_size,
+            parts,
+            output,
         )
 
     def rows(self) -> Iterator[tuple[str, int, NDArray[np.float32]]]:
@@ -93,10 +103,13 @@ class StreamedPredictions:
             for target, probabilities in zip(block.targets, block.probabilities, strict=True):
                 yield next(names), int(target), probabilities
 
-    def close(self) -> None:
-        """Keep the files, so that the prediction can be gone on with."""
-        self._parts.close()
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Remove the parts when the block has written the output; else keep and close them.
 
-    def remove(self) -> None:
-        """Remove the files, once the output is there."""
-        self._parts.remove()
+        Raises:
+            PreemptedError: When asked to stop meanwhile.
+        """
+        with going_on_later(self._parts, self._output, len(self.ids)):
+            yield
+            self._parts.remove()
