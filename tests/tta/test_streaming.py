@@ -14,6 +14,7 @@ from gpuopt.tta import (
     predict_loader,
     stream_pass,
 )
+from gpuopt.tta.streaming import _delayed
 from tests.tta.test_predictions import VIEWS, Batch, batches, forward
 
 SIZES = [4, 4, 4, 3]
@@ -166,6 +167,42 @@ def test_host_memory_does_not_grow_with_the_images(files, tmp_path):
     few, many = peak_bytes(4), peak_bytes(40)
     assert few > samples * classes * 4  # a block is seen
     assert many < few + samples * classes * 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9])
+def test_a_delay_changes_when_items_come_and_nothing_else(count):
+    made = []
+
+    def items():
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    seen = [(item, len(made)) for item in _delayed(items(), count)]
+    assert seen == [(number, min(5, number + 1 + count)) for number in range(5)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_every_batch_is_kept_in_order(files):
+    heavy = torch.nn.Conv2d(3, 64, 3, padding=1).cuda()  # so that the host is ahead
+
+    def slow(images):
+        for _ in range(20):
+            heavy(images.repeat(64, 1, 4, 4))
+        return forward(images)
+
+    sizes = [4, 4, 3] * 5
+    views = parse_views([{}, {"rotate": 90}])
+    file = files("p", {})
+    predictor = TtaPredictor(slow, views, device="cuda", chunk_size=4)
+    with torch.inference_mode():
+        stream_pass(batches(sizes), predictor, file, last=LastPass(1))
+    expected = predict_loader(batches(sizes), TtaPredictor(forward, views, device="cuda"))
+    blocks = list(file.blocks())
+    assert np.array_equal(np.concatenate([block.ids for block in blocks]), expected.ids)
+    found = np.concatenate([block.probabilities for block in blocks])
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
 
 
 def test_outputs_that_are_not_finite_are_a_fault_and_leave_no_block(files):
