@@ -144,7 +144,7 @@ for name in sys.argv[1:]:
     assert os.wait()[1] == 0, name
 """
     parts = ("callbacks", "data", "model", "recomputation.apply", "storage.checkpoint")
-    parts += ("tta.predictor",)
+    parts += ("tta.predictor", "measure")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,
