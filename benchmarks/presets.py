@@ -10,7 +10,8 @@ the GPU the program runs on; only the memory is emulated.
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -123,17 +124,22 @@ def main(words: Sequence[str] | None = None) -> Path:
         arguments.output.write_text(json.dumps(written), "utf-8")
         return Path(arguments.output)
     tasks, too_large = _tasks_here(arguments.most_gib, quick=arguments.quick)
-    found, errors = _run_all(tasks, arguments.jobs)
-    rows = preset_rows(found)
-    print(format_rows(rows))
+    path = arguments.output
+
+    def keep(found: Sequence[Fitted], errors: Mapping[str, str]) -> None:
+        nonlocal path
+        details = {
+            "fitted": [asdict(one) for one in found],
+            "errors": errors,
+            "left_out": too_large,
+        }
+        path = save("presets", preset_rows(found), arguments, parser, details)
+
+    found, errors = _run_all(tasks, arguments.jobs, keep)
+    print(format_rows(preset_rows(found)))
     for name, reason in errors.items():
         print(f"failed: {name}: {reason}")
-    details = {
-        "fitted": [asdict(one) for one in found],
-        "errors": errors,
-        "left_out": too_large,
-    }
-    return save("presets", rows, arguments, parser, details)
+    return Path(path)
 
 
 def preset_tasks(catalogue: Mapping[str, Gpu]) -> list[PresetTask]:
@@ -182,12 +188,18 @@ def _tasks_here(most_gib: float | None, *, quick: bool) -> tuple[list[PresetTask
     return here, sorted(absent)
 
 
-def _run_all(tasks: Sequence[PresetTask], jobs: int) -> tuple[list[Fitted], dict[str, str]]:
+def _run_all(
+    tasks: Sequence[PresetTask],
+    jobs: int,
+    keep: Callable[[Sequence[Fitted], Mapping[str, str]], None],
+) -> tuple[list[Fitted], dict[str, str]]:
     """Run the modes of a card one after another in a process, several cards at once."""
     found: list[Fitted] = []
     errors: dict[str, str] = {}
     shared = SharedMemory.of_devices()
     threads = max(1, available_cpus() // jobs)
+    order = {str(task): number for number, task in enumerate(tasks)}
+    kept = threading.Lock()
     by_card: dict[tuple[str, ...], list[PresetTask]] = {}
     for task in tasks:
         by_card.setdefault(task.presets, []).append(task)
@@ -203,12 +215,15 @@ def _run_all(tasks: Sequence[PresetTask], jobs: int) -> tuple[list[Fitted], dict
                 errors[", ".join(card[0].presets)] = str(error)
                 print(f"{card[0]}: {error}", flush=True)
                 return
-            found.extend(Fitted(**one) for one in content["fitted"])
-            print(*found[-len(card) :], sep="\n", flush=True)
+            fitted = [Fitted(**one) for one in content["fitted"]]
+            print(*fitted, sep="\n", flush=True)
+            with kept:
+                found.extend(fitted)
+                found.sort(key=lambda one: order[one.task])
+                keep(found, errors)
 
         list(pool.map(run, range(len(by_card)), by_card.values()))
-    order = {str(task): number for number, task in enumerate(tasks)}
-    return sorted(found, key=lambda one: order[one.task]), errors
+    return found, errors
 
 
 def _carry_out(task: PresetTask) -> Fitted:
