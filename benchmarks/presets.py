@@ -108,6 +108,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     """Run the program and return its result's path."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks presets", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once on all GPUs")
+    parser.add_argument(
+        "--most-gib", type=float, help="leave out cards with more memory (default: the GPU's own)"
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
@@ -119,7 +122,7 @@ def main(words: Sequence[str] | None = None) -> Path:
         written = {"fitted": [asdict(_carry_out(task)) for task in tasks]}
         arguments.output.write_text(json.dumps(written), "utf-8")
         return Path(arguments.output)
-    tasks, too_large = _tasks_here(quick=arguments.quick)
+    tasks, too_large = _tasks_here(arguments.most_gib, quick=arguments.quick)
     found, errors = _run_all(tasks, arguments.jobs)
     rows = preset_rows(found)
     print(format_rows(rows))
@@ -128,7 +131,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     details = {
         "fitted": [asdict(one) for one in found],
         "errors": errors,
-        "larger_than_this_gpu": too_large,
+        "left_out": too_large,
     }
     return save("presets", rows, arguments, parser, details)
 
@@ -166,11 +169,13 @@ def _are_alike(smaller: PresetTask, larger: PresetTask) -> bool:
     return of_smaller == smaller and larger.memory_mib <= _ALIKE_RATIO * smaller.memory_mib
 
 
-def _tasks_here(*, quick: bool) -> tuple[list[PresetTask], list[str]]:
-    """Return the tasks for this machine, and the presets that have more memory than its GPU."""
+def _tasks_here(most_gib: float | None, *, quick: bool) -> tuple[list[PresetTask], list[str]]:
+    """Return the tasks for this machine, and the presets that have more memory than that."""
     if quick:
         return [PresetTask(("quick",), "quick", "test_vit", 32, "fp32", 6144, 0.08)], []
     total_mib = torch.cuda.get_device_properties(0).total_memory // _MIB
+    if most_gib is not None:
+        total_mib = min(total_mib, int(most_gib * _GIB))
     tasks = preset_tasks(load_catalogue(CONF_DIR / "gpu"))
     here = [task for task in tasks if task.memory_mib <= total_mib]
     absent = {name for task in tasks if task.memory_mib > total_mib for name in task.presets}
