@@ -199,7 +199,7 @@ class CompileChooser(L.Callback):
         return part
 
     def _batches_left(self, trainer: L.Trainer) -> int:
-        total = self._total_steps or trainer.estimated_stepping_batches
+        total = self._total_steps or _estimated_steps(trainer)
         per_step = trainer.accumulate_grad_batches
         if self._batches_per_step is not None:
             per_step = self._batches_per_step()
@@ -211,6 +211,15 @@ class CompileChooser(L.Callback):
         loaders: Any = trainer.fit_loop._data_source.dataloader()
         kept.append(PlainState(data_objects(loaders), keeps_tensors=False))
         return _first_batch(loaders)
+
+
+def _estimated_steps(trainer: L.Trainer) -> float:
+    """Ask the Trainer, and let it make its loaders again: that may draw random numbers."""
+    loop: Any = trainer.fit_loop
+    loader = loop._combined_loader
+    total = trainer.estimated_stepping_batches
+    loop._combined_loader = loader
+    return total
 
 
 def _first_batch(loaders: Any) -> Any:

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from gpuopt.callbacks.agreement import any_rank
 from gpuopt.callbacks.trial_steps import TrialSteps
-from gpuopt.errors import one_line
 from gpuopt.measure.compile_choice import CompileFailedError
 from gpuopt.measure.kept_state import restarted_generators
 from gpuopt.measure.logit_difference import compare_logits
@@ -21,7 +20,7 @@ from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_m
 from gpuopt.steps.compiled_part import CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import CompilerCache
 from gpuopt.steps.compiling import CompileTask, PartCall, run_part
-from gpuopt.steps.compiling_process import CompilingProcess
+from gpuopt.steps.compiling_process import CompilingProcess, compiler_words
 from gpuopt.steps.fit_state import FitState
 
 __all__ = ["CompileTrial"]
@@ -183,7 +182,7 @@ class CompileTrial:
             try:
                 process = CompilingProcess(self._task, mode)
             except Exception as error:  # whatever pickling raises
-                fault = f"the model cannot be sent to a process: {_words(error)}"
+                fault = f"the model cannot be sent to a process: {compiler_words(error)}"
         try:
             if not self._has_ended(process, began + limit_s):
                 raise CompileFailedError(f"not compiled within {duration_text(limit_s)}")
@@ -222,7 +221,7 @@ class CompileTrial:
         except Exception as error:
             if is_device_lost(error):
                 raise
-            reason = "memory ran out" if is_out_of_memory(error) else _words(error)
+            reason = "memory ran out" if is_out_of_memory(error) else compiler_words(error)
             raise CompileFailedError(reason) from None  # frames would hold on to memory
         finally:
             self._part._compiled_call_impl = None
@@ -264,9 +263,3 @@ class CompileTrial:
 def _uses_tf32(device: torch.device) -> bool:
     is_exact = torch.get_float32_matmul_precision() == "highest"
     return device.type == "cuda" and not (is_exact and not torch.backends.cudnn.allow_tf32)
-
-
-def _words(error: BaseException) -> str:
-    """Word an error of a compiler; only its first line, since whole programs follow."""
-    first = str(error).strip().partition("\n")[0]
-    return one_line(f"{type(error).__name__}: {first}", limit=300)

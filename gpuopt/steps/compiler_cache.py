@@ -1,6 +1,7 @@
 """Where compiled code is kept, what has been compiled into it, and whether there is a compiler."""
 
 import contextlib
+import copyreg
 import importlib.util
 import os
 import shutil
@@ -8,12 +9,13 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gpuopt.storage import default_cache_dir, write_json
 
-__all__ = ["CompilerCache", "missing_compiler"]
+__all__ = ["CompilerCache", "missing_compiler", "same_keys"]
 
 _VARIABLE = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -40,7 +42,8 @@ class CompilerCache:
         before = os.environ.get(_VARIABLE)
         os.environ[_VARIABLE] = str(self.folder)
         try:
-            yield
+            with same_keys():
+                yield
         finally:
             if before is None:
                 del os.environ[_VARIABLE]
@@ -59,6 +62,32 @@ class CompilerCache:
 
     def _note(self, digest: str) -> Path:
         return self.folder / "gpuopt" / f"{digest}.json"
+
+
+@contextlib.contextmanager
+def same_keys() -> Iterator[None]:
+    """Let the keys of PyTorch's caches not depend on what was imported in which order.
+
+    They are sums of pickles, and a memory format is pickled under the name of the first module
+    that happens to have imported torch, another one in each program.
+    """
+    table: dict[Any, Any] = copyreg.dispatch_table
+    before = table.get(torch.memory_format)
+    copyreg.pickle(torch.memory_format, _reduced)
+    try:
+        yield
+    finally:
+        del table[torch.memory_format]
+        if before is not None:
+            table[torch.memory_format] = before
+
+
+def _reduced(memory_format: torch.memory_format) -> tuple[Any, tuple[str]]:
+    return _memory_format, (str(memory_format).removeprefix("torch."),)
+
+
+def _memory_format(name: str) -> Any:
+    return getattr(torch, name)
 
 
 def _is_default(folder: str) -> bool:

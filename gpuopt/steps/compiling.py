@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree
 
 from gpuopt.steps.compiled_part import CompiledPart, without_chance
+from gpuopt.steps.compiler_cache import same_keys
 
 __all__ = ["CompileTask", "PartCall", "run_part"]
 
@@ -118,10 +119,11 @@ class CompileTask:
         )
         call = PartCall(args, kwargs, self.call.autocast)
         CompiledPart(self.part, mode, self.backend).compiling()
-        torch.autograd.backward(run_part(self.part, call, self.device).float().sum())
-        if self.has_chance:
-            with torch.no_grad(), without_chance(self.part):
-                run_part(self.part, call, self.device)
+        with same_keys():
+            torch.autograd.backward(run_part(self.part, call, self.device).float().sum())
+            if self.has_chance:
+                with torch.no_grad(), without_chance(self.part):
+                    run_part(self.part, call, self.device)
 
 
 def _matmul_precision() -> str | None:

@@ -13,11 +13,12 @@ import sys
 import threading
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
+from pathlib import Path
 from typing import Any
 
 from gpuopt.errors import one_line
 
-__all__ = ["CompilingProcess", "main"]
+__all__ = ["CompilingProcess", "compiler_words", "main"]
 
 _NAME = "gpuopt.steps.compiling_process"
 
@@ -38,13 +39,13 @@ class CompilingProcess:
         # A session of its own, so that the compilers that it starts can be ended with it. Ctrl-C
         # reaches this process alone, which then ends the other.
         self._process = subprocess.Popen(
-            [sys.executable, "-m", _NAME, str(other.fileno())],
+            [sys.executable, "-P", "-m", _NAME, str(other.fileno())],
             pass_fds=(other.fileno(),),
             stdin=subprocess.PIPE,  # its end tells the process that nobody waits any more
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, "PYTHONPATH": _import_path()},
         )
         other.close()
         self._connection = own
@@ -81,6 +82,18 @@ class CompilingProcess:
             self._process.stdin.close()
 
 
+def compiler_words(error: BaseException) -> str:
+    """Word an error of a compiler in one short line; whole programs follow the first ones."""
+    lines = str(error).strip().splitlines()
+    first = " ".join(lines[: 2 if lines and lines[0].endswith(":") else 1])
+    return one_line(f"{type(error).__name__}: {first}", limit=300)
+
+
+def _import_path() -> str:
+    """Word where modules are imported from here, so that the process finds the same ones."""
+    return os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
+
+
 def main() -> None:
     """Compile what the parent sends."""
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -89,9 +102,7 @@ def main() -> None:
             task, mode = connection.recv()
             task.compile(mode)
         except BaseException as error:
-            # Only of the first line: compilers add whole programs.
-            first = str(error).strip().partition("\n")[0]
-            connection.send(one_line(f"{type(error).__name__}: {first}", limit=300))
+            connection.send(compiler_words(error))
         else:
             connection.send(None)
     os._exit(0)  # a thread waits for stdin
