@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import ClassVar
 
 import lightning.pytorch as L
 import pytest
@@ -11,6 +12,7 @@ from gpuopt.callbacks import compile_chooser as chooser_module
 from gpuopt.callbacks import compile_trial as trial_module
 from gpuopt.errors import InputError
 from gpuopt.measure.compile_choice import CompileChoice, CompileFailedError
+from gpuopt.steps.compiling_process import CompilingProcess
 from tests.callbacks.finder_modules import ByHand, FakeMeter, OwnData, Rows, Unknown
 from tests.callbacks.test_batch_size_finder import SETTINGS, same
 
@@ -40,7 +42,7 @@ def broken(graph, examples, **options):
 class Stub:
     """A process that compiles at once, or never."""
 
-    started = []
+    started: ClassVar[list] = []
 
     def __init__(self, task, mode):
         self.task, self.mode, self.ended = task, mode, False
@@ -315,3 +317,17 @@ def test_a_part_of_several_tensors_stays_eager(tmp_path):
     one = CompileChooser("two", backend="noting", cache_dir=tmp_path)
     fit(module, one)
     assert one.choice.reason == "Two returns no tensor but dict"
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_modes_are_compiled_in_a_process_and_timed(tmp_path, monkeypatch):
+    monkeypatch.setattr(trial_module, "CompilingProcess", CompilingProcess)
+    monkeypatch.setattr("gpuopt.measure.compile_choice._MOST_SAVED_RATIO", 1e6)
+    one = chooser(tmp_path, "inductor", time_limit_s=240.0)
+    _, trainer = fit(built(Unknown), one, accelerator="gpu", devices=1)
+    assert trainer.global_step == 16
+    first = one.result.trials[0]
+    assert first.mode == "default"
+    assert first.step_s > 0  # compiled, found right and timed
+    assert list((tmp_path / "compiled" / "gpuopt").glob("*.json"))
