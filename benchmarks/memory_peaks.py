@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from benchmarks.record import Row, add_common_arguments, format_rows, save
 from gpuopt.memory import predict_memory
 from gpuopt.memory.device_errors import is_out_of_memory
 
-__all__ = ["LEVELS", "PeakOfCell", "StepClock", "main", "peak_rows"]
+__all__ = ["LEVELS", "OFFLOAD", "PeakOfCell", "StepClock", "main", "peak_rows"]
 
 LEVELS = ("none", "stages=2", "full")
 """Of recomputation, the one that saves most last."""
+
+OFFLOAD = "offload"
+"""What the table calls an optimizer in host memory; needs torchao."""
 
 _GOAL = "<= 0.05"
 _GIB = 2**30
@@ -36,7 +40,7 @@ class PeakOfCell:
     Attributes:
         cell: The network, in words.
         model: Its name with its size, the same for all levels.
-        level: Of recomputation.
+        level: Of recomputation, or `OFFLOAD`.
         samples: Micro-batch size.
         predicted_bytes: By torch's allocator, without the CUDA context.
         allocated_bytes: Measured, live tensors.
@@ -102,7 +106,11 @@ def main(words: Sequence[str] | None = None) -> Path:
         "--budget-s", type=float, default=300.0, help="measure nothing after this (default: 300)"
     )
     parser.add_argument(
-        "--only", nargs="+", metavar="PART", help="networks with PART in their name"
+        "--only",
+        nargs="+",
+        metavar="PART",
+        default=[""],
+        help="networks and sizes with PART in their name, as 'resnet50 224'",
     )
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
@@ -112,9 +120,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     deadline_s = time.monotonic() + arguments.budget_s
     peaks: list[PeakOfCell] = []
     errors: dict[str, str] = {}
-    for cell, samples in _cells(device, quick=arguments.quick):
-        if not any(part in cell.model for part in arguments.only or [""]):
-            continue
+    for cell, samples in _cells(device, arguments.only, quick=arguments.quick):
         if time.monotonic() > deadline_s:
             errors[f"{cell}, batch {samples}"] = "no time left"
             continue
@@ -135,7 +141,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     return save("memory_peaks", rows, arguments, parser, details)
 
 
-def _cells(device: str, *, quick: bool) -> list[tuple[Cell, int]]:
+def _cells(device: str, only: Sequence[str], *, quick: bool) -> list[tuple[Cell, int]]:
     """List networks with two sizes each, a ViT with one, and batches that are expected to fit.
 
     All levels of one size take the same batches, so that their times compare.
@@ -146,12 +152,16 @@ def _cells(device: str, *, quick: bool) -> list[tuple[Cell, int]]:
         smaller = size if quick or model.startswith("vit") else size - 96
         for pixels in dict.fromkeys((size, smaller)):
             plain = Cell(model, pixels, "none", precision, device)
+            if not any(part in str(plain) for part in only):
+                continue
             estimate = predict_memory(setup_of(plain))
             for budget_gib in _BUDGETS_GIB:
                 samples = 4 if quick else estimate.largest_batch(budget_gib * _GIB)
                 cells += [(replace(plain, checkpointing=level), samples) for level in LEVELS]
                 if quick:
                     break
+                if find_spec("torchao"):
+                    cells.append((replace(plain, offload=True), samples))
     return cells
 
 
@@ -161,8 +171,8 @@ def _measure(cell: Cell, samples: int) -> PeakOfCell:
     peak: Peak = train_cell(cell, samples, _STEPS, callbacks=[clock])
     return PeakOfCell(
         cell=str(cell),
-        model=str(replace(cell, checkpointing="none")),
-        level=cell.checkpointing,
+        model=str(replace(cell, checkpointing="none", offload=False)),
+        level=OFFLOAD if cell.offload else cell.checkpointing,
         samples=samples,
         predicted_bytes=predicted,
         # A CPU's memory is not counted by torch: the program is only tested there.
@@ -215,7 +225,8 @@ def _level_rows(peaks: Sequence[PeakOfCell]) -> list[Row]:
         for level, peak in by_level.items():
             if plain is None or level == "none":
                 continue
-            setting = f"{model}, batch {samples}, checkpointing {level} / none"
+            what = "optimizer offloaded" if level == OFFLOAD else f"checkpointing {level}"
+            setting = f"{model}, batch {samples}, {what} / none"
             figures: list[tuple[str, Callable[[PeakOfCell], float]]] = [
                 ("peak memory", lambda one: one.allocated_bytes),
                 ("step", lambda one: one.step_s),
