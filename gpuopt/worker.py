@@ -147,7 +147,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             skip=("checkpoint",),
             given={"batch_size_finder": search_arguments(plan, data)},
         )
-        callbacks += compile_choosers(config.compile, plan, data, steps, config.cache_dir)
+        callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:
             fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)
         if not rank.is_first:

@@ -83,7 +83,7 @@ class CompileChoice:
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
-        return asdict(self)
+        return {**asdict(self), "trials": [asdict(trial) for trial in self.trials]}
 
 
 def choose_compile_mode(

@@ -12,7 +12,13 @@ from gpuopt.errors import InputError, nearest
 from gpuopt.model import Classifier
 from gpuopt.session.plan import Plan
 
-__all__ = ["CompileSettings", "compile_backbone", "compile_choosers", "with_compiled"]
+__all__ = [
+    "CompileConfig",
+    "CompileSettings",
+    "compile_backbone",
+    "compile_choosers",
+    "with_compiled",
+]
 
 _AUTO = "auto"
 
@@ -23,6 +29,17 @@ class CompileSettings(Protocol):
     mode: str
     backend: str
     time_limit_s: float
+
+
+class CompileConfig(Protocol):
+    """What `compile_choosers` reads of a run's settings; see `gpuopt.schema.TrainConfig`."""
+
+    cache_dir: str | None
+
+    @property
+    def compile(self) -> CompileSettings:
+        """Return `compile=`."""
+        ...
 
 
 def compile_backbone(model: Classifier, mode: str, backend: str) -> None:
@@ -47,24 +64,19 @@ def compile_backbone(model: Classifier, mode: str, backend: str) -> None:
 
 
 def compile_choosers(
-    settings: CompileSettings,
-    plan: Plan,
-    data: ImageDataModule,
-    total_steps: int,
-    cache_dir: str | None,
+    config: CompileConfig, plan: Plan, data: ImageDataModule, total_steps: int
 ) -> list[CompileChooser]:
     """Make the callback that decides `compile.mode=auto` when training starts; else none.
 
     It comes after the search for the micro-batch, at which it times steps.
 
     Args:
-        settings: `compile=`.
+        config: The run's settings.
         plan: With the global batches.
         data: Gives the batch to try, and knows the micro-batch.
         total_steps: Optimizer steps of the whole run.
-        cache_dir: Folder of all caches; None means the user's cache folder.
     """
-    if settings.mode != _AUTO:
+    if config.compile.mode != _AUTO:
         return []
     share = math.ceil(plan.global_batch_size / plan.devices)
 
@@ -72,12 +84,12 @@ def compile_choosers(
         return min(data.micro_batch_size, share)
 
     chooser = CompileChooser(
-        backend=settings.backend,
-        time_limit_s=settings.time_limit_s,
+        backend=config.compile.backend,
+        time_limit_s=config.compile.time_limit_s,
         total_steps=total_steps,
         batches_per_step=lambda: share // size(),
         sample_batch=lambda: data.sample_batch(size()),
-        cache_dir=cache_dir,
+        cache_dir=config.cache_dir,
     )
     return [chooser]
 

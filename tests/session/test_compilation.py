@@ -42,7 +42,8 @@ def test_a_backend_that_there_is_not_is_refused(model, mode):
 
 @pytest.mark.parametrize("mode", ["off", "default", "max-autotune"])
 def test_nothing_is_tried_unless_asked_for(mode):
-    assert compile_choosers(Compile(mode=mode), plan(), None, 100, None) == []
+    config = SimpleNamespace(compile=Compile(mode=mode), cache_dir=None)
+    assert compile_choosers(config, plan(), None, 100) == []
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,8 @@ def test_the_real_micro_batch_is_tried_as_often_as_it_is_full(
     asked = []
     data = SimpleNamespace(micro_batch_size=1, sample_batch=lambda n: asked.append(n))
     settings = Compile(mode="auto", backend="eager", time_limit_s=7.0)
-    (chooser,) = compile_choosers(settings, plan(devices), data, 100, str(tmp_path))
+    config = SimpleNamespace(compile=settings, cache_dir=str(tmp_path))
+    (chooser,) = compile_choosers(config, plan(devices), data, 100)
     data.micro_batch_size = micro  # what a search has found
     chooser._sample_batch()
     assert asked == [size]
