@@ -2,8 +2,9 @@
 
 For each preset two of the modes are planned as `gpuopt train` plans them for that card. The
 planned micro-batch then trains with the allocator capped to the card's memory, and the finder
-measures what would have fitted with the same headroom. Presets that differ only in name share a
-measurement. The arithmetic is that of the GPU the program runs on; only the memory is emulated.
+measures what would have fitted with the same headroom. Presets that differ in their memory by
+less than one part in a hundred share the measurement of the smallest. The arithmetic is that of
+the GPU the program runs on; only the memory is emulated.
 """
 
 import argparse
@@ -13,7 +14,6 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -42,6 +42,7 @@ _GLOBAL_BATCH_SIZE = 256
 _GIB = 1024
 _MIB = 2**20
 _STEPS = 6
+_ALIKE_RATIO = 1.01
 _WITHOUT_TRAINING = ("auto", "cpu", "v100")  # PyTorch has no kernels for a V100 any more
 # Network and image size of the modes; None takes the preset's own size.
 _MODES = {
@@ -138,17 +139,31 @@ def preset_tasks(catalogue: Mapping[str, Gpu]) -> list[PresetTask]:
     Args:
         catalogue: Presets by name.
     """
-    alike: dict[tuple[Any, ...], list[str]] = {}
-    for name, gpu in catalogue.items():
-        if name in _WITHOUT_TRAINING:
-            continue
+    tasks: list[PresetTask] = []
+    cards = {name: gpu for name, gpu in catalogue.items() if name not in _WITHOUT_TRAINING}
+    for name, gpu in sorted(cards.items(), key=lambda card: card[1].memory_mib or 0):
         for mode, (model, image_size) in _MODES.items():
-            precision = str(resolve_precision("auto", gpu, True).value)
-            size = image_size or gpu.image_size
-            key = (mode, model, size, precision, gpu.memory_mib, gpu.headroom_ratio)
-            alike.setdefault(key, []).append(name)
-    tasks = [PresetTask(tuple(names), *key) for key, names in alike.items()]
+            task = PresetTask(
+                (name,),
+                mode,
+                model,
+                image_size or gpu.image_size or 0,
+                str(resolve_precision("auto", gpu, True).value),
+                gpu.memory_mib or 0,
+                gpu.headroom_ratio or 0.0,
+            )
+            other = next((one for one in tasks if _are_alike(one, task)), None)
+            if other is None:
+                tasks.append(task)
+            else:
+                place = tasks.index(other)
+                tasks[place] = replace(other, presets=(*other.presets, name))
     return sorted(tasks, key=lambda task: -task.memory_mib)
+
+
+def _are_alike(smaller: PresetTask, larger: PresetTask) -> bool:
+    of_smaller = replace(larger, presets=smaller.presets, memory_mib=smaller.memory_mib)
+    return of_smaller == smaller and larger.memory_mib <= _ALIKE_RATIO * smaller.memory_mib
 
 
 def _tasks_here(*, quick: bool) -> tuple[list[PresetTask], list[str]]:

@@ -18,8 +18,8 @@ from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.errors import InputError
 from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory
+from gpuopt.memory.probe_meter import AllocatorMeter, ProbeMeter, live_bytes_of
 from gpuopt.memory.probe_result import ProbeResult
-from gpuopt.memory.step_meter import AllocatorMeter, StepMeter, live_bytes_of
 from gpuopt.steps.fit_state import FitState, averages_of
 from gpuopt.steps.gradients import take_gradients
 from gpuopt.steps.optimizer_state import make_state
@@ -59,7 +59,7 @@ class ModuleProbe:
         trainer: L.Trainer,
         module: L.LightningModule,
         make_batch: Callable[[int, str], Any],
-        meter: StepMeter,
+        meter: ProbeMeter,
         *,
         steps: int = 4,
         accumulates: Callable[[int], bool] | None = None,
