@@ -34,7 +34,7 @@ from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
 from gpuopt.session.calibrating import conclude_validation
-from gpuopt.session.compilation import compile_backbone
+from gpuopt.session.compilation import compile_backbone, compile_choosers, with_compiled
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
@@ -137,11 +137,12 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             skip=("checkpoint",),
             given={"batch_size_finder": search_arguments(plan, data)},
         )
+        callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:
             fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)
         if not rank.is_first:
             return {}
-        plan = with_found(plan, callbacks)
+        plan = with_compiled(with_found(plan, callbacks), callbacks)
         best = _load_best(model, fitted.checkpoint)
         with Stopwatch() as test_time:
             evaluation = evaluate(

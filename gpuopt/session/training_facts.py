@@ -6,6 +6,7 @@ from typing import Any
 from gpuopt.callbacks import (
     AdaptiveBatchSize,
     BatchSizeFinder,
+    CompileChooser,
     GlobalBatchSchedule,
     GpuStats,
     OomRecovery,
@@ -43,6 +44,7 @@ def training_facts(fitted: Fitted, model: Classifier, best: Path | None) -> dict
         "oom_recovery": summary_of(OomRecovery),
         "adaptive_batch_size": summary_of(AdaptiveBatchSize),
         "batch_size_finder": summary_of(BatchSizeFinder),
+        "compile": summary_of(CompileChooser),
         "global_batch": summary_of(GlobalBatchSchedule),
         "gradient_scaler": summary_of(ScalerSteps),
         **(summary_of(GpuStats) or {}),
