@@ -19,7 +19,7 @@ from gpuopt.engine.protocol import Engine
 from gpuopt.engine.verification import BatchProof, Bounds, Flip, Verification
 from gpuopt.errors import FaultError, InputError
 
-__all__ = ["proof_batch_sizes", "verify"]
+__all__ = ["proof_batch_sizes", "reference_logits", "verify"]
 
 _REFERENCE_BATCH = 32
 _PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "torch-tensorrt")
@@ -37,9 +37,40 @@ def proof_batch_sizes(optimal: int, maximum: int) -> tuple[int, ...]:
     return tuple(sorted({1, min(odd, maximum), optimal, maximum}))
 
 
+def reference_logits(
+    reference: Callable[[Tensor], Tensor], images: Tensor, device: torch.device
+) -> Tensor:
+    """Compute what engines are compared with, once for all of them.
+
+    Args:
+        reference: The network in fp32; maps uint8 images on the device to logits [n, classes].
+        images: uint8 [n, 3, s, s], on any device.
+        device: Of the network.
+
+    Returns:
+        float32 [n, classes] on the host.
+
+    Raises:
+        InputError: When logits are not finite.
+    """
+    with torch.inference_mode(), _without_tf32():
+        parts = [
+            reference(images[first : first + _REFERENCE_BATCH].to(device)).float().cpu()
+            for first in range(0, len(images), _REFERENCE_BATCH)
+        ]
+    logits = torch.cat(parts)
+    broken = len(images) - int(torch.isfinite(logits).all(1).sum())
+    if broken:
+        raise InputError(
+            f"the model itself gives logits that are not finite for {broken} of {len(images)} "
+            "images: no engine can be compared with it; train it again"
+        )
+    return logits
+
+
 def verify(
     engine: Engine,
-    reference: Callable[[Tensor], Tensor],
+    reference: Callable[[Tensor], Tensor] | Tensor,
     images: Tensor,
     *,
     batch_sizes: Sequence[int],
@@ -51,8 +82,8 @@ def verify(
 
     Args:
         engine: What is to be proved.
-        reference: The network in fp32; maps uint8 images on the engine's device to logits
-            [n, classes].
+        reference: The network in fp32, which maps uint8 images on the engine's device to logits
+            [n, classes]; or its logits of the images, see `reference_logits`.
         images: Real ones of the task, uint8 [n, 3, s, s], on any device.
         batch_sizes: See `proof_batch_sizes`; none above the engine's maximum.
         seed: Of the orders in which the images come.
@@ -69,13 +100,10 @@ def verify(
     known = tuple(names) if names is not None else tuple(map(str, range(len(images))))
     if len(known) != len(images) or not len(images):
         raise InputError(f"{len(images)} images with {len(known)} names prove no engine")
-    expected = _reference_logits(reference, images, engine.device)
-    broken = len(images) - int(torch.isfinite(expected).all(1).sum())
-    if broken:
-        raise InputError(
-            f"the model itself gives logits that are not finite for {broken} of {len(images)} "
-            "images: no engine can be compared with it; train it again"
-        )
+    if isinstance(reference, Tensor):
+        expected = reference
+    else:
+        expected = reference_logits(reference, images, engine.device)
     trial = _Trial(engine, images, expected, known, seed)
     batches = tuple(trial.run(size) for size in sorted(set(batch_sizes)))
     batches = tuple(trial.with_identical_rows(batch) for batch in batches)
@@ -196,18 +224,6 @@ class _Trial:
             Flip(self._names[row], int(own[row]), int(engines[row]), float(margins[row]))
             for row in (own != engines).nonzero().flatten().tolist()
         )
-
-
-def _reference_logits(
-    reference: Callable[[Tensor], Tensor], images: Tensor, device: torch.device
-) -> Tensor:
-    """Return the reference's float32 logits [n, classes] on the host."""
-    with torch.inference_mode(), _without_tf32():
-        parts = [
-            reference(images[first : first + _REFERENCE_BATCH].to(device)).float().cpu()
-            for first in range(0, len(images), _REFERENCE_BATCH)
-        ]
-    return torch.cat(parts)
 
 
 @contextlib.contextmanager
