@@ -17,6 +17,7 @@ from gpuopt.recomputation.stages import stages_of
 
 __all__ = [
     "Attempt",
+    "EngineSearch",
     "ProofImages",
     "VerifiedEngine",
     "build_verified",
@@ -135,68 +136,100 @@ def build_verified(
             f"{len(proof.images)} images cannot prove an engine: at least {bounds.least_images} "
             "of the task are needed; give more with data=..., or use engine=eager"
         )
-    expected = reference_logits(reference_of(network, request.device), proof.images, request.device)
-    sizes = proof_batch_sizes(request.optimal_batch_size, request.max_batch_size)
-    search = _Search(make, expected, proof, sizes, seed, bounds)
+    search = EngineSearch(request, network, proof, make=make, tell=tell, seed=seed, bounds=bounds)
     attempts: list[Attempt] = []
-    for name, asked in _steps(request, engines, last_stage(network.backbone)):
-        engine, attempt = search.attempt(name, asked)
-        attempts.append(attempt)
-        tell(str(attempt))
-        if engine is not None and attempt.verification is not None and attempt.is_accepted:
-            return VerifiedEngine(engine, asked, attempt.verification, tuple(attempts))
-        del engine  # its memory is needed for the next one
+    for name in dict.fromkeys((*engines, _SAFE)):
+        found, tried = search.prove(name)
+        attempts += tried
+        if found is not None:
+            return replace(found, attempts=tuple(attempts))
     raise FaultError(
         f"no engine answers as the model does; the last one: {attempts[-1]}; use engine=eager and "
         "report this"
     )
 
 
-@dataclass(frozen=True)
-class _Search:
-    """What all attempts share; `expected` holds the reference's logits [n, classes]."""
+class EngineSearch:
+    """Tries engines for one request, each in half precision with more and more layers in fp32.
 
-    make: Callable[[str, EngineRequest], Engine]
-    expected: Tensor
-    proof: ProofImages
-    batch_sizes: tuple[int, ...]
-    seed: int
-    bounds: Bounds
+    Args:
+        request: What is wanted.
+        network: The trained network, which is the reference.
+        proof: Real images.
+        make: Builds or loads an engine by its name.
+        tell: Called with one line for each attempt.
+        seed: Of the orders of images.
+        bounds: What has to hold.
 
-    def attempt(self, name: str, request: EngineRequest) -> tuple[Engine | None, Attempt]:
-        """Make an engine and prove it."""
+    Raises:
+        InputError: When the model itself is not finite.
+    """
+
+    def __init__(
+        self,
+        request: EngineRequest,
+        network: TrainedNetwork,
+        proof: ProofImages,
+        *,
+        make: Callable[[str, EngineRequest], Engine],
+        tell: Callable[[str], None],
+        seed: int = 0,
+        bounds: Bounds = _BOUNDS,
+    ) -> None:
+        self._request = request
+        self._stage = last_stage(network.backbone)
+        self._proof = proof
+        self._make = make
+        self._tell = tell
+        self._seed = seed
+        self._bounds = bounds
+        self._batch_sizes = proof_batch_sizes(request.optimal_batch_size, request.max_batch_size)
+        reference = reference_of(network, request.device)
+        self._expected = reference_logits(reference, proof.images, request.device)
+
+    def prove(self, name: str) -> tuple[VerifiedEngine | None, list[Attempt]]:
+        """Try one engine in all its forms.
+
+        Returns:
+            The first form that is proved, or None, and all attempts.
+        """
+        attempts: list[Attempt] = []
+        for request in self._forms():
+            engine, attempt = self._attempt(name, request)
+            attempts.append(attempt)
+            self._tell(str(attempt))
+            if engine is not None and attempt.verification is not None and attempt.is_accepted:
+                proved = VerifiedEngine(engine, request, attempt.verification, tuple(attempts))
+                return proved, attempts
+            del engine  # its memory is needed for the next one
+        return None, attempts
+
+    def _forms(self) -> Iterator[EngineRequest]:
+        """List what is tried, the wanted first and the safest last."""
+        wanted = self._request
+        yield wanted
+        if wanted.precision in _HALF and self._stage:
+            yield wanted.with_fp32_layers(*self._stage)
+        full = replace(wanted, precision="fp32", fp32_layers=())
+        if full != wanted:
+            yield full
+
+    def _attempt(self, name: str, request: EngineRequest) -> tuple[Engine | None, Attempt]:
         outcome = Attempt(name, request.precision, request.fp32_layers, None, None)
         try:
-            engine = self.make(name, request)
+            engine = self._make(name, request)
             found = verify(
                 engine,
-                self.expected,
-                self.proof.images,
-                batch_sizes=[size for size in self.batch_sizes if size <= engine.max_batch_size],
-                seed=self.seed,
-                names=self.proof.names,
-                bounds=self.bounds,
+                self._expected,
+                self._proof.images,
+                batch_sizes=[size for size in self._batch_sizes if size <= engine.max_batch_size],
+                seed=self._seed,
+                names=self._proof.names,
+                bounds=self._bounds,
             )
         except Exception as error:  # compilers raise anything; the next engine is the remedy
             return None, replace(outcome, fault=_reason(error))
         return engine, replace(outcome, verification=found)
-
-
-def _steps(
-    request: EngineRequest, engines: Sequence[str], stage: tuple[str, ...]
-) -> Iterator[tuple[str, EngineRequest]]:
-    """List what is tried, the wanted first and the safest last, nothing twice."""
-    tried = set()
-    full = replace(request, precision="fp32", fp32_layers=())
-    for name in dict.fromkeys((*engines, _SAFE)):
-        steps = [request]
-        if request.precision in _HALF:
-            steps += [request.with_fp32_layers(*stage)] if stage else []
-            steps += [full]
-        for step in (*steps, full) if name == _SAFE else steps:
-            if (name, step) not in tried:
-                tried.add((name, step))
-                yield name, step
 
 
 def last_stage(backbone: nn.Module) -> tuple[str, ...]:

@@ -19,7 +19,7 @@ from gpuopt.engine.protocol import Engine
 from gpuopt.engine.verification import BatchProof, Bounds, Flip, Verification
 from gpuopt.errors import FaultError, InputError
 
-__all__ = ["proof_batch_sizes", "reference_logits", "verify"]
+__all__ = ["library_versions", "proof_batch_sizes", "reference_logits", "verify"]
 
 _REFERENCE_BATCH = 32
 _PACKAGES = ("torch", "timm", "onnx", "onnxruntime", "onnxruntime-gpu", "torch-tensorrt")
@@ -121,7 +121,7 @@ def verify(
         bounds,
         seed,
         str(engine.device),
-        _versions(),
+        library_versions(),
     )
 
 
@@ -291,7 +291,8 @@ def _identical_faults(batches: Sequence[BatchProof], bounds: Bounds) -> tuple[st
     )
 
 
-def _versions() -> dict[str, str]:
+def library_versions() -> dict[str, str]:
+    """Name the libraries that an engine's answers may depend on, as far as they are installed."""
     found = {"gpuopt": __version__}
     for name in _PACKAGES:
         with contextlib.suppress(PackageNotFoundError):
