@@ -6,8 +6,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
+from gpuopt.engine.cache_key import device_key, weights_digest
+from gpuopt.engine.protocol import TrainedNetwork
 from gpuopt.engine.race import Scope, Timing
 from gpuopt.engine.verification import Verification
+from gpuopt.engine.verify import library_versions
 from gpuopt.storage import write_json
 
 __all__ = [
@@ -16,6 +21,7 @@ __all__ = [
     "FastEngine",
     "Surroundings",
     "fastest_verified",
+    "surroundings_of",
     "write_record",
 ]
 
@@ -103,6 +109,11 @@ class FastEngine:
     optimal_batch_size: int
     max_batch_size: int
     samples_per_second: float
+
+
+def surroundings_of(network: TrainedNetwork, device: torch.device, image_size: int) -> Surroundings:
+    """Say what engines of a network on a device depend on, here and now."""
+    return Surroundings(weights_digest(network), device_key(device), library_versions(), image_size)
 
 
 def write_record(
