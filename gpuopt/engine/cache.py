@@ -126,7 +126,7 @@ class EngineCache:
                     changes.append(differing(key, other))
             except (OSError, ValueError, KeyError, TypeError):
                 continue
-        return "; ".join(min(changes, key=lambda found: len(found), default=[]))
+        return "; ".join(sorted(changes, key=len)[0]) if changes else ""
 
 
 def _slot(key: Mapping[str, str]) -> str:
