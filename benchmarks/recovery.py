@@ -13,9 +13,9 @@ from torch import Tensor
 
 from benchmarks.memory_cells import Cell, build, release, train_cell
 from benchmarks.memory_peaks import StepClock
-from benchmarks.pairs import paired_ratio, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from gpuopt.callbacks import OomRecovery
+from gpuopt.measure.pairs import paired_ratio, verdict
 
 __all__ = ["SqueezeAt", "difference", "main", "overhead_rows"]
 

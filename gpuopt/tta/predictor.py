@@ -14,9 +14,13 @@ from gpuopt.tta.apply import apply_view
 from gpuopt.tta.merging import OnlineMerge
 from gpuopt.tta.views import View
 
-__all__ = ["TtaPredictor"]
+__all__ = ["TooLittleMemoryError", "TtaPredictor"]
 
 _log = logging.getLogger(__name__)
+
+
+class TooLittleMemoryError(FaultError):
+    """Not even one image at a time can be predicted on the device."""
 
 
 class TtaPredictor:
@@ -80,7 +84,7 @@ class TtaPredictor:
 
         Raises:
             InputError: For images of another shape, or none.
-            FaultError: When not even one image fits into the device's memory.
+            TooLittleMemoryError: When not even one image fits into the device's memory.
         """
         return self._predict(images)[0]
 
@@ -95,7 +99,7 @@ class TtaPredictor:
 
         Raises:
             InputError: As for calling; also when the first view is not the identity.
-            FaultError: As for calling.
+            TooLittleMemoryError: As for calling.
         """
         if not self.views[0].is_identity:
             raise InputError(
@@ -156,7 +160,7 @@ class TtaPredictor:
             torch.cuda.empty_cache()
         if chunk_size == 1:
             size = images.shape[-1]
-            raise FaultError(
+            raise TooLittleMemoryError(
                 f"{self.device} has not enough memory for one image of {size}x{size}; free memory "
                 "on it, or choose a smaller image_size or model"
             )
