@@ -27,6 +27,7 @@ __all__ = [
     "USER_CONF_MARKER",
     "CheckConfig",
     "Compile",
+    "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
     "Precision",
@@ -36,6 +37,7 @@ __all__ = [
     "fitting",
     "register",
     "to_check_config",
+    "to_export_config",
     "to_find_config",
     "to_predict_config",
     "to_train_config",
@@ -150,9 +152,35 @@ class PredictConfig:
     gpu: Gpu = field(default_factory=Gpu)
     batch_size: Any = "auto"
     folds_per_pass: Any = "auto"
+    engine: str = "auto"
+    engine_path: str | None = None
+    provider: str = "auto"
+    optimize: bool = False
     num_workers: Any = "auto"
     output: str | None = None
     resume: Any = None
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `gpuopt export` can be told; see `conf/export.yaml`."""
+
+    run: str = "latest"
+    checkpoint: str | None = None
+    model: Any = None
+    num_classes: int | None = None
+    image_size: Any = "auto"
+    data: Any = None
+    engine: str = "auto"
+    provider: str = "auto"
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    fp32_layers: list[str] = field(default_factory=list)
+    output: str | None = None
     cache_dir: str | None = None
     debug: bool = False
 
@@ -196,6 +224,7 @@ class FindBatchSizeConfig(TrainConfig):
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "check": CheckConfig,
+    "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
     "train": TrainConfig,
@@ -228,6 +257,11 @@ def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ExportConfig, content)
 
 
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:

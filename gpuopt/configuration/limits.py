@@ -40,6 +40,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate_reference_batch": _COUNT,
     "max_batch_size": _COUNT,
     "min_batch_size": _COUNT,
+    "num_classes": (2, 100_000),
+    "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
@@ -102,6 +104,8 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
     "learning_rate_rule": LEARNING_RATE_RULES,
+    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
+    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
@@ -110,6 +114,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
+_AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = ("batch_size", "folds_per_pass", "image_size", "micro_batch_size", "num_workers")
 _MOST_DEVICES = 1024
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
@@ -163,6 +168,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise InputError(f"{key} is empty: give a name")
     for key in _AUTO:
         if key in config:
+            _check_auto(key, config[key])
+    for key in _AUTO_OR_NULL:
+        if config.get(key) is not None:
             _check_auto(key, config[key])
     for key, value in leaves(config):
         _check_value(key, value)

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import pytest
 import timm
 import torch
-from gpuopt.engine.served_model import ServedModel, serve
 from sklearn.datasets import load_digits
 from torch import nn
 
 from gpuopt.engine.fallback import ProofImages, build_verified
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
+from gpuopt.engine.served_model import ServedModel, serve
 from gpuopt.engine.verification import Bounds
 
 CPU = torch.device("cpu")
