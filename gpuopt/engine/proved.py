@@ -78,7 +78,7 @@ class ProvedEngines:
         if (known := self._known(engines, request)) is not None:
             return known
         found = self._prove(engines, request, proof, self.make)
-        self._remember(engines, request, found)
+        self.remember(engines, request, found)
         return found.engine, found.choice
 
     def open_file(
@@ -184,7 +184,7 @@ class ProvedEngines:
         enough = report is not None and report.accepted and report.bounds == self._bounds
         return report if enough else None
 
-    def _remember(
+    def remember(
         self, engines: Sequence[str], request: EngineRequest, found: VerifiedEngine
     ) -> None:
         """Keep the report and the choice; where they cannot be kept, the proof is done again."""

@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule, real_images
 from gpuopt.engine.backends import preferred
 from gpuopt.engine.cache import EngineCache
+from gpuopt.engine.choices import engine_precision
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.forward import forward_of
@@ -20,6 +20,7 @@ from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.record import ENGINES, fastest_verified, surroundings_of
 from gpuopt.engine.seal import Seal
+from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import FaultError, InputError
 from gpuopt.model import Classifier
@@ -27,9 +28,6 @@ from gpuopt.model import Classifier
 __all__ = [
     "EngineSettings",
     "PredictionEngines",
-    "engine_batches",
-    "engine_precision",
-    "network_of",
     "proof_images",
 ]
 
@@ -56,54 +54,6 @@ class EngineSettings:
     optimize: bool
     precision: str
     cache_dir: str | None
-
-
-def network_of(model: Classifier) -> TrainedNetwork:
-    """Return a trained model as engines are made from it."""
-    return TrainedNetwork(
-        model.backbone.eval(),
-        tuple(model.mean.flatten().tolist()),
-        tuple(model.std.flatten().tolist()),
-        model.name,
-        model.uses_channels_last,
-    )
-
-
-def engine_precision(asked: str, device: torch.device) -> Choice:
-    """Choose what an engine computes in."""
-    if asked == "tf32":
-        return Choice("precision", "fp32", "given", "tf32 is fp32 for an engine")
-    if asked != "auto":
-        return Choice("precision", asked, "given", "asked for")
-    if device.type == "cuda":
-        reason = "eight times as fine as bf16; an overflow is found before it is used"
-        return Choice("precision", "fp16", "table", reason)
-    return Choice("precision", "fp32", "table", "half precision is slower on a CPU")
-
-
-def engine_batches(
-    optimal: int | str, maximum: int | str, batch_size: int
-) -> tuple[Choice, Choice]:
-    """Settle what an engine is tuned for and the most that it takes.
-
-    Args:
-        optimal: `auto` or images per call.
-        maximum: `auto` or images per call.
-        batch_size: What a prediction would take.
-
-    Raises:
-        InputError: When the optimal batch is above the maximum.
-    """
-    if optimal == "auto":
-        size = batch_size if maximum == "auto" else min(batch_size, int(maximum))
-        best = Choice("optimal_batch_size", size, "table", "as predict would take")
-    else:
-        best = Choice("optimal_batch_size", int(optimal), "given", "asked for")
-    if maximum == "auto":
-        return best, Choice("max_batch_size", best.value, "table", "the optimal one")
-    if int(best.value) > int(maximum):
-        raise InputError(f"optimal_batch_size={best.value} is above max_batch_size={maximum}")
-    return best, Choice("max_batch_size", int(maximum), "given", "asked for")
 
 
 class PredictionEngines:

@@ -11,9 +11,9 @@ from timm.data.config import resolve_model_data_config
 from torch import Tensor
 
 from gpuopt.engine.protocol import TrainedNetwork
+from gpuopt.engine.trained import network_of
 from gpuopt.errors import InputError
 from gpuopt.model import Classifier
-from gpuopt.session.engines import network_of
 from gpuopt.session.weights import ModelDescription, load_described
 from gpuopt.storage.checkpoint import read_checkpoint
 
