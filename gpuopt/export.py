@@ -49,11 +49,12 @@ def export(config: ExportConfig) -> Path:
     # Only now: torch takes seconds to import, and bad input ends before.
     import torch
 
+    from gpuopt.engine.choices import engine_batches, engine_precision
     from gpuopt.engine.export import choose_engine, export_engine, require_free
     from gpuopt.engine.protocol import EngineRequest
     from gpuopt.hardware import load_catalogue
     from gpuopt.session.console import make_console
-    from gpuopt.session.engines import engine_batches, engine_precision, proof_images
+    from gpuopt.session.engines import proof_images
     from gpuopt.session.prediction import PredictionSetup
 
     console = make_console()

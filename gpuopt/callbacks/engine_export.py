@@ -11,13 +11,14 @@ from torch import Tensor, nn
 
 from gpuopt.data import ImageDataModule, real_images
 from gpuopt.engine.backends import file_backend
+from gpuopt.engine.choices import engine_precision
 from gpuopt.engine.export import choose_engine, export_engine
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import GpuoptError, InputError
-from gpuopt.steps.trainer_parts import callbacks_of
+from gpuopt.steps.trainer_parts import callbacks_of, data_module_of
 from gpuopt.storage.checkpoint import read_checkpoint
 
 __all__ = ["EngineExport", "TensorRTExport"]
@@ -33,7 +34,7 @@ class EngineExport(L.Callback):
 
     Args:
         engine: `auto`, `aot_inductor`, `onnx` or `tensorrt`.
-        precision: `fp32`, `fp16` or `bf16`.
+        precision: `auto` (fp16 on a GPU), `fp32`, `fp16` or `bf16`.
         max_batch_size: Most images per call.
         optimal_batch_size: Images per call that kernels are tuned for; None: the most.
         output: The file; None: `engines/ENGINE_PRECISION` beside the checkpoints, else in the
@@ -51,7 +52,7 @@ class EngineExport(L.Callback):
     def __init__(
         self,
         engine: str = "auto",
-        precision: str = "fp32",
+        precision: str = "auto",
         max_batch_size: int = 64,
         optimal_batch_size: int | None = None,
         output: str | None = None,
@@ -75,7 +76,7 @@ class EngineExport(L.Callback):
 
     def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write the engine."""
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]  # Lightning sets it on the Trainer without declaring it
+        if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
             return
         try:
             self.path = self._export(trainer, pl_module)
@@ -101,7 +102,7 @@ class EngineExport(L.Callback):
         request = EngineRequest(
             size,
             _classes_of(network, size),
-            self._precision,
+            str(engine_precision(self._precision, module.device).value),
             self._optimal_batch_size,
             self._max_batch_size,
             module.device,
@@ -111,21 +112,21 @@ class EngineExport(L.Callback):
             engine,
             request,
             network,
-            self._place(trainer, engine),
+            self._place(trainer, engine, request.precision),
             None if proof is None else lambda: proof,
             cache_dir=self._cache_dir,
             provider="auto",
             tell=lambda line: _log.info("%s", line),
         ).path
 
-    def _place(self, trainer: L.Trainer, engine: str) -> Path:
+    def _place(self, trainer: L.Trainer, engine: str, precision: str) -> Path:
         if self._output is not None:
             return Path(self._output).expanduser()
         best = _best_path(trainer)
         root = best.parent.parent if best is not None else Path(trainer.default_root_dir)
         backend = file_backend(engine)
         assert backend is not None  # an engine that is a file was chosen
-        return root / "engines" / f"{engine}_{self._precision}{backend.suffix}"
+        return root / "engines" / f"{engine}_{precision}{backend.suffix}"
 
 
 class TensorRTExport(EngineExport):
@@ -198,7 +199,7 @@ def _with_best_weights(trainer: L.Trainer, module: L.LightningModule) -> nn.Modu
 
 def _proof_images(trainer: L.Trainer, count: int) -> ProofImages | None:
     """Collect uint8 validation images; None when batches hold none."""
-    data: Any = getattr(trainer, "datamodule", None)
+    data = data_module_of(trainer)
     if isinstance(data, ImageDataModule):
         return ProofImages(*real_images(data, count))
     loaders: Any = trainer.val_dataloaders

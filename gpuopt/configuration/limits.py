@@ -101,7 +101,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.monitor": tuple(_BETTER),
     "callbacks.early_stopping.mode": ("max", "min"),
     "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
-    "callbacks.engine_export.precision": ("fp32", "fp16", "bf16"),
+    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
     "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
     "callbacks.early_stopping.monitor": tuple(_BETTER),
     "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),

@@ -7,7 +7,7 @@ from pathlib import Path
 from gpuopt.choice import Choice
 from gpuopt.engine.backends import FILE_ENGINES, file_backend, preferred
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.fallback import EngineSearch, ProofImages
+from gpuopt.engine.fallback import EngineSearch, ProofImages, VerifiedEngine
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
@@ -111,7 +111,9 @@ def export_engine(
     if images is not None and len(images.names) < least:
         tell(f"{len(images.names)} images cannot prove an engine: at least {least} are needed")
     elif images is not None:
-        request, verification = _prove(engine, request, network, images, made, tell)
+        found = _prove(engine, request, network, images, made, tell)
+        made.remember((engine,), request, found)
+        request, verification = found.request, found.verification
     backend = file_backend(engine, provider=provider)
     if backend is None:
         raise InputError(f"engine={engine} keeps no file")
@@ -134,7 +136,7 @@ def _prove(
     proof: ProofImages,
     made: ProvedEngines,
     tell: Callable[[str], None],
-) -> tuple[EngineRequest, Verification]:
+) -> VerifiedEngine:
     """Find the form of an engine that is proved: as asked, else with more layers in fp32."""
     search = EngineSearch(request, network, proof, make=made.make, tell=tell)
     found, attempts = search.prove(engine)
@@ -143,4 +145,4 @@ def _prove(
             f"no form of engine={engine} answers as the model does: {attempts[-1]}; take another "
             "engine, or precision=fp32"
         )
-    return found.request, found.verification
+    return found
