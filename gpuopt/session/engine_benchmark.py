@@ -1,7 +1,7 @@
 """Benchmark engines on the weights and the images of a run, or one engine's file alone."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +28,7 @@ from gpuopt.engine.protocol import Backend, EngineRequest, LiveBackend, TrainedN
 from gpuopt.engine.race import race
 from gpuopt.engine.record import (
     EngineRecord,
+    Surroundings,
     fastest_verified,
     surroundings_of,
     write_record,
@@ -35,11 +36,17 @@ from gpuopt.engine.record import (
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.tensorrt import TensorRT
 from gpuopt.engine.verification import Bounds, read_report
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
+from gpuopt.hardware import Gpu, select_gpu
 from gpuopt.model import Classifier
+from gpuopt.session.device import cuda_properties
 from gpuopt.session.prediction import ImageSource, PredictionSetup
+from gpuopt.session.weights import ModelDescription
 
-__all__ = ["BenchmarkSettings", "EngineAnswer", "benchmark_file", "benchmark_model"]
+__all__ = ["BenchmarkSettings", "EngineAnswer", "Source", "benchmark_file", "benchmark_model"]
+
+Source = ImageDataModule | ImageSource
+"""Real images: a data set, or files without classes."""
 
 _FILES: dict[str, Backend] = {b.name: b for b in (AotInductor(), Onnx(), TensorRT())}
 _LIVE: dict[str, LiveBackend] = {b.name: b for b in (Eager(), Compiled())}
@@ -105,43 +112,56 @@ class EngineAnswer:
 
 def benchmark_model(
     model: Classifier,
-    image_size: int,
-    source: ImageDataModule | ImageSource,
-    setup: PredictionSetup,
-    settings: BenchmarkSettings,
+    description: ModelDescription,
+    open_source: Callable[[int], Source],
     *,
+    preset: Gpu,
+    catalogue: Mapping[str, Gpu],
+    settings: BenchmarkSettings,
     run: Path | None,
     tell: Callable[[str], None],
 ) -> EngineAnswer:
     """Build, prove and time engines of a trained model.
 
     Args:
-        model: With its weights.
-        image_size: That it was trained at.
-        source: Real images.
-        setup: Device and batch.
+        model: With its weights, in evaluation mode.
+        description: What it was trained on.
+        open_source: Opens real images at a size.
+        preset: The `gpu=` option.
+        catalogue: Cards by name.
         settings: What is compared, and how.
         run: The folder that keeps the record; None keeps none.
         tell: Takes one line for each step.
 
     Raises:
-        InputError: When images cannot be read.
+        InputError: When the device cannot run the model, or images cannot be read.
         FaultError: When memory runs out, or the run cannot be written.
     """
-    device = torch.device(setup.device)
+    setup = PredictionSetup.choose(
+        description,
+        preset=preset,
+        catalogue=catalogue,
+        precision=settings.precision,
+        batch_size=settings.optimal_batch_size,
+        num_workers=0,
+        cache_dir=settings.cache_dir,
+    )
+    device, image_size = torch.device(setup.device), description.image_size
     network = TrainedNetwork(
-        model.backbone.eval(),
+        model.backbone,
         tuple(model.mean.flatten().tolist()),
         tuple(model.std.flatten().tolist()),
         model.name,
         model.uses_channels_last,
     )
     optimal, maximum, batches = _batches(settings, setup)
-    precision = _precision(settings.precision, device)
+    precision, is_tf32 = _precision(settings.precision, device), settings.precision == "tf32"
     request = EngineRequest(
         image_size, model.num_classes, str(precision.value), optimal, maximum, device
     )
-    proof = read_images(source, image_size, settings)
+    proof = _read_images(open_source(image_size), image_size, settings)
+    # As predict would set the device for it: the settings are part of an engine's key.
+    setup = replace(setup, precision=settings.precision if is_tf32 else request.precision)
     with setup.applied():
         records = benchmark_engines(
             settings.engines,
@@ -163,24 +183,42 @@ def benchmark_model(
         len(proof.images),
         sizes,
         tuple(records),
-        (*setup.choices[:1], precision, *batches),
+        (setup.choices[0], precision, *batches),
     )
     if run is None:
         return answer
-    written = write_record(
-        run,
-        surroundings,
-        records,
-        optimal_batch_size=optimal,
-        max_batch_size=maximum,
-        extra={
-            "model": model.name,
-            "warmup": settings.warmup,
-            "runs": settings.runs,
-            "images": len(proof.images),
-            "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+    return _kept(answer, run, surroundings, settings, optimal, maximum)
+
+
+def _kept(
+    answer: EngineAnswer,
+    run: Path,
+    surroundings: Surroundings,
+    settings: BenchmarkSettings,
+    optimal: int,
+    maximum: int,
+) -> EngineAnswer:
+    """Write the record into the run, and read from it what predict will use."""
+    extra = {
+        "model": answer.model,
+        "images": answer.images,
+        "warmup": settings.warmup,
+        "runs": settings.runs,
+        "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        written = write_record(
+            run,
+            surroundings,
+            answer.records,
+            optimal_batch_size=optimal,
+            max_batch_size=maximum,
+            extra=extra,
+        )
+    except OSError as error:
+        raise FaultError(
+            f"cannot write into {run} ({error.strerror}): free space, or make it writable"
+        ) from error
     best = fastest_verified(run, surroundings)
     reason = "no engine was proved, so predict engine=auto takes it"
     if best is not None:
@@ -191,16 +229,19 @@ def benchmark_model(
 
 def benchmark_file(
     path: Path,
-    source: ImageDataModule | ImageSource,
-    setup: PredictionSetup,
+    open_source: Callable[[int], Source],
+    *,
+    preset: Gpu,
+    catalogue: Mapping[str, Gpu],
     settings: BenchmarkSettings,
 ) -> EngineAnswer:
     """Time the engine in a file; whether it is right says the report beside it.
 
     Args:
         path: Of `gpuopt export`.
-        source: Real images.
-        setup: Device.
+        open_source: Opens real images at a size.
+        preset: The `gpu=` option.
+        catalogue: Cards by name.
         settings: Warm-up and runs.
 
     Raises:
@@ -209,11 +250,16 @@ def benchmark_file(
     """
     file = EngineFile(path, Seal())
     file.require()
-    request = _request_of(file, torch.device(setup.device))
+    properties = cuda_properties(preset, 1)
+    gpu, gpu_choice = select_gpu(preset, properties, catalogue)
+    device = torch.device("cpu" if properties is None else "cuda")
+    request = _request_of(file, device)
+    setup = PredictionSetup(device.type, gpu, request.precision, 1, 0, (gpu_choice,))
     backend = _FILES[str(file.content()["key"]["engine"])]
     if reason := backend.unavailable(request.device):
         raise InputError(reason)
-    images = read_images(source, request.image_size, settings)
+    size = request.image_size
+    images = _read_images(open_source(size), size, settings)
     sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
     with setup.applied():
         before = used_bytes(request.device, settle=True)
@@ -246,13 +292,11 @@ def benchmark_file(
         len(images.images),
         sizes,
         (record,),
-        setup.choices[:1],
+        setup.choices,
     )
 
 
-def read_images(
-    source: ImageDataModule | ImageSource, image_size: int, settings: BenchmarkSettings
-) -> ProofImages:
+def _read_images(source: Source, image_size: int, settings: BenchmarkSettings) -> ProofImages:
     """Read as many real images as prove an engine, or all there are."""
     if isinstance(source, ImageDataModule):
         source.prepare_data()
