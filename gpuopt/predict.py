@@ -11,6 +11,7 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.predict_engine import prediction_engines
 from gpuopt.prediction_folder import PREDICTIONS
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
@@ -91,12 +92,22 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     )
     for choice in (*setup.choices, *plan.choices):
         console.print(str(choice), soft_wrap=True, markup=False)
+    source = _source(config, node, split, description.image_size, setup)
+    engines = prediction_engines(
+        config,
+        place,
+        ensemble,
+        source,
+        batch_size=plan.chunk_size,
+        tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+    )
     options = StreamOptions(
         resumes=bool(config.resume),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
+        forward_of=engines.forward_of,
+        identity=engines.identity,
     )
-    source = _source(config, node, split, description.image_size, setup)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
     written = [output]

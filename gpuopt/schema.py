@@ -28,6 +28,7 @@ __all__ = [
     "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
     "Precision",
@@ -38,6 +39,7 @@ __all__ = [
     "register",
     "to_benchmark_config",
     "to_check_config",
+    "to_export_config",
     "to_find_config",
     "to_predict_config",
     "to_train_config",
@@ -152,9 +154,35 @@ class PredictConfig:
     gpu: Gpu = field(default_factory=Gpu)
     batch_size: Any = "auto"
     folds_per_pass: Any = "auto"
+    engine: str = "auto"
+    engine_path: str | None = None
+    provider: str = "auto"
+    optimize: bool = False
     num_workers: Any = "auto"
     output: str | None = None
     resume: Any = None
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `gpuopt export` can be told; see `conf/export.yaml`."""
+
+    run: str = "latest"
+    checkpoint: str | None = None
+    model: Any = None
+    num_classes: int | None = None
+    image_size: Any = "auto"
+    data: Any = None
+    engine: str = "auto"
+    provider: str = "auto"
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    fp32_layers: list[str] = field(default_factory=list)
+    output: str | None = None
     cache_dir: str | None = None
     debug: bool = False
 
@@ -220,6 +248,7 @@ class FindBatchSizeConfig(TrainConfig):
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
     "train": TrainConfig,
@@ -257,6 +286,11 @@ def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ExportConfig, content)
 
 
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:

@@ -4,6 +4,7 @@ from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.batch_size_finder import BatchSizeFinder
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.callbacks.early_stopping import EarlyStopping
+from gpuopt.callbacks.engine_export import EngineExport, TensorRTExport
 from gpuopt.callbacks.epoch_summary import EpochSummary
 from gpuopt.callbacks.exact_resume import ExactResume
 from gpuopt.callbacks.global_batch_schedule import GlobalBatchSchedule
@@ -22,6 +23,7 @@ __all__ = [
     "BatchSizeFinder",
     "DurableCheckpoint",
     "EarlyStopping",
+    "EngineExport",
     "EpochSummary",
     "ExactResume",
     "GlobalBatchSchedule",
@@ -34,4 +36,5 @@ __all__ = [
     "Preemption",
     "ScalerSteps",
     "StepLog",
+    "TensorRTExport",
 ]

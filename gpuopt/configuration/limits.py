@@ -31,6 +31,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.checkpoint.every_n_steps": _COUNT,
     "callbacks.early_stopping.min_delta": _SHARE,
     "callbacks.early_stopping.patience": (1, 10_000),
+    "callbacks.engine_export.max_batch_size": _COUNT,
+    "callbacks.tensorrt_export.max_batch_size": _COUNT,
     "callbacks.gpu_stats.interval_s": (0.05, 3600),
     "callbacks.moving_average.decay": (0.0, 0.999999),
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
@@ -41,6 +43,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
     "min_batch_size": _COUNT,
+    "num_classes": (2, 100_000),
+    "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
@@ -100,12 +104,17 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.mode": ("max", "min"),
     "callbacks.checkpoint.monitor": tuple(_BETTER),
     "callbacks.early_stopping.mode": ("max", "min"),
+    "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
+    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
+    "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
     "callbacks.early_stopping.monitor": tuple(_BETTER),
     "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
     "learning_rate_rule": LEARNING_RATE_RULES,
+    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
+    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
@@ -114,6 +123,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
+_AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = ("batch_size", "folds_per_pass", "image_size", "micro_batch_size", "num_workers")
 _MOST_DEVICES = 1024
 _BENCHMARKS = ("engines",)
@@ -170,6 +180,9 @@ def check_config(config: Mapping[str, Any]) -> None:
             raise InputError(f"{key} is empty: give a name")
     for key in _AUTO:
         if key in config:
+            _check_auto(key, config[key])
+    for key in _AUTO_OR_NULL:
+        if config.get(key) is not None:
             _check_auto(key, config[key])
     for key, value in leaves(config):
         _check_value(key, value)

@@ -109,8 +109,10 @@ _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debu
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
     optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta""")
-_PREDICT = _WORDS("""batch_size cache_dir data debug folds_per_pass gpu num_workers output
-    precision resume run tta""")
+_PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
+    num_workers optimize output precision provider resume run tta""")
+_EXPORT = _WORDS("""cache_dir checkpoint data debug engine fp32_layers gpu image_size max_batch_size
+    model num_classes optimal_batch_size output precision provider run""")
 _CHECK = _WORDS(
     "cache_dir debug format gpu image_size model moving_average optimizer precision report"
 )
@@ -123,6 +125,7 @@ KEYS = {
     "predict": _PREDICT,
     "check": _CHECK,
     "benchmark": _BENCHMARK,
+    "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.

@@ -79,10 +79,10 @@ class EngineCache:
         if reason := backend.unavailable(request.device):
             raise InputError(reason)
         key = engine_key(backend, request, network)
-        slot = self.folder / _slot(key)
-        file = EngineFile(slot / f"engine{backend.suffix}", self.seal)
+        file = self._place(backend, key)
         if file.objection() is None and not file.mismatch(key):
             return file
+        slot = file.path.parent
         try:
             slot.mkdir(parents=True, exist_ok=True)
             with wait_for_folder(slot):  # another process may build the same
@@ -93,6 +93,17 @@ class EngineCache:
                 "engine=eager"
             ) from error
         return file
+
+    def present(
+        self, backend: Backend, request: EngineRequest, network: TrainedNetwork
+    ) -> EngineFile | None:
+        """Find an engine's file, and build nothing; None when it would have to be built."""
+        key = engine_key(backend, request, network)
+        file = self._place(backend, key)
+        return file if file.objection() is None and not file.mismatch(key) else None
+
+    def _place(self, backend: Backend, key: Mapping[str, str]) -> EngineFile:
+        return EngineFile(self.folder / _slot(key) / f"engine{backend.suffix}", self.seal)
 
     def _build(
         self,

@@ -6,16 +6,19 @@ user's seal over all of it. A file is loaded only when everything agrees.
 
 import json
 import os
+import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from gpuopt.engine.cache_key import differing
 from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
 from gpuopt.engine.seal import Seal
 from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import sha256_of, write_json
+from gpuopt.storage import atomic_write, sha256_of, write_json
 
 __all__ = ["EngineFile"]
 
@@ -47,6 +50,25 @@ class EngineFile:
             return {}
         is_right = isinstance(content, dict) and content.get("schema") == _SCHEMA
         return content if is_right and isinstance(content.get("key"), dict) else {}
+
+    @property
+    def engine(self) -> str:
+        """The backend that built it, by its sidecar."""
+        return str(self.content().get("key", {}).get("engine"))
+
+    def request(self, device: torch.device) -> EngineRequest:
+        """Return what it was built for, on a device of now.
+
+        Raises:
+            InputError: When the sidecar does not say it.
+        """
+        try:
+            asked = {**self.content()["request"], "device": device}
+            return EngineRequest(**{**asked, "fp32_layers": tuple(asked["fp32_layers"])})
+        except (KeyError, TypeError) as error:
+            raise InputError(
+                f"{self.sidecar} is damaged: build the engine again with gpuopt export"
+            ) from error
 
     def objection(self) -> str | None:
         """Say why the file must not be loaded, in a clause; None when it is whole and one's own."""
@@ -106,6 +128,27 @@ class EngineFile:
             "sha256": sha256_of(source),
         }
         write_json(self.sidecar, {**content, "seal": self.seal.sign(content)})
+
+    def copy_of(self, other: "EngineFile", request: EngineRequest) -> None:
+        """Become a copy of another file of one's own, with a sidecar of its own.
+
+        Raises:
+            InputError: When the other must not be loaded.
+            FaultError: When the folder cannot be written.
+        """
+        other.require()
+        staged = self.path.with_name(f".{self.path.name}.new")
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with atomic_write(staged) as stream, other.path.open("rb") as content:
+                shutil.copyfileobj(content, stream)
+            self.vouch(staged, other.content()["key"], request)
+            staged.replace(self.path)
+        except OSError as error:
+            raise FaultError(
+                f"{self.path} cannot be written ({error.strerror}): free space, or name another "
+                "place with output=..."
+            ) from error
 
     def require(self) -> None:
         """Refuse a file that must not be loaded.
