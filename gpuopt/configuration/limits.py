@@ -48,7 +48,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "target": _COUNT,
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
-    "optimal_batch_size": _COUNT,
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -127,8 +126,6 @@ _AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = ("batch_size", "folds_per_pass", "image_size", "micro_batch_size", "num_workers")
 _MOST_DEVICES = 1024
 _BENCHMARKS = ("engines",)
-# Beside eager, which is always there.
-_ENGINES = ("compiled", "aot_inductor", "onnx", "tensorrt")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -242,9 +239,10 @@ def _check_device_ids(gpu_ids: list[int] | None) -> None:
 def _check_benchmark(config: Mapping[str, Any]) -> None:
     if config["target"] not in _BENCHMARKS:
         raise InputError(f"target={config['target']} is not one of {', '.join(_BENCHMARKS)}")
+    known = [str(name) for name in CHOICES["engine"] if name != "auto"]
     for name in config["engines"]:
-        if name not in (*_ENGINES, "eager"):
-            raise InputError(f"engines: {name} is no engine{nearest(str(name), _ENGINES)}")
+        if name not in known:
+            raise InputError(f"engines: {name} is no engine{nearest(str(name), known)}")
     sizes = []
     for key in ("optimal_batch_size", "max_batch_size"):
         _check_auto(key, config[key])
