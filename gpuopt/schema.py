@@ -25,6 +25,7 @@ __all__ = [
     "CONF_DIR",
     "SCHEMAS",
     "USER_CONF_MARKER",
+    "BenchmarkConfig",
     "CheckConfig",
     "Compile",
     "ExportConfig",
@@ -36,6 +37,7 @@ __all__ = [
     "TrainerValues",
     "fitting",
     "register",
+    "to_benchmark_config",
     "to_check_config",
     "to_export_config",
     "to_find_config",
@@ -202,6 +204,27 @@ class CheckConfig:
 
 
 @dataclass
+class BenchmarkConfig:
+    """Everything that `gpuopt benchmark` can be told; see `conf/benchmark.yaml`."""
+
+    target: str = "engines"
+    run: str | None = None
+    engine_path: str | None = None
+    engines: list[str] = field(default_factory=list)
+    data: Any = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    warmup: int = 10
+    runs: int = 100
+    least_proof_images: int = 500
+    format: str = "table"
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
 class FindBatchSizeConfig(TrainConfig):
     """Everything that `gpuopt find_batch_size` can be told; see `conf/find_batch_size.yaml`.
 
@@ -223,6 +246,7 @@ class FindBatchSizeConfig(TrainConfig):
 
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
+    "benchmark": BenchmarkConfig,
     "check": CheckConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
@@ -252,6 +276,11 @@ def to_train_config(content: Mapping[str, Any]) -> TrainConfig:
 def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(PredictConfig, content)
+
+
+def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(BenchmarkConfig, content)
 
 
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:

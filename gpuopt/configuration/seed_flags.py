@@ -17,6 +17,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "adjustment_factor": "callbacks.adaptive_batch_size.growth_ratio=X",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=true",
     "batch_size": "micro_batch_size=N",
+    "benchmark_runs": "runs=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
@@ -46,11 +47,13 @@ SEED_SPELLINGS: dict[str, str] = {
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
+    "test_data": "data.root=FOLDER",
     "target_memory_usage": "callbacks.adaptive_batch_size.target_ratio=X",
     "tta": "tta=essential",
     "tta_type": "tta=essential",
     "use_amp": "precision=auto",
     "use_checkpoint": "model.checkpointing=full",
+    "warmup_runs": "warmup=N",
 }
 # What a switch means that is given as false; only `tta` also takes other values.
 _OFF = {
@@ -74,7 +77,7 @@ _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_us
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
     analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
-    baseline_config benchmark benchmark_runs bucket_size_mb calculate_cost_savings
+    baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
     duration enable_oom_recovery export_prometheus find_optimal gpu_ids
@@ -83,8 +86,8 @@ _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyz
     optimized_config output_dir output_report
     output_trace pipeline_parallel_size port profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
-    statistical_significance target_time tensor_parallel_size test_data test_duration test_only
-    threshold_mb update_interval use_calibration use_deepspeed warmup_runs
+    statistical_significance target_time tensor_parallel_size test_duration test_only
+    threshold_mb update_interval use_calibration use_deepspeed
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -124,10 +127,13 @@ _CHECK = _WORDS(
 )
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")
+_BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
+    max_batch_size optimal_batch_size precision run runs target warmup""")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
     "check": _CHECK,
+    "benchmark": _BENCHMARK,
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
 }
@@ -245,7 +251,7 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
             text = "not needed"
-        elif word.name in _ENGINE_ONLY and "engine" not in keys:
+        elif word.name in _ENGINE_ONLY and key.partition(".")[0] not in keys:
             text = "gpuopt predict takes that"
         elif not key:
             text = f"no such option{_nearest(word, keys)}"

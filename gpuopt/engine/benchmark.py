@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from gpuopt.engine.fallback import EngineSearch, ProofImages
+from gpuopt.engine.fallback import EngineSearch, ProofImages, VerifiedEngine
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.race import race
 from gpuopt.engine.record import EngineRecord
@@ -49,6 +49,7 @@ def benchmark_engines(
     runs: int,
     bounds: Bounds,
     tell: Callable[[str], None],
+    keep: Callable[[VerifiedEngine], None] = lambda found: None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> list[EngineRecord]:
     """Make engines, prove them, and time those that are right against eager.
@@ -67,6 +68,7 @@ def benchmark_engines(
         runs: Calls that count, of each engine, scope and batch size.
         bounds: What proves an engine.
         tell: Takes one line for each step.
+        keep: Called with each engine that counts as proved.
         clock: Seconds.
 
     Returns:
@@ -107,6 +109,8 @@ def benchmark_engines(
         )
         if proved is not None:
             engines[name] = proved.engine
+            if records[name].is_verified:
+                keep(proved)
     timings = race(
         engines,
         proof.images,

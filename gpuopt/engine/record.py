@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from gpuopt.engine.backends import ENGINE_NAMES
 from gpuopt.engine.cache_key import device_key, weights_digest
 from gpuopt.engine.protocol import TrainedNetwork
 from gpuopt.engine.race import Scope, Timing
@@ -27,7 +28,6 @@ __all__ = [
 
 ENGINES = "engines.json"
 _SCHEMA = 1
-_NAMES = ("eager", "compiled", "aot_inductor", "onnx", "tensorrt")
 _PRECISIONS = ("fp32", "fp16", "bf16")
 _MOST_BYTES = 64 << 20
 
@@ -179,7 +179,7 @@ def fastest_verified(run: Path, surroundings: Surroundings) -> FastEngine | None
 
 
 def _candidate(entry: Mapping[str, Any], content: Mapping[str, Any]) -> FastEngine:
-    if entry["engine"] not in _NAMES or entry["precision"] not in _PRECISIONS:
+    if entry["engine"] not in ENGINE_NAMES or entry["precision"] not in _PRECISIONS:
         raise ValueError("a record of something else")
     size = int(content["optimal_batch_size"])
     timing = next(

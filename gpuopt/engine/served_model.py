@@ -194,7 +194,6 @@ def _folded(backbone: nn.Module, image_size: int) -> nn.Module:
 
 def _cast(backbone: nn.Module, dtype: torch.dtype, fp32_layers: tuple[str, ...]) -> None:
     """Put all but the fp32 layers into half precision, and casts at their borders."""
-    backbone.to(dtype)
     heads = {id(head) for head in _heads(backbone)}
     kept: set[int] = set()
     for name, module in backbone.named_modules():
@@ -203,13 +202,18 @@ def _cast(backbone: nn.Module, dtype: torch.dtype, fp32_layers: tuple[str, ...])
         is_head = id(module) in heads
         if is_head or _is_norm(module) or _is_below(name, fp32_layers):
             kept |= {id(inner) for inner in module.modules()}
-            module.float()
             module.register_forward_pre_hook(_casting_inputs(torch.float32), with_kwargs=True)
             if not is_head:  # the logits would be rounded to half precision
                 module.register_forward_hook(_casting_outputs(dtype))
         elif isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
             # What the network computes in fp32 on the way, such as position codes, may come here.
             module.register_forward_pre_hook(_casting_inputs(dtype), with_kwargs=True)
+    # Not the whole network and then these back: their weights would be rounded, or overflow.
+    for module in backbone.modules():
+        if id(module) not in kept:
+            for value in (*module.parameters(recurse=False), *module.buffers(recurse=False)):
+                if value.is_floating_point():
+                    value.data = value.data.to(dtype)
 
 
 def _heads(backbone: nn.Module) -> Iterator[nn.Module]:

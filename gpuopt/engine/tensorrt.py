@@ -8,6 +8,7 @@ of batch sizes, see `batch_profiles`.
 import contextlib
 import importlib
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,11 +16,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from gpuopt.engine.batch_profiles import BatchProfile, batch_profiles, fitted_batch
+from gpuopt.engine.calls import padded, require_images
+from gpuopt.engine.exporting import export_program, first_line
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
-from gpuopt.engine.served_model import example_images, serve
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.storage import atomic_write
 
@@ -93,9 +94,8 @@ class TensorRT:
             FaultError: When the network cannot be compiled.
         """
         library = self._library(request.device)
-        model = serve(network, request, explicit_attention=True)
+        program = export_program(network, request, explicit_attention=True)
         try:
-            program = _exported(model, request)
             with tempfile.TemporaryDirectory() as folder:
                 # TensorRT's own place for it is one that all users of the machine can write to.
                 timings = str(Path(folder) / "timing.cache")
@@ -103,7 +103,10 @@ class TensorRT:
                     program, **build_arguments(library, request), timing_cache_path=timings
                 )
         except Exception as error:  # converters raise anything
-            raise _fault(error, "the network cannot be compiled by TensorRT") from error
+            raise FaultError(
+                f"{network.name} cannot be compiled by TensorRT ({first_line(error)}): take "
+                "engine=onnx or engine=aot_inductor"
+            ) from error
         with atomic_write(path) as stream:
             stream.write(engine)
 
@@ -120,7 +123,7 @@ class TensorRT:
                 path.read_bytes(), **load_arguments(library, request.device)
             )
         except Exception as error:  # TensorRT's runtime raises anything
-            raise _fault(error, f"{path} cannot be loaded by TensorRT, build it again") from error
+            raise FaultError(f"{path} cannot be loaded ({first_line(error)})") from error
         return _TensorRTEngine(library, module, request, cuda_graphs=self.cuda_graphs)
 
     def _library(self, device: torch.device) -> Any:
@@ -160,21 +163,21 @@ class _TensorRTEngine:
         """Most images per call."""
         return self._request.max_batch_size
 
+    @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
-        """Classify uint8 images [n, 3, s, s]; returns float32 [n, classes]."""
+        """Classify images; see `Engine`."""
+        require_images(images, self._request)
         count = len(images)
         place, size = fitted_batch(count, self._profiles)
         if place != self._active:
             self._module.set_optimization_profile(place)
             self._active = place
-        if size > count:
-            images = functional.pad(images, (0, 0, 0, 0, 0, 0, 0, size - count))
         with self._replaying() as module:
-            logits: Tensor = module(images.contiguous())
+            logits: Tensor = module(padded(images, size).contiguous())
         return logits[:count]
 
     @contextlib.contextmanager
-    def _replaying(self) -> Any:
+    def _replaying(self) -> Iterator[Any]:
         """Switch CUDA graphs on for one call: the mode is one of the whole process."""
         if not self._cuda_graphs:
             yield self._module
@@ -230,20 +233,3 @@ def _device(library: Any, device: torch.device) -> Any:
     """Number the device: of one without a number torch-tensorrt makes a device called None."""
     index = torch.cuda.current_device() if device.index is None else device.index
     return library.Device(gpu_id=index)
-
-
-def _exported(model: torch.nn.Module, request: EngineRequest) -> torch.export.ExportedProgram:
-    if request.max_batch_size == 1:
-        shapes = None
-    else:
-        shapes = {_INPUT: {0: torch.export.Dim("batch", min=1, max=request.max_batch_size)}}
-    # A batch of one image would be taken for a constant.
-    example = example_images(request, count=min(2, request.max_batch_size))
-    with torch.no_grad():
-        return torch.export.export(model, (example,), dynamic_shapes=shapes)
-
-
-def _fault(error: Exception, what: str) -> FaultError:
-    text = str(error).strip()
-    reason = text.splitlines()[0] if text else "no reason given"
-    return FaultError(one_line(f"{what} ({type(error).__name__}: {reason})", 300))

@@ -1,7 +1,7 @@
 """Benchmark engines on the weights and the images of a run, or one engine's file alone."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +11,7 @@ import torch
 
 from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule, PredictionImages, prediction_images, real_images
-from gpuopt.engine.aot_inductor import AotInductor
+from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.benchmark import (
     MadeEngine,
     benchmark_batch_sizes,
@@ -19,30 +19,33 @@ from gpuopt.engine.benchmark import (
     used_bytes,
 )
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.compiled import Compiled
-from gpuopt.engine.eager import Eager
-from gpuopt.engine.fallback import ProofImages
+from gpuopt.engine.choices import engine_batches, engine_precision
+from gpuopt.engine.fallback import ProofImages, VerifiedEngine
 from gpuopt.engine.files import EngineFile
-from gpuopt.engine.onnx import Onnx
-from gpuopt.engine.protocol import Backend, EngineRequest, LiveBackend, TrainedNetwork
+from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
+from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.race import race
 from gpuopt.engine.record import (
     EngineRecord,
+    Surroundings,
     fastest_verified,
     surroundings_of,
     write_record,
 )
 from gpuopt.engine.seal import Seal
-from gpuopt.engine.tensorrt import TensorRT
+from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds, read_report
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
+from gpuopt.hardware import Gpu, select_gpu
 from gpuopt.model import Classifier
+from gpuopt.session.device import cuda_properties
 from gpuopt.session.prediction import ImageSource, PredictionSetup
+from gpuopt.session.weights import ModelDescription
 
-__all__ = ["BenchmarkSettings", "EngineAnswer", "benchmark_file", "benchmark_model"]
+__all__ = ["BenchmarkSettings", "EngineAnswer", "Source", "benchmark_file", "benchmark_model"]
 
-_FILES: dict[str, Backend] = {b.name: b for b in (AotInductor(), Onnx(), TensorRT())}
-_LIVE: dict[str, LiveBackend] = {b.name: b for b in (Eager(), Compiled())}
+Source = ImageDataModule | ImageSource
+"""Real images: a data set, or files without classes."""
 
 
 @dataclass(frozen=True)
@@ -105,57 +108,74 @@ class EngineAnswer:
 
 def benchmark_model(
     model: Classifier,
-    image_size: int,
-    source: ImageDataModule | ImageSource,
-    setup: PredictionSetup,
-    settings: BenchmarkSettings,
+    description: ModelDescription,
+    open_source: Callable[[int], Source],
     *,
+    preset: Gpu,
+    catalogue: Mapping[str, Gpu],
+    settings: BenchmarkSettings,
     run: Path | None,
     tell: Callable[[str], None],
 ) -> EngineAnswer:
     """Build, prove and time engines of a trained model.
 
     Args:
-        model: With its weights.
-        image_size: That it was trained at.
-        source: Real images.
-        setup: Device and batch.
+        model: With its weights, in evaluation mode.
+        description: What it was trained on.
+        open_source: Opens real images at a size.
+        preset: The `gpu=` option.
+        catalogue: Cards by name.
         settings: What is compared, and how.
         run: The folder that keeps the record; None keeps none.
         tell: Takes one line for each step.
 
     Raises:
-        InputError: When images cannot be read.
+        InputError: When the device cannot run the model, or images cannot be read.
         FaultError: When memory runs out, or the run cannot be written.
     """
-    device = torch.device(setup.device)
-    network = TrainedNetwork(
-        model.backbone.eval(),
-        tuple(model.mean.flatten().tolist()),
-        tuple(model.std.flatten().tolist()),
-        model.name,
-        model.uses_channels_last,
+    setup = PredictionSetup.choose(
+        description,
+        preset=preset,
+        catalogue=catalogue,
+        precision=settings.precision,
+        batch_size=settings.optimal_batch_size,
+        num_workers=0,
+        cache_dir=settings.cache_dir,
     )
-    optimal, maximum, batches = _batches(settings, setup)
-    precision = _precision(settings.precision, device)
+    image_size, device = description.image_size, _device(setup.device)
+    network = network_of(model)
+    optimal, maximum = engine_batches(
+        settings.optimal_batch_size, settings.max_batch_size, setup.batch_size
+    )
+    precision, is_tf32 = engine_precision(settings.precision, device), settings.precision == "tf32"
     request = EngineRequest(
-        image_size, model.num_classes, str(precision.value), optimal, maximum, device
+        image_size,
+        model.num_classes,
+        str(precision.value),
+        int(optimal.value),
+        int(maximum.value),
+        device,
     )
-    proof = read_images(source, image_size, settings)
+    proof = _read_images(open_source(image_size), image_size, settings)
+    # As predict would set the device for it: the settings are part of an engine's key.
+    setup = replace(setup, precision=settings.precision if is_tf32 else request.precision)
+    bounds = Bounds(least_images=settings.least_proof_images)
+    maker = _Maker(network, settings.cache_dir, bounds, tell)
     with setup.applied():
         records = benchmark_engines(
             settings.engines,
             request,
             network,
             proof,
-            make=_Maker(network, settings.cache_dir, tell),
+            make=maker,
+            keep=maker.keep,
             warmup=settings.warmup,
             runs=settings.runs,
-            bounds=Bounds(least_images=settings.least_proof_images),
+            bounds=bounds,
             tell=tell,
         )
         surroundings = surroundings_of(network, device, image_size)
-    sizes = benchmark_batch_sizes(optimal, maximum)
+    sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
     answer = EngineAnswer(
         model.name,
         setup.gpu.name,
@@ -163,44 +183,65 @@ def benchmark_model(
         len(proof.images),
         sizes,
         tuple(records),
-        (*setup.choices[:1], precision, *batches),
+        (setup.choices[0], precision, optimal, maximum),
     )
     if run is None:
         return answer
-    written = write_record(
-        run,
-        surroundings,
-        records,
-        optimal_batch_size=optimal,
-        max_batch_size=maximum,
-        extra={
-            "model": model.name,
-            "warmup": settings.warmup,
-            "runs": settings.runs,
-            "images": len(proof.images),
-            "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
-        },
-    )
+    return _kept(answer, run, surroundings, settings, request)
+
+
+def _kept(
+    answer: EngineAnswer,
+    run: Path,
+    surroundings: Surroundings,
+    settings: BenchmarkSettings,
+    request: EngineRequest,
+) -> EngineAnswer:
+    """Write the record into the run, and read from it what predict will use."""
+    extra = {
+        "model": answer.model,
+        "images": answer.images,
+        "warmup": settings.warmup,
+        "runs": settings.runs,
+        "date_utc": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+    try:
+        written = write_record(
+            run,
+            surroundings,
+            answer.records,
+            optimal_batch_size=request.optimal_batch_size,
+            max_batch_size=request.max_batch_size,
+            extra=extra,
+        )
+    except OSError as error:
+        raise FaultError(
+            f"cannot write into {run} ({error.strerror}): free space, or make it writable"
+        ) from error
     best = fastest_verified(run, surroundings)
     reason = "no engine was proved, so predict engine=auto takes it"
     if best is not None:
-        reason = f"{best.samples_per_second:.0f} images/s end to end at a batch of {optimal}"
+        batch = best.optimal_batch_size
+        reason = f"{best.samples_per_second:.0f} images/s end to end at a batch of {batch}"
     chosen = Choice("engine", "eager" if best is None else best.name, "measured", reason)
     return replace(answer, choices=(*answer.choices, chosen), written=written)
 
 
 def benchmark_file(
     path: Path,
-    source: ImageDataModule | ImageSource,
-    setup: PredictionSetup,
+    open_source: Callable[[int], Source],
+    *,
+    preset: Gpu,
+    catalogue: Mapping[str, Gpu],
     settings: BenchmarkSettings,
 ) -> EngineAnswer:
     """Time the engine in a file; whether it is right says the report beside it.
 
     Args:
         path: Of `gpuopt export`.
-        source: Real images.
-        setup: Device.
+        open_source: Opens real images at a size.
+        preset: The `gpu=` option.
+        catalogue: Cards by name.
         settings: Warm-up and runs.
 
     Raises:
@@ -209,11 +250,18 @@ def benchmark_file(
     """
     file = EngineFile(path, Seal())
     file.require()
-    request = _request_of(file, torch.device(setup.device))
-    backend = _FILES[str(file.content()["key"]["engine"])]
+    properties = cuda_properties(preset, 1)
+    gpu, gpu_choice = select_gpu(preset, properties, catalogue)
+    device = _device("cpu" if properties is None else "cuda")
+    request = _request_of(file, device)
+    setup = PredictionSetup(device.type, gpu, request.precision, 1, 0, (gpu_choice,))
+    backend = file_backend(file.engine)
+    if backend is None:
+        raise InputError(f"{path} is no engine of gpuopt: engine={file.engine} keeps no file")
     if reason := backend.unavailable(request.device):
         raise InputError(reason)
-    images = read_images(source, request.image_size, settings)
+    size = request.image_size
+    images = _read_images(open_source(size), size, settings)
     sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
     with setup.applied():
         before = used_bytes(request.device, settle=True)
@@ -246,13 +294,11 @@ def benchmark_file(
         len(images.images),
         sizes,
         (record,),
-        setup.choices[:1],
+        setup.choices,
     )
 
 
-def read_images(
-    source: ImageDataModule | ImageSource, image_size: int, settings: BenchmarkSettings
-) -> ProofImages:
+def _read_images(source: Source, image_size: int, settings: BenchmarkSettings) -> ProofImages:
     """Read as many real images as prove an engine, or all there are."""
     if isinstance(source, ImageDataModule):
         source.prepare_data()
@@ -272,59 +318,40 @@ class _Maker:
     """Opens engines from the user's cache, and times those that had to be built."""
 
     def __init__(
-        self, network: TrainedNetwork, cache_dir: str | None, tell: Callable[[str], None]
+        self,
+        network: TrainedNetwork,
+        cache_dir: str | None,
+        bounds: Bounds,
+        tell: Callable[[str], None],
     ) -> None:
-        self._network = network
         self._tell = tell
         self._built = False
-        self._cache = EngineCache(cache_dir, tell=self._note)
+        cache = EngineCache(cache_dir, tell=self._note)
+        self._engines = ProvedEngines(network, cache, tell=tell, bounds=bounds)
 
     def __call__(self, name: str, request: EngineRequest) -> MadeEngine:
-        start, self._built = time.perf_counter(), name in _LIVE
-        if name in _LIVE:
-            engine = _LIVE[name].wrap(request, self._network)
-        else:
-            engine = self._cache.open(_FILES[name], request, self._network)
+        start, self._built = time.perf_counter(), live_backend(name) is not None
+        engine = self._engines.make(name, request)
         return MadeEngine(engine, time.perf_counter() - start if self._built else None)
+
+    def keep(self, found: VerifiedEngine) -> None:
+        """Remember the proof, so that a prediction need not repeat it."""
+        self._engines.remember((found.engine.name,), found.request, found)
 
     def _note(self, line: str) -> None:
         self._built = True
         self._tell(line)
 
 
-def _batches(
-    settings: BenchmarkSettings, setup: PredictionSetup
-) -> tuple[int, int, tuple[Choice, ...]]:
-    optimal, maximum = settings.optimal_batch_size, settings.max_batch_size
-    choices = []
-    if optimal == "auto":
-        optimal = setup.batch_size if maximum == "auto" else min(setup.batch_size, int(maximum))
-        choices.append(Choice("optimal_batch_size", optimal, "table", "as predict would take"))
-    if maximum == "auto":
-        maximum = 2 * int(optimal)
-        choices.append(Choice("max_batch_size", maximum, "table", "twice the optimal"))
-    if int(optimal) > int(maximum):
-        raise InputError(f"optimal_batch_size={optimal} is above max_batch_size={maximum}")
-    return int(optimal), int(maximum), tuple(choices)
-
-
-def _precision(asked: str, device: torch.device) -> Choice:
-    if asked == "tf32":
-        return Choice("precision", "fp32", "given", "tf32 is fp32 for an engine")
-    if asked != "auto":
-        return Choice("precision", asked, "given", "asked for")
-    if device.type == "cuda":
-        reason = "eight times as fine as bf16; an overflow is found before it is used"
-        return Choice("precision", "fp16", "table", reason)
-    return Choice("precision", "fp32", "table", "half precision is slower on a CPU")
+def _device(kind: str) -> torch.device:
+    """Name a device with its number, as modules on it do: proofs are remembered by it."""
+    return torch.device(kind, torch.cuda.current_device()) if kind == "cuda" else torch.device(kind)
 
 
 def _request_of(file: EngineFile, device: torch.device) -> EngineRequest:
-    asked = {**file.content()["request"], "device": device}
-    request = EngineRequest(**{**asked, "fp32_layers": tuple(asked["fp32_layers"])})
-    built_for = torch.device(file.content()["request"]["device"]).type
+    built_for = torch.device(str(file.content()["request"]["device"])).type
     if built_for != device.type:
         raise InputError(
             f"{file.path} is an engine for {built_for}, and this is {device.type}: export it here"
         )
-    return request
+    return file.request(device)

@@ -14,7 +14,7 @@ from gpuopt.engine.served_model import ServedModel, serve
 from gpuopt.engine.verification import Bounds
 
 CPU = torch.device("cpu")
-COUNT = 64
+COUNT = 24
 
 
 @dataclass
@@ -25,7 +25,7 @@ class Served:
     model: ServedModel
     precision: str
     device: torch.device = CPU
-    max_batch_size: int = 16
+    max_batch_size: int = 6
 
     def __call__(self, images):
         return self.model(images)
@@ -65,7 +65,7 @@ def search(net, proof):
         return Served(name, serve(net, request), request.precision)
 
     found = build_verified(
-        EngineRequest(32, 10, "fp16", 8, 16, CPU),
+        EngineRequest(32, 10, "fp16", 4, 6, CPU),
         net,
         ["onnx"],
         proof,
@@ -100,8 +100,7 @@ def test_an_overflow_in_the_last_stage_is_cured_by_its_layers_in_fp32(name, proo
     assert len(lines) == 2
 
 
-@pytest.mark.parametrize("place", [0, "norm"])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize(("name", "place"), [("test_convnext", "norm"), ("test_vit", 0)])
 def test_an_overflow_before_it_is_cured_by_fp32(name, place, proof):
     found, lines = search(network(name, NETWORKS[name], place), proof)
     assert all("are not finite" in line for line in lines[:2]), lines
