@@ -22,8 +22,13 @@ def home(train, tmp_path_factory):
     root = tmp_path_factory.mktemp("export")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpuopt.engine.seal.default_cache_dir", lambda: root / "seal")
-        train(root / "run", "model.name=test_resnet", f"cache_dir={root / 'cache'}")
-        exported(root, "engine=onnx", "optimal_batch_size=16", "max_batch_size=32")
+        words = ("enabled=true", "engine=onnx", "max_batch_size=32")
+        train(
+            root / "run",
+            "model.name=test_resnet",
+            f"cache_dir={root / 'cache'}",
+            *(f"callbacks.engine_export.{word}" for word in words),
+        )
         yield root
 
 
@@ -43,7 +48,7 @@ def predicted(home, folder, *words):
     return np.array([[float(row[f"p_{i}"]) for i in range(10)] for row in rows])
 
 
-def test_the_engine_lies_in_the_run_with_its_sidecar_and_its_proof(home):
+def test_training_leaves_an_engine_of_the_best_weights_with_its_proof(home):
     path = home / "run" / "engines" / "onnx_fp32.onnx"
     sidecar = json.loads(path.with_name("onnx_fp32.onnx.json").read_text())
     assert sidecar["key"]["network"] == "test_resnet"
@@ -51,7 +56,16 @@ def test_the_engine_lies_in_the_run_with_its_sidecar_and_its_proof(home):
     report = read_report(path)
     assert report.accepted
     assert len(report.images) == 500
-    assert {batch.batch_size for batch in report.batches} >= {1, 16, 32}
+    assert {batch.batch_size for batch in report.batches} >= {1, 32}
+
+
+def test_an_export_of_the_same_is_not_built_again(home, tmp_path, capsys):
+    output = tmp_path / "other.onnx"
+    assert exported(home, "engine=onnx", "max_batch_size=32", f"output={output}") == output
+    out = capsys.readouterr().out
+    assert "built in" not in out
+    assert "onnx fp32 verified on 500 images" in out
+    assert output.read_bytes() == (home / "run" / "engines" / "onnx_fp32.onnx").read_bytes()
 
 
 def test_predictions_with_an_engine_are_those_of_the_model(home, tmp_path, capsys):
@@ -73,7 +87,6 @@ def test_a_file_of_weights_is_exported_without_a_run(home, tmp_path, capsys):
         home,
         f"checkpoint={weights}",
         "engine=onnx",
-        "optimal_batch_size=16",
         "max_batch_size=32",
         f"output={tmp_path / 'own.onnx'}",
     )

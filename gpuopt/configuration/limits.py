@@ -145,8 +145,10 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "take",
     ),
     "callbacks.checkpoint": ("folder",),
+    "callbacks.engine_export": ("cache_dir",),
     "callbacks.gpu_stats": ("devices",),
     "callbacks.oom_recovery": ("meter",),
+    "callbacks.tensorrt_export": ("cache_dir",),
     "data": (
         "cache_dir",
         "fold",
