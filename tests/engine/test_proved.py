@@ -97,6 +97,14 @@ def test_another_request_or_other_weights_are_proved_anew(engines, fake, tmp_pat
         other.open(("onnx",), request(), never)
 
 
+def test_a_report_that_rejects_is_no_proof(engines, fake, tmp_path):
+    engines.open(("onnx",), request(), proof)
+    (path,) = (tmp_path / "cache").rglob("*verification.json")
+    path.write_text(path.read_text().replace('"accepted": true', '"accepted": false'))
+    with pytest.raises(AssertionError, match="nothing had to be proved"):
+        engines.open(("onnx",), request(), never)
+
+
 @pytest.mark.parametrize("harm", ["file", "report", "memo"])
 def test_what_was_damaged_is_proved_anew(engines, fake, tmp_path, harm):
     engines.open(("onnx",), request(), proof)
