@@ -41,7 +41,8 @@ from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
-from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
+from gpuopt.session.batch_search import searching_where_asked, with_found
+from gpuopt.session.callback_arguments import callback_arguments
 from gpuopt.session.compilation import compile_backbone
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
@@ -144,7 +145,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         callbacks = build_callbacks(
             searching_where_asked(config.callbacks, config.micro_batch_size),
             skip=("checkpoint",),
-            given={"batch_size_finder": search_arguments(plan, data)},
+            given=callback_arguments(plan, data, config.cache_dir),
         )
         with Stopwatch() as training_time:
             fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)

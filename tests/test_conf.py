@@ -153,7 +153,7 @@ def test_a_single_callback_is_no_choice(name):
 
 
 # The key that people type is shorter than the class, which is one of several checkpoints.
-NAMED_SHORTER = {"checkpoint": "durable_checkpoint"}
+NAMED_SHORTER = {"checkpoint": "durable_checkpoint", "tensorrt_export": "engine_export"}
 
 
 @pytest.mark.parametrize("name", PARTS)

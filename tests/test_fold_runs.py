@@ -335,8 +335,8 @@ def test_however_folds_are_dealt_into_passes_the_file_is_the_same(
     whole, tmp_path, monkeypatch, size
 ):
     """Also when the second pass is cut short in its second batch."""
-    predicted(whole[0], tmp_path / "all", "folds_per_pass=3", "batch_size=200")
-    words = (f"folds_per_pass={size}", "batch_size=200")
+    predicted(whole[0], tmp_path / "all", "folds_per_pass=3", "batch_size=500")
+    words = (f"folds_per_pass={size}", "batch_size=500")
     calls, original = itertools.count(1), PredictionFile.append
 
     def append(self, block):
@@ -346,7 +346,7 @@ def test_however_folds_are_dealt_into_passes_the_file_is_the_same(
 
     with monkeypatch.context() as patch:
         patch.setattr(PredictionFile, "append", append)
-        with pytest.raises(PreemptedError, match=r"after 200 of 450 images of pass 2: "):
+        with pytest.raises(PreemptedError, match=r"after 500 of 1258 images of pass 2: "):
             predicted(whole[0], tmp_path / "p", *words)
     names = {path.name for path in (tmp_path / "p").iterdir()}
     assert names == {"predictions.csv.part", "predictions.csv.part2"}
@@ -366,7 +366,7 @@ def test_all_folds_share_a_pass_where_there_is_memory(whole, tmp_path, monkeypat
 
     monkeypatch.setattr(ImageDataset, "__getitem__", count)
     predicted(whole[0], tmp_path / "p")
-    assert sum(read) == 450  # every image once
+    assert sum(read) == 1258  # every image once
     assert "folds_per_pass=3 (measured: 0.00 GiB of weights each" in capsys.readouterr().out
 
 

@@ -3,6 +3,7 @@
 import csv
 import signal
 
+import numpy as np
 import pytest
 import torch
 
@@ -64,6 +65,7 @@ def test_killed_it_goes_on_from_the_last_whole_batch_to_the_same_bytes(
     words = (*words, "resume=true")
     done = start_command(tmp_path, "gpuopt.predict", *words, faults=(fatal,)).end()
     assert done.code == 0, done.stderr
+    assert "going on after 288 of 450 images" in done.stderr
     (file,) = tmp_path.glob("outputs/predict/*/*")
     assert file == part.with_name("predictions.csv")
     assert file.read_bytes() == whole
@@ -200,7 +202,7 @@ def test_what_is_chosen_is_printed_before_the_prediction(words, tmp_path, capsys
         predicted(tmp_path, *words)
     lines = capsys.readouterr().out.splitlines()
     assert (
-        "tta.chunk_size=32 (table: at most 32 on a CPU; 480 views of a batch in 15); "
+        "tta.chunk_size=32 (table: a batch, at most 32 on a CPU; 480 views of a batch in 15); "
         "pin with tta.chunk_size=..."
     ) in lines
     assert not list(tmp_path.iterdir())
@@ -209,3 +211,29 @@ def test_what_is_chosen_is_printed_before_the_prediction(words, tmp_path, capsys
 def test_the_csv_names_every_test_image_once(whole):
     rows = list(csv.DictReader(whole.decode().splitlines()))
     assert len({row["id"] for row in rows}) == len(rows) == 450
+
+
+def shares(content):
+    rows = list(csv.reader(content.decode().splitlines()))[1:]
+    return np.array([row[4:] for row in rows], float)
+
+
+@pytest.mark.parametrize("merge", ["mean", "geometric"])
+def test_any_list_of_views_with_weights_is_merged_as_asked(words, tmp_path, merge):
+    def with_views(name, views):
+        return shares(
+            predicted(
+                tmp_path / name, *words, "tta=none", f"tta.views={views}", f"tta.merge={merge}"
+            ).read_bytes()
+        )
+
+    plain = with_views("plain", "[{}]")
+    turned = with_views("turned", "[{rotate:90}]")
+    both = with_views("both", "[{},{rotate:90,weight:3}]")
+    assert not np.allclose(plain, turned, atol=1e-3)
+    if merge == "mean":
+        expected = 0.25 * plain + 0.75 * turned
+    else:
+        product = plain**0.25 * turned**0.75
+        expected = product / product.sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(both, expected, atol=2e-6)

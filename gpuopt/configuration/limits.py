@@ -105,6 +105,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.early_stopping.mode": ("max", "min"),
     "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
     "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
+    "callbacks.tensorrt_export.engine": ("tensorrt",),
     "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
     "callbacks.early_stopping.monitor": tuple(_BETTER),
     "compile.mode": ("off", "default", "reduce-overhead", "max-autotune"),
@@ -144,8 +145,10 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "take",
     ),
     "callbacks.checkpoint": ("folder",),
+    "callbacks.engine_export": ("cache_dir",),
     "callbacks.gpu_stats": ("devices",),
     "callbacks.oom_recovery": ("meter",),
+    "callbacks.tensorrt_export": ("cache_dir",),
     "data": (
         "cache_dir",
         "fold",

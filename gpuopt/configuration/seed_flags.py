@@ -80,14 +80,14 @@ _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyz
     baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
-    duration enable_oom_recovery engine_path export_prometheus find_optimal gpu_ids
+    duration enable_oom_recovery export_prometheus find_optimal gpu_ids
     gradient_compression include_inference interval log_file measure_power_consumption metrics
     min_batch_size min_f1_score model_parallel model_type monitor_duration multi_gpu
-    optimize_for_inference optimized_config output_dir output_report
+    optimized_config output_dir output_report
     output_trace pipeline_parallel_size port profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
     statistical_significance target_time tensor_parallel_size test_duration test_only
-    threshold_mb update_interval use_calibration use_deepspeed use_tensorrt
+    threshold_mb update_interval use_calibration use_deepspeed
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -102,6 +102,15 @@ FINDER_SPELLINGS: dict[str, str] = {
     "save_profile": "memory_profile=FILE",
     "test_only": "test_only=true",
 }
+# What the commands that know engines call by another name than training does, and what only they
+# know. Whatever value follows, this is meant.
+_ENGINE_SPELLINGS = {"compile_model": "engine=compiled", "dynamo_backend": "engine=compiled"}
+_ENGINE_ONLY = {
+    "engine_path": "engine_path=FILE",
+    "optimize_for_inference": "optimize=true",
+    "use_tensorrt": "engine=tensorrt",
+}
+_EXPORT_SPELLINGS = {"max_batch_size": "max_batch_size=N", "model_path": "checkpoint=FILE"}
 _NOT_NEEDED_TO_FIND = _WORDS("""enable_oom_recovery find_optimal multi_gpu oom_recovery
     profile_memory""")
 # The keys of a command, without what follows a dot.
@@ -141,7 +150,7 @@ _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
-_SLIPS = {*SEED_SPELLINGS, *FINDER_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END}
+_SLIPS = {*SEED_SPELLINGS, *FINDER_SPELLINGS, *_ENGINE_ONLY, *_LATER, *_NOT_NEEDED, *_BY_END}
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
     -sc --shell-completion""")
@@ -242,6 +251,8 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
             text = "not needed"
+        elif word.name in _ENGINE_ONLY and key.partition(".")[0] not in keys:
+            text = "gpuopt predict takes that"
         elif not key:
             text = f"no such option{_nearest(word, keys)}"
         elif key.partition(".")[0] not in keys:
@@ -275,7 +286,11 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         return _OFF[name]
     if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
         return f"experiment={written}"
+    if "engine" in keys and name in {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}.keys() - {"engine_path"}:
+        return {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}[name]
     usual = SEED_SPELLINGS.get(name, "")
+    if "checkpoint" in keys:
+        usual = _EXPORT_SPELLINGS.get(name, usual)
     if "purpose" in keys or not usual:
         usual = FINDER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):

@@ -8,10 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from gpuopt.choice import Choice
+import torch
+
+from gpuopt.choice import Choice, Evidence
 from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.cache_key import engine_key, weights_digest
+from gpuopt.engine.cache_key import device_key, engine_key, weights_digest
 from gpuopt.engine.fallback import ProofImages, VerifiedEngine, build_verified
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
@@ -79,7 +81,8 @@ class ProvedEngines:
             return known
         found = self._prove(engines, request, proof, self.make)
         self.remember(engines, request, found)
-        return found.engine, found.choice
+        choice = found.choice
+        return found.engine, self._choice(engines, str(choice.value), choice.reason)
 
     def open_file(
         self, file: EngineFile, request: EngineRequest, proof: Callable[[], ProofImages]
@@ -168,16 +171,22 @@ class ProvedEngines:
         except (OSError, ValueError, KeyError, TypeError):
             return None
         accepted = replace(request, precision=precision, fp32_layers=layers)
+        if name == "eager":
+            reason = f"{', '.join(engines)}: rejected before, here and for these weights"
+            return self.make(name, accepted), Choice("engine", name, "measured", reason)
         with contextlib.suppress(InputError):  # a name from elsewhere
             file = self.file(name, accepted)
             report = self._report(file)
             if file is not None and report is not None:
                 backend = file_backend(name, provider=self._provider)
                 assert backend is not None  # it has a file
-                return backend.load(accepted, file.path), Choice(
-                    "engine", name, "measured", str(report)
-                )
+                engine = backend.load(accepted, file.path)
+                return engine, self._choice(engines, name, str(report))
         return None
+
+    def _choice(self, engines: Sequence[str], name: str, reason: str) -> Choice:
+        evidence: Evidence = "given" if tuple(engines) == (name,) else "measured"
+        return Choice("engine", name, evidence, reason)
 
     def _report(self, file: EngineFile | None) -> Verification | None:
         report = None if file is None else read_report(file.path)
@@ -189,8 +198,8 @@ class ProvedEngines:
     ) -> None:
         """Keep the report and the choice; where they cannot be kept, the proof is done again."""
         file = self.file(found.engine.name, found.request)
-        if file is None:
-            return
+        if file is None and found.engine.name != "eager":
+            return  # it lives in this process, and is compiled and proved anew in the next one
         content = {
             "schema": _SCHEMA,
             "engine": found.engine.name,
@@ -198,7 +207,8 @@ class ProvedEngines:
             "fp32_layers": list(found.request.fp32_layers),
         }
         with contextlib.suppress(OSError):
-            write_report(file.path, found.verification)
+            if file is not None:
+                write_report(file.path, found.verification)
             write_json(self._memo(engines, request), content)
 
     def _memo(self, engines: Sequence[str], request: EngineRequest) -> Path:
@@ -208,6 +218,8 @@ class ProvedEngines:
             "provider": self._provider,
             "weights": weights_digest(self._network),
             "request": request.as_dict(),
+            **device_key(request.device),
+            "torch": torch.__version__,
         }
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         return self._cache.folder / f"accepted_{digest[:16]}.json"

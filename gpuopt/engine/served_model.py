@@ -18,6 +18,8 @@ from torch.utils._pytree import tree_map
 from gpuopt.engine.folding import fold_batch_norms
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.errors import FaultError
+from gpuopt.recomputation import NONE
+from gpuopt.recomputation.apply import apply_checkpointing
 
 __all__ = ["DTYPES", "ServedModel", "example_images", "serve"]
 
@@ -147,6 +149,7 @@ def serve(
         FaultError: When the network does not run on images of the request's size.
     """
     backbone = copy.deepcopy(network.backbone).cpu().float().eval()
+    apply_checkpointing(backbone, NONE)  # recomputes for the backward pass, which there is not
     return ServedModel(
         _folded(backbone, request.image_size),
         network.mean,

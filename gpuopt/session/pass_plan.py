@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gpuopt.choice import Choice, Evidence
 from gpuopt.errors import InputError
 from gpuopt.hardware import host_memory_bytes
-from gpuopt.memory import MemoryEstimate, MemorySetup, predict_memory
+from gpuopt.memory import MemoryEstimate, MemorySetup, cut_global_batch, predict_memory
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription
 from gpuopt.tta import TestTimeAugmentation
@@ -14,8 +14,6 @@ from gpuopt.tta import TestTimeAugmentation
 __all__ = ["PassPlan", "plan_passes"]
 
 _LARGEST_ON_CPU = 32
-# Of a card: throughput does not grow any more.
-_LARGEST_CHUNK = 256
 # So many images keep a card busy; fewer are not accepted only to save a pass over the images.
 _ENOUGH = 32
 _SHARE_OF_HOST = 4
@@ -80,8 +78,8 @@ def plan_passes(
     elif is_cuda:
         chunk = _chunk_on_card(room, int(together.value), setup.batch_size, work)
     else:
-        reason = f"at most {_LARGEST_ON_CPU} on a CPU"
-        chunk = _chunk(min(_LARGEST_ON_CPU, work), work, "table", reason)
+        most = min(_LARGEST_ON_CPU, setup.batch_size)
+        chunk = _chunk(most, work, "table", f"a batch, at most {_LARGEST_ON_CPU} on a CPU")
     choices = (chunk, together) if models > 1 else (chunk,)
     return PassPlan(int(chunk.value), int(together.value), choices)
 
@@ -149,7 +147,7 @@ def _models(models: int, most: int, evidence: Evidence, reason: str) -> Choice:
 
 def _chunk_on_card(room: _Room | None, models: int, batch_size: int, work: int) -> Choice:
     if room is None:
-        reason = "the images of a batch, as the model's memory cannot be predicted"
+        reason = "a batch, as the model's memory cannot be predicted"
         return _chunk(batch_size, work, "table", reason)
     fit = room.images(models)
     if fit < 1:
@@ -158,15 +156,15 @@ def _chunk_on_card(room: _Room | None, models: int, batch_size: int, work: int) 
             f"{_gib(room.budget_bytes)}: give folds_per_pass={max(1, models // 2)}, or a smaller "
             "model or image_size"
         )
-    reason = f"{fit} fit into {_gib(room.budget_bytes)}, at most {_LARGEST_CHUNK} are taken"
-    return _chunk(min(fit, _LARGEST_CHUNK), work, "predicted", reason)
+    reason = f"{fit} fit into {_gib(room.budget_bytes)}, a batch has {batch_size}"
+    return _chunk(min(fit, batch_size), work, "predicted", reason)
 
 
 def _chunk(most: int, work: int, evidence: Evidence, reason: str) -> Choice:
     """Cut a batch's views into as few and as equal chunks as possible: what is left is padding."""
-    forwards = math.ceil(work / most)
-    reason = f"{reason}; {work} views of a batch in {forwards}"
-    return Choice("tta.chunk_size", math.ceil(work / forwards), evidence, reason)
+    best = cut_global_batch(most, work)
+    reason = f"{reason}; {work} views of a batch in {best.accumulate_grad_batches}"
+    return Choice("tta.chunk_size", best.micro_batch_size, evidence, reason)
 
 
 def _gib(size_bytes: int) -> str:

@@ -60,7 +60,7 @@ class PredictionSetup:
         device: `cuda` or `cpu`.
         gpu: The card that is used, with its memory limit.
         precision: Arithmetic of the forward pass.
-        batch_size: Images per forward.
+        batch_size: Images that are loaded at a time.
         num_workers: Loader processes.
         choices: Every automatic choice with its evidence.
     """

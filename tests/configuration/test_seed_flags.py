@@ -238,9 +238,13 @@ def test_a_value_that_is_no_number_is_left_out(line):
         ("mode=highperf", "settled by the run"),
         (
             "--precision fp16 --image_size 384 --use_tensorrt",
-            "options are key=value here: precision=fp16; "
-            "not available yet: --use_tensorrt; settled by the run: --image_size 384",
+            "options are key=value here: precision=fp16 engine=tensorrt; "
+            "settled by the run: --image_size 384",
         ),
+        ("--optimize_for_inference", "options are key=value here: optimize=true"),
+        ("--engine_path x.onnx", "options are key=value here: engine_path=x.onnx"),
+        ("--compile_model", "options are key=value here: engine=compiled"),
+        ("--dynamo_backend inductor", "options are key=value here: engine=compiled"),
     ],
 )
 def test_predict_has_keys_of_its_own(line, expected):
@@ -248,6 +252,16 @@ def test_predict_has_keys_of_its_own(line, expected):
         return sorted(text.split("; "))
 
     assert parts(answer(line, "predict")) == parts(expected)
+
+
+def test_export_has_keys_of_its_own_and_training_names_the_command_that_has_engines():
+    line = "--model_path x.pth --output_path x.engine --precision fp16 --max_batch_size 64"
+    assert answer(line, "export") == (
+        "options are key=value here: checkpoint=x.pth output=x.engine precision=fp16 "
+        "max_batch_size=64"
+    )
+    assert answer("--use_tensorrt", "train") == "gpuopt predict takes that"
+    assert answer("--compile_model", "train").startswith("options are key=value here: compile.mode")
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from torch import nn
 
 from gpuopt.engine.served_model import ServedModel, _attention, _is_norm, example_images, serve
 from gpuopt.errors import FaultError
+from gpuopt.recomputation.apply import apply_checkpointing
 from tests.engine.conftest import expected, pictures, request, small, trained
 
 NAMES = ["test_vit", "test_resnet", "test_efficientnet", "test_convnext", "test_mambaout"]
@@ -114,6 +115,17 @@ def test_written_out_attention_is_pytorchs(mask):
         torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-5)
     causal = _attention(query, key, value, is_causal=True)
     torch.testing.assert_close(causal, fused(query, key, value, is_causal=True))
+
+
+def test_what_training_added_to_the_network_is_left_behind():
+    network = trained("test_resnet")
+    plain = serve(network, request())(pictures(2))
+    apply_checkpointing(network.backbone, "full")
+    network.backbone.compile(backend="eager")
+    model = serve(network, request())
+    assert not [m for m in model.modules() if "forward" in vars(m) or m._compiled_call_impl]
+    assert [m for m in network.backbone.modules() if "forward" in vars(m)]
+    torch.testing.assert_close(model(pictures(2)), plain)
 
 
 def test_images_of_a_wrong_size_are_one_line():

@@ -43,16 +43,16 @@ def lines(found):
 
 
 def test_on_a_card_the_chunk_is_predicted_and_cuts_a_batchs_views_into_equal_parts():
-    found = plan(on_card(100, batch_size=64))
-    assert found.chunk_size == 80  # 320 views: 4 forwards of 80 instead of 3 of 100 and one of 20
+    found = plan(on_card(70, batch_size=100))
+    assert found.chunk_size == 63  # 500 views: 8 forwards of 63 instead of 7 of 70 and one of 10
     (line,) = lines(found)
-    assert line.startswith("tta.chunk_size=80 (predicted: 100 fit into")
-    assert line.endswith("320 views of a batch in 4); pin with tta.chunk_size=...")
+    assert line.startswith("tta.chunk_size=63 (predicted: 70 fit into")
+    assert line.endswith("a batch has 100; 500 views of a batch in 8); pin with tta.chunk_size=...")
 
 
-def test_more_than_enough_is_not_taken_and_no_chunk_is_larger_than_its_work():
-    assert plan(on_card(5000, batch_size=512)).chunk_size == 256
-    assert plan(on_card(5000, batch_size=8)).chunk_size == 40
+def test_no_chunk_is_larger_than_a_batch():
+    assert plan(on_card(5000, batch_size=512)).chunk_size == 512
+    assert plan(on_card(5000, batch_size=8)).chunk_size == 8
 
 
 def test_what_the_chunk_takes_is_within_the_budget():
@@ -63,11 +63,11 @@ def test_what_the_chunk_takes_is_within_the_budget():
         assert ESTIMATE.peak_bytes(chunk_size) <= setup.gpu.budget_bytes()
 
 
-@pytest.mark.parametrize(("batch_size", "chunk_size"), [(32, 32), (8, 20), (4, 20), (1, 5)])
+@pytest.mark.parametrize(("batch_size", "chunk_size"), [(32, 32), (8, 8), (1, 1), (50, 32)])
 def test_on_a_cpu_the_bound_is_stated(batch_size, chunk_size):
     found = plan(on_cpu(batch_size))
     assert found.chunk_size == chunk_size
-    assert f"tta.chunk_size={chunk_size} (table: at most 32 on a CPU;" in lines(found)[0]
+    assert f"tta.chunk_size={chunk_size} (table: a batch, at most 32 on a CPU;" in lines(found)[0]
 
 
 def test_a_chunk_that_was_asked_for_is_taken():

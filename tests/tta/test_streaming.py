@@ -1,3 +1,4 @@
+import gc
 import itertools
 import tracemalloc
 
@@ -14,6 +15,7 @@ from gpuopt.tta import (
     predict_loader,
     stream_pass,
 )
+from gpuopt.tta.streaming import _delayed
 from tests.tta.test_predictions import VIEWS, Batch, batches, forward
 
 SIZES = [4, 4, 4, 3]
@@ -140,6 +142,13 @@ def test_cut_short_anywhere_it_goes_on_to_the_same_bits(files, at, second):
     assert np.array_equal(found, whole)
 
 
+def tensor_bytes():
+    """What living tensors take, which Python's own count does not see."""
+    tensors = [thing for thing in gc.get_objects() if type(thing) is torch.Tensor]
+    storages = [tensor.untyped_storage() for tensor in tensors]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in storages}.values())
+
+
 def test_host_memory_does_not_grow_with_the_images(files, tmp_path):
     """Ten times the batches: the same peak, though each leaves a quarter of a megabyte on disk."""
     classes, samples = 1000, 64
@@ -153,10 +162,17 @@ def test_host_memory_does_not_grow_with_the_images(files, tmp_path):
     def peak_bytes(count):
         file = files(f"{count}", {})
         predictor = TtaPredictor(lambda chunk: torch.zeros(len(chunk), classes), VIEWS)
+        before, tensors = tensor_bytes(), []
         tracemalloc.start()
-        stream_pass(loader(count), predictor, file, last=LastPass(1))
+        stream_pass(
+            loader(count),
+            predictor,
+            file,
+            last=LastPass(1),
+            on_batch=lambda _: tensors.append(tensor_bytes() - before),
+        )
         read = sum(len(block.ids) for block in file.blocks())
-        peak = tracemalloc.get_traced_memory()[1]
+        peak = tracemalloc.get_traced_memory()[1] + max(tensors)
         tracemalloc.stop()
         assert read == count * samples
         assert (tmp_path / f"{count}").stat().st_size > count * samples * classes * 4
@@ -166,6 +182,42 @@ def test_host_memory_does_not_grow_with_the_images(files, tmp_path):
     few, many = peak_bytes(4), peak_bytes(40)
     assert few > samples * classes * 4  # a block is seen
     assert many < few + samples * classes * 2
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 9])
+def test_a_delay_changes_when_items_come_and_nothing_else(count):
+    made = []
+
+    def items():
+        for number in range(5):
+            made.append(number)
+            yield number
+
+    seen = [(item, len(made)) for item in _delayed(items(), count)]
+    assert seen == [(number, min(5, number + 1 + count)) for number in range(5)]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_on_a_gpu_every_batch_is_kept_in_order(files):
+    heavy = torch.nn.Conv2d(3, 64, 3, padding=1).cuda()  # so that the host is ahead
+
+    def slow(images):
+        for _ in range(20):
+            heavy(images.repeat(64, 1, 4, 4))
+        return forward(images)
+
+    sizes = [4, 4, 3] * 5
+    views = parse_views([{}, {"rotate": 90}])
+    file = files("p", {})
+    predictor = TtaPredictor(slow, views, device="cuda", chunk_size=4)
+    with torch.inference_mode():
+        stream_pass(batches(sizes), predictor, file, last=LastPass(1))
+    expected = predict_loader(batches(sizes), TtaPredictor(forward, views, device="cuda"))
+    blocks = list(file.blocks())
+    assert np.array_equal(np.concatenate([block.ids for block in blocks]), expected.ids)
+    found = np.concatenate([block.probabilities for block in blocks])
+    np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
 
 
 def test_outputs_that_are_not_finite_are_a_fault_and_leave_no_block(files):
