@@ -8,8 +8,10 @@ from PIL import Image
 from gpuopt.benchmark import _PRINT, benchmark
 from gpuopt.config import compose_settings
 from gpuopt.engine.record import ENGINES
+from gpuopt.engine.verification import report_path
 from gpuopt.errors import InputError
-from gpuopt.schema import to_benchmark_config
+from gpuopt.predict import predict
+from gpuopt.schema import to_benchmark_config, to_predict_config
 from tests.faults.commands import Command
 
 WORDS = (
@@ -89,6 +91,23 @@ def test_a_second_benchmark_takes_the_engine_from_the_cache(home, cache, answer)
     assert again.records[1].build_s is None
 
 
+def test_predict_takes_the_fastest_engine_without_proving_it_again(
+    home, cache, answer, tmp_path, monkeypatch, capsys
+):
+    record = home / "run" / ENGINES
+    content = json.loads(record.read_text())
+    kept, content["engines"] = content["engines"], [content["engines"][1]]  # whoever was faster
+    assert kept[1]["engine"] == "onnx"
+    record.write_text(json.dumps(content))
+    monkeypatch.setattr("gpuopt.engine.proved.build_verified", None)  # would prove
+    monkeypatch.setattr("gpuopt.engine.onnx.Onnx.build", None)
+    words = (f"run={home / 'run'}", "engine=auto", "gpu=cpu", "num_workers=0", "batch_size=64")
+    settings = compose_settings("predict", [*words, f"cache_dir={cache}"])
+    output = predict(to_predict_config(settings), tmp_path)
+    assert len(output.read_text().splitlines()) == 451
+    assert "engine=onnx" in " ".join(capsys.readouterr().out.split())
+
+
 def test_an_engines_file_is_timed_alone_on_images_of_a_folder(cache, answer, tmp_path):
     draw(tmp_path / "photos", 3)
     (file,) = cache.rglob("engine.onnx")
@@ -96,9 +115,16 @@ def test_an_engines_file_is_timed_alone_on_images_of_a_folder(cache, answer, tmp
     (record,) = found.records
     assert (record.engine, found.images, found.batch_sizes) == ("onnx", 3, (1, 4, 6))
     assert len(record.timings) == 6
-    assert not record.is_verified
-    assert record.reason == "there is no report of a proof beside it"
+    assert record.is_verified
+    assert "verified on 24 images" in record.reason
     assert found.written is None
+    report = report_path(file)
+    content = report.read_bytes()
+    report.unlink()
+    found = compared(f"engine_path={file}", f"data.root={tmp_path / 'photos'}", "data.cache=off")
+    report.write_bytes(content)
+    assert not found.records[0].is_verified
+    assert found.records[0].reason == "there is no report of a proof beside it"
 
 
 def test_a_file_that_somebody_else_made_is_refused(tmp_path):

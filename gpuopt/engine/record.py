@@ -101,6 +101,7 @@ class FastEngine:
         optimal_batch_size: That it was proved and timed with.
         max_batch_size: That it was proved with.
         samples_per_second: End to end at the optimal batch size.
+        least_images: That were asked for to prove it.
     """
 
     name: str
@@ -109,6 +110,7 @@ class FastEngine:
     optimal_batch_size: int
     max_batch_size: int
     samples_per_second: float
+    least_images: int
 
 
 def surroundings_of(network: TrainedNetwork, device: torch.device, image_size: int) -> Surroundings:
@@ -192,6 +194,7 @@ def _candidate(entry: Mapping[str, Any], content: Mapping[str, Any]) -> FastEngi
         size,
         int(content["max_batch_size"]),
         float(timing["samples_per_second"]),
+        int(entry["verification"]["bounds"]["least_images"]),
     )
 
 

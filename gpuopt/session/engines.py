@@ -31,7 +31,8 @@ __all__ = [
     "proof_images",
 ]
 
-_LEAST = Bounds().least_images
+_BOUNDS = Bounds()
+_LEAST = _BOUNDS.least_images
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class PredictionEngines:
         if settings.engine == "eager" and settings.path is None:
             return model
         request = self._request(model)
-        proved = ProvedEngines(network, self._cache, tell=self._tell, provider=settings.provider)
+        proved = self._proved(network)
         if settings.path is not None:
             file = EngineFile(Path(settings.path).expanduser(), Seal())
             engine, choice = proved.open_file(file, request, self._proof)
@@ -120,7 +121,7 @@ class PredictionEngines:
             engines = preferred(request.device, provider=settings.provider)
             engine, choice = proved.open(engines, request, self._proof)
         else:
-            found = self._fastest(network, request, proved)
+            found = self._fastest(network, request)
             if found is None:
                 return model
             engine, choice = found
@@ -138,8 +139,13 @@ class PredictionEngines:
             model.device,
         )
 
+    def _proved(self, network: TrainedNetwork, bounds: Bounds = _BOUNDS) -> ProvedEngines:
+        return ProvedEngines(
+            network, self._cache, tell=self._tell, provider=self._settings.provider, bounds=bounds
+        )
+
     def _fastest(
-        self, network: TrainedNetwork, request: EngineRequest, proved: ProvedEngines
+        self, network: TrainedNetwork, request: EngineRequest
     ) -> tuple[Engine, Choice] | None:
         """Open the fastest engine of a benchmark of these weights on this device, if there is one.
 
@@ -161,6 +167,8 @@ class PredictionEngines:
                 optimal_batch_size=best.optimal_batch_size,
                 max_batch_size=best.max_batch_size,
             )
+            # Who was content with fewer images when engines were compared is so now.
+            proved = self._proved(network, Bounds(least_images=best.least_images))
             try:
                 engine, choice = proved.open((best.name,), wanted, self._proof)
             except InputError as error:  # such as a package that is gone

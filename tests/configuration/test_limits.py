@@ -38,6 +38,7 @@ def compose_all():
     yield compose_settings("check", ["report=fit"])
     yield compose_settings("export", ["num_classes=7"])
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
+    yield compose_settings("benchmark", ["optimal_batch_size=8"])
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
 from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS
 from gpuopt.errors import InputError
-from gpuopt.schema import FindBatchSizeConfig, PredictConfig, TrainConfig
+from gpuopt.schema import BenchmarkConfig, FindBatchSizeConfig, PredictConfig, TrainConfig
 
 HYDRA_OPTIONS = [
     (option, action) for action in get_args_parser()._actions for option in action.option_strings
@@ -98,7 +98,7 @@ def test_the_answer_composes(line, expected):
 @pytest.mark.parametrize("name", SEED_SPELLINGS)
 def test_every_spelling_names_a_key(name):
     key = SEED_SPELLINGS[name].partition("=")[0].partition(".")[0]
-    assert key in {*KEYS["train"], *KEYS["predict"]}
+    assert key in {*KEYS["train"], *KEYS["predict"], *KEYS["benchmark"]}
 
 
 @pytest.mark.parametrize("name", FINDER_SPELLINGS)
@@ -109,6 +109,7 @@ def test_every_spelling_of_the_finder_names_a_key(name):
 def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["train"]) == {field.name for field in fields(TrainConfig)}
     assert set(KEYS["predict"]) == {field.name for field in fields(PredictConfig)}
+    assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 

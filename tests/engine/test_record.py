@@ -58,6 +58,7 @@ def test_the_fastest_of_those_that_were_proved_is_taken(tmp_path):
     assert (found.name, found.precision, found.fp32_layers) == ("onnx", "fp16", ("blocks.5",))
     assert (found.optimal_batch_size, found.max_batch_size) == (8, 16)
     assert found.samples_per_second == 300.0
+    assert found.least_images == 500
 
 
 @pytest.mark.parametrize(
@@ -90,6 +91,7 @@ def test_without_a_proved_engine_there_is_none(tmp_path):
         ("timings", None),
         ("fp32_layers", 5),
         ("is_verified", "yes"),
+        ("verification", None),
     ],
 )
 def test_a_record_that_somebody_wrote_is_not_trusted(tmp_path, key, value):

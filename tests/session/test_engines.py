@@ -112,7 +112,7 @@ def test_auto_without_a_record_is_the_model_and_says_what_measures(model, opened
 def test_auto_takes_the_fastest_that_was_proved(model, opened, tmp_path, monkeypatch, folder):
     place = tmp_path / folder
     place.mkdir(exist_ok=True)
-    best = FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5)
+    best = FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5, 300)
     recorded(monkeypatch, place, best)
     lines = []
     assert engines(tmp_path, lines).forward_of(model) == "onnx"
@@ -126,9 +126,9 @@ def test_auto_takes_the_fastest_that_was_proved(model, opened, tmp_path, monkeyp
     ("best", "precision"),
     [
         (None, "auto"),
-        (FastEngine("eager", "fp32", (), 8, 8, 9.0), "auto"),
-        (FastEngine("onnx", "fp16", (), 8, 8, 9.0), "bf16"),
-        (FastEngine("tensorrt", "fp32", (), 8, 8, 9.0), "auto"),
+        (FastEngine("eager", "fp32", (), 8, 8, 9.0, 500), "auto"),
+        (FastEngine("onnx", "fp16", (), 8, 8, 9.0, 500), "bf16"),
+        (FastEngine("tensorrt", "fp32", (), 8, 8, 9.0, 500), "auto"),
     ],
 )
 def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
