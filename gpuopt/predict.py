@@ -11,6 +11,7 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.predict_engine import prediction_engines
 from gpuopt.prediction_folder import PREDICTIONS
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
@@ -91,16 +92,11 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         folds_per_pass=config.folds_per_pass,
         cache_dir=config.cache_dir,
     )
-    options = StreamOptions(
-        resumes=bool(config.resume),
-        cache_dir=config.cache_dir,
-        show_progress=sys.stderr.isatty(),
-    )
+    source = _source(config, node, split, description.image_size, setup)
     choices = [*setup.choices, *plan.choices]
     if calibration is not None:
         calibration.require_weights(ensemble.digests)
         temperature, choice = calibration.choose(config.tta)
-        options = options.calibrated(temperature)
         choices.append(choice)
     for choice in choices:
         console.print(str(choice), soft_wrap=True, markup=False)
@@ -110,7 +106,23 @@ def predict(config: PredictConfig, folder: Path) -> Path:
             soft_wrap=True,
             markup=False,
         )
-    source = _source(config, node, split, description.image_size, setup)
+    engines = prediction_engines(
+        config,
+        place,
+        ensemble,
+        source,
+        batch_size=plan.chunk_size,
+        tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+    )
+    options = StreamOptions(
+        resumes=bool(config.resume),
+        cache_dir=config.cache_dir,
+        show_progress=sys.stderr.isatty(),
+        forward_of=engines.forward_of,
+        identity=engines.identity,
+    )
+    if calibration is not None:
+        options = options.calibrated(temperature)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
     written = [output]

@@ -142,8 +142,8 @@ def choose_folder(config: Mapping[str, Any], fresh: Path, typed: Collection[str]
         InputError: When there is nothing to resume, what the user typed contradicts the stored
             run, or the folder cannot be made.
     """
-    if "run" not in config or "purpose" in config:  # a command that leaves nothing behind
-        return fresh
+    if "run" not in config or {"checkpoint", "purpose"} & config.keys():
+        return fresh  # a command that leaves no folder behind
     if "output" in config:
         return folder_of_prediction(config, fresh.parent) or _unused(fresh)
     resume, named = config.get("resume"), config.get("run") if "resume" in config else None

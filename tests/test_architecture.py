@@ -107,6 +107,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt",
         "gpuopt.train",
         "gpuopt.predict",
+        "gpuopt.benchmark",
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
@@ -145,6 +146,7 @@ for name in sys.argv[1:]:
     assert os.wait()[1] == 0, name
 """
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("tta.predictor", "tta.streaming", "tta.view_scores")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
