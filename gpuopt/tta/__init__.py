@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from gpuopt.tta.apply import apply_view
     from gpuopt.tta.predictions import Predictions, predict_loader
     from gpuopt.tta.predictor import TtaPredictor
+    from gpuopt.tta.view_scores import ViewScores, score_views
 
 __all__ = [
     "OPERATIONS",
@@ -21,16 +22,20 @@ __all__ = [
     "TestTimeAugmentation",
     "TtaPredictor",
     "View",
+    "ViewScores",
     "apply_view",
     "parse_views",
     "predict_loader",
+    "score_views",
 ]
 
 _NEEDS_TORCH = {
     "Predictions": "predictions",
     "TtaPredictor": "predictor",
+    "ViewScores": "view_scores",
     "apply_view": "apply",
     "predict_loader": "predictions",
+    "score_views": "view_scores",
 }
 
 

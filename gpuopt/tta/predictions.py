@@ -11,7 +11,7 @@ from torch import Tensor
 from gpuopt.errors import FaultError, InputError
 from gpuopt.tta.predictor import TtaPredictor
 
-__all__ = ["EvaluationBatch", "Predictions", "predict_loader"]
+__all__ = ["EvaluationBatch", "Predictions", "check_finite", "predict_loader", "real_samples"]
 
 
 class EvaluationBatch(Protocol):
@@ -89,20 +89,18 @@ def predict_loader(
     merged: list[NDArray[np.float32]] = []
     single: list[NDArray[np.float32]] = []
     for batch in loader:
-        real = batch.weights > 0
-        # Indexing would copy a whole batch, out of pinned memory; most batches have no padding.
-        images = batch.images if bool(real.all()) else batch.images[real]
-        if not len(images):
+        found = real_samples(batch)
+        if found is None:
             continue
-        ids = batch.ids[real].cpu().numpy()
+        images, ids, targets = found
         if with_single_view:
             both = predictor.with_single_view(images)
             merged.append(both[0].cpu().numpy())
             single.append(both[1].cpu().numpy())
         else:
             merged.append(predictor(images).cpu().numpy())
-        _check_finite(merged[-1], ids)
-        rows.append((ids, batch.targets[real].cpu().numpy()))
+        check_finite(merged[-1], ids)
+        rows.append((ids, targets))
         if on_batch is not None:
             on_batch(len(ids))
     if not rows:
@@ -116,8 +114,29 @@ def predict_loader(
     )
 
 
-def _check_finite(probabilities: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
-    bad = ids[~np.isfinite(probabilities).all(axis=1)]
+def real_samples(
+    batch: EvaluationBatch,
+) -> tuple[Tensor, NDArray[np.int64], NDArray[np.int64]] | None:
+    """Return images, ids and targets of a batch without its padding, or None when it is all."""
+    real = batch.weights > 0
+    # Indexing would copy a whole batch, out of pinned memory; most batches have no padding.
+    images = batch.images if bool(real.all()) else batch.images[real]
+    if not len(images):
+        return None
+    return images, batch.ids[real].cpu().numpy(), batch.targets[real].cpu().numpy()
+
+
+def check_finite(scores: NDArray[np.float32], ids: NDArray[np.int64]) -> None:
+    """Refuse what a model that overflows has said.
+
+    Args:
+        scores: [n, classes].
+        ids: Row of each sample in its split.
+
+    Raises:
+        FaultError: When a score is not finite.
+    """
+    bad = ids[~np.isfinite(scores).all(axis=1)]
     if len(bad):
         raise FaultError(
             f"the model's outputs are not finite for {len(bad)} of {len(ids)} images of a batch "

@@ -8,7 +8,7 @@ from torch import nn
 
 from gpuopt.errors import FaultError, InputError
 from gpuopt.tta import TtaPredictor, apply_view, parse_views
-from gpuopt.tta.predictor import _pieces
+from gpuopt.tta.chunks import _pieces
 
 FIVE = parse_views([{}, {"rotate": 90}, {"rotate": 180}, {"rotate": 270}, {"brightness": 1.3}])
 MIXED = parse_views([{}, {"rotate": 7}, {"equalize": 0.5, "weight": 3}, {"noise": 8}, {"blur": 1}])
