@@ -1,5 +1,6 @@
 """Refuse a composed configuration that cannot work, before torch is imported or a file written."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -37,10 +38,13 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulate_grad_batches": _COUNT,
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "max_batch_size": _COUNT,
     "min_batch_size": _COUNT,
+    "min_f1": _SHARE,
     "target": _COUNT,
+    "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "seed": (0, 2**32 - 1),
@@ -109,8 +113,9 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
-_AUTO = ("batch_size", "image_size", "micro_batch_size", "num_workers")
+_AUTO = ("batch_size", "image_size", "images", "micro_batch_size", "num_workers")
 _MOST_DEVICES = 1024
+_OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -167,6 +172,7 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_value(key, value)
     _check_folds(config.get("folds"), config.get("fold"))
     _check_device_ids(config.get("gpu_ids"))
+    _check_policies(config.get("policies"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -214,6 +220,12 @@ def _check_device_ids(gpu_ids: list[int] | None) -> None:
         raise InputError(
             f"gpu_ids={gpu_ids}: give CUDA's numbers of different devices, such as [0,1]"
         )
+
+
+def _check_policies(policies: list[str] | None) -> None:
+    for name in [] if policies is None else policies or [""]:
+        if not _OPTION.fullmatch(name):
+            raise InputError(f"policies={policies}: give options of tta=, such as [none,essential]")
 
 
 def _check_callbacks(config: Mapping[str, Any]) -> None:

@@ -34,6 +34,7 @@ __all__ = [
     "draw_figures",
     "evaluate",
     "predict_all",
+    "progress_bar",
 ]
 
 _SAMPLES_SHOWN = 24
@@ -111,7 +112,7 @@ def predict_all(
         merge=policy.merge,
         autocast=autocast_of(precision, device),
     )
-    with _progress(show_progress) as progress:
+    with progress_bar(show_progress) as progress:
         task = progress.add_task(label, total=total)
         return predict_loader(
             loader,
@@ -291,7 +292,8 @@ def autocast_of(
     return lambda: torch.autocast(device.type, kinds[precision], cache_enabled=False)
 
 
-def _progress(visible: bool) -> Progress:
+def progress_bar(visible: bool) -> Progress:
+    """Make a bar for passes over images; an invisible one costs nothing."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

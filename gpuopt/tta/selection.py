@@ -105,9 +105,7 @@ def calibrated_log_likelihood(
         scaled = log_softmax(log_probabilities / np.exp(log_temperature))
         return -float(scaled[rows, targets].mean())
 
-    found = minimize_scalar(
-        loss, bounds=_BOUNDS, method="bounded", options={"xatol": _TOLERANCE}
-    )
+    found = minimize_scalar(loss, bounds=_BOUNDS, method="bounded", options={"xatol": _TOLERANCE})
     return -min(float(found.fun), loss(0.0))
 
 

@@ -1,16 +1,19 @@
 """How long a prediction with views takes, from a few short ones.
 
-    seconds = overhead + images x (loading + decoding + models x sum over views (making + forward))
+    seconds = start + overhead + images x (loading + decoding + sum over views (making + models x forward))
 
 The first forward passes, the start of loader processes and the like are the overhead. Making a
-view is measured apart from the model, because a noise pattern may cost more than a small network.
+view is measured apart from the model, because a noise pattern may cost more than a small network;
+several models share it.
 """
 
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy.optimize import nnls
 
 from gpuopt.choice import Evidence
@@ -40,18 +43,20 @@ class TtaTime:
     """The parts of the time of a prediction on one device.
 
     Attributes:
+        startup_s: Before the first image, such as for imports and weights.
         overhead_s: Once per prediction.
         image_s: Per image, whatever the views: to load and move it, and to merge.
         decode_s: Per image that does not lie decoded yet.
         forward_s: Per image, view and model: one over the throughput at the chunk.
         view_s: Per image: to make a view, by the view's name.
-        low_ratio: Lower end of what a prediction took, over what this says.
+        low_ratio: Lower end of what a prediction took after the start, over what this says.
         high_ratio: Upper end.
         chunk_size: Images per forward.
         evidence: `measured` or `predicted`.
         reason: Where, or from what.
     """
 
+    startup_s: float
     overhead_s: float
     image_s: float
     decode_s: float
@@ -74,10 +79,19 @@ class TtaTime:
             models: That are averaged, such as the folds of a run.
             is_decoded: Whether the images lie decoded in the cache.
         """
-        device_s = sum(self.view_s.get(view.name, 0.0) + self.forward_s for view in views)
-        per_image_s = self.image_s + models * device_s + (0.0 if is_decoded else self.decode_s)
-        value = self.overhead_s + images * per_image_s
-        return Interval(value, self.low_ratio * value, self.high_ratio * value)
+        making_s = sum(self.view_s.get(view.name, 0.0) for view in views)
+        device_s = making_s + models * len(views) * self.forward_s
+        per_image_s = self.image_s + device_s + (0.0 if is_decoded else self.decode_s)
+        work_s = self.overhead_s + images * per_image_s
+        ends = (ratio * work_s for ratio in (1.0, self.low_ratio, self.high_ratio))
+        return Interval(*(self.startup_s + end for end in ends))
+
+    def minutes(
+        self, images: int, views: Sequence[View], *, models: int = 1, is_decoded: bool = True
+    ) -> Interval:
+        """Say the same in minutes."""
+        found = self.seconds(images, views, models=models, is_decoded=is_decoded)
+        return Interval(found.value / 60, found.low / 60, found.high / 60)
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -108,23 +122,50 @@ def fit_tta_time(
     """
     if len({timed.images for timed in passes}) < 2 or len({len(p.views) for p in passes}) < 2:
         raise InputError("a time is fitted to passes of two sizes and two numbers of views")
-    seconds = np.array([timed.seconds for timed in passes])
-    making_s = [
-        timed.images * sum(view_s.get(view.name, 0.0) for view in timed.views) for timed in passes
-    ]
-    terms = np.array([(1, timed.images, timed.images * len(timed.views)) for timed in passes])
-    parts, _ = nnls(terms / seconds[:, None], np.maximum(0.0, 1 - np.array(making_s) / seconds))
-    ratios = seconds / np.maximum(terms @ parts + making_s, 1e-12)
+    cells = _cells(passes)
+    parts = _fit(cells, view_s)
     overhead_s, image_s, forward_s = map(float, parts)
+    ratios = [
+        timed.seconds / max(float(_terms(timed) @ parts) + _making_s(timed, view_s), 1e-12)
+        for timed in passes
+    ]
     return TtaTime(
-        startup_s + overhead_s,
+        startup_s,
+        overhead_s,
         image_s,
         decode_s,
         forward_s,
         dict(view_s),
-        low_ratio=min(1.0, float(ratios.min())),
-        high_ratio=max(1.0, float(ratios.max())),
+        low_ratio=min(1.0, *ratios),
+        high_ratio=max(1.0, *ratios),
         chunk_size=chunk_size,
         evidence="measured",
         reason=reason,
     )
+
+
+def _cells(passes: Sequence[TimedPass]) -> list[TimedPass]:
+    """Take the median of each size and views: one disturbed pass shall not move the fit."""
+    seconds: dict[tuple[int, tuple[View, ...]], list[float]] = {}
+    for timed in passes:
+        seconds.setdefault((timed.images, timed.views), []).append(timed.seconds)
+    return [TimedPass(*cell, statistics.median(found)) for cell, found in seconds.items()]
+
+
+def _fit(cells: Sequence[TimedPass], view_s: Mapping[str, float]) -> NDArray[np.float64]:
+    """Return overhead, seconds per image, and seconds per image and view."""
+    seconds = np.array([cell.seconds for cell in cells])
+    left = np.maximum(0.0, [1 - _making_s(cell, view_s) / cell.seconds for cell in cells])
+    terms = np.array([_terms(cell) for cell in cells]) / seconds[:, None]
+    parts: NDArray[np.float64] = nnls(terms, left)[0]
+    if parts[2] == 0.0:  # lost in the noise: all of the time is taken to grow with the views
+        parts = np.array([0.0, 0.0, nnls(terms[:, 2:], left)[0][0]])
+    return parts
+
+
+def _terms(timed: TimedPass) -> NDArray[np.float64]:
+    return np.array([1.0, timed.images, timed.images * len(timed.views)])
+
+
+def _making_s(timed: TimedPass, view_s: Mapping[str, float]) -> float:
+    return timed.images * sum(view_s.get(view.name, 0.0) for view in timed.views)

@@ -49,7 +49,9 @@ def test_the_search_ends_at_its_most_views_and_forgets_weights():
     steps = select_views(made([1.0, 1.0, 1.0, 1.0]), most=2)
     assert len(steps) == 2
     heavy = parse_views([{"weight": 9}, {"rotate": 90}])
-    found = select_views(HeldOutScores(heavy, made([1.0, 1.0]).log_probabilities, made([1]).targets))
+    found = select_views(
+        HeldOutScores(heavy, made([1.0, 1.0]).log_probabilities, made([1]).targets)
+    )
     assert {view.weight for view in found[-1].views} == {1.0}
 
 

@@ -36,9 +36,9 @@ def test_models_decoding_and_the_start_add_up():
     plain = time.seconds(1000, VIEWS[:2])
     assert plain.value == pytest.approx(5 + true_seconds(1000, VIEWS[:2]))
     assert time.seconds(1000, VIEWS[:2], is_decoded=False).value == pytest.approx(10 + plain.value)
-    device_s = 1000 * (VIEW_S["identity"] + VIEW_S["rotate 90"] + 2 * 5e-3)
-    three = time.seconds(1000, VIEWS[:2], models=3)
-    assert three.value == pytest.approx(plain.value + 2 * device_s)
+    three = time.seconds(1000, VIEWS[:2], models=3)  # which share the views
+    assert three.value == pytest.approx(plain.value + 2 * 1000 * 2 * 5e-3)
+    assert time.minutes(1000, VIEWS[:2]).value == pytest.approx(plain.value / 60)
 
 
 def test_repeats_that_scatter_widen_the_range_around_every_prediction():
