@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from rich.text import Text
 
 from gpuopt.configuration.settings_file import SettingsFile
@@ -23,6 +22,7 @@ from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, RecommendTtaConfig, to_rec
 from gpuopt.storage import write_json
 from gpuopt.trained_run import data_of_run, find_run
 from gpuopt.tta import TestTimeAugmentation
+from gpuopt.tta_options import compose_policy
 
 __all__ = ["main"]
 
@@ -39,7 +39,7 @@ def _recommend(composed: DictConfig) -> None:
     config = to_recommend_config(checked(composed))
     try:
         file = _place_file(config.save_config)
-        policies = [_policy(name) for name in config.policies]
+        policies = [compose_policy(name) for name in config.policies]
         _check_run(config.run)
         with logging_to(None):
             shortfall = _answer(config, policies, folder, file)
@@ -101,16 +101,6 @@ def _answer(
     if command is not None:
         console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
     return answer.shortfall
-
-
-def _policy(name: str) -> TestTimeAugmentation:
-    """Compose an option of `tta=`, from the folders that this command reads."""
-    node = compose("predict", overrides=[f"tta={name}"]).tta
-    content = OmegaConf.to_container(node, resolve=True)
-    assert isinstance(content, dict)  # the schema's node is a mapping
-    policy = TestTimeAugmentation(**{str(key): value for key, value in content.items()})
-    policy.check()
-    return policy
 
 
 def _check_run(name: str) -> None:

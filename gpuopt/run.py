@@ -140,7 +140,7 @@ def choose_folder(config: Mapping[str, Any], fresh: Path, typed: Collection[str]
         InputError: When there is nothing to resume, what the user typed contradicts the stored
             run, or the folder cannot be made.
     """
-    if "run" not in config or "purpose" in config:  # a command that leaves nothing behind
+    if "run" not in config or fresh == Path():  # a command that leaves nothing behind
         return fresh
     if config.get("output"):
         return _folder_of_output(Path(str(config["output"])).expanduser())

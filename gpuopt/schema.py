@@ -169,6 +169,8 @@ class CheckConfig:
     gpu: AbsentGpu = field(default_factory=AbsentGpu)
     image_size: Any = "auto"
     moving_average: bool = False
+    run: str | None = None
+    images: int = 3140
     cache_dir: str | None = None
     debug: bool = False
 

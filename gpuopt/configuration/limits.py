@@ -109,7 +109,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
     "purpose": ("train", "predict", "tta"),
-    "report": ("fit",),
+    "report": ("fit", "tta"),  # or a list of them
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
@@ -280,8 +280,12 @@ def _check_value(key: str, value: Any) -> None:
         check_level(str(value))
         return
     known = CHOICES.get(key)
-    if key == "report" and value is None:
-        raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
+    if key == "report":
+        if not value:
+            raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
+        if isinstance(value, list):
+            _check_reports(value)
+            return
     if known is not None and not any(value is word or str(value) == word for word in known):
         # YAML reads a bare on or off as true or false.
         slipped = isinstance(value, bool) or value in ("True", "False")
@@ -294,6 +298,13 @@ def _check_value(key: str, value: Any) -> None:
         low, high = RANGES[key]
         if not low <= value <= high:
             raise InputError(f"{key}={value} is out of range: {low:g} to {high:g}")
+
+
+def _check_reports(names: list[Any]) -> None:
+    for name in names:
+        _check_value("report", name if isinstance(name, str) else repr(name))
+    if len(set(names)) < len(names):
+        raise InputError(f"report={names} names a report twice: give each once")
 
 
 def _of_fields(kind: type[_Values], node: Mapping[str, Any], where: str) -> _Values:

@@ -121,7 +121,8 @@ _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debu
     optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta""")
 _PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
 _CHECK = _WORDS(
-    "cache_dir debug format gpu image_size model moving_average optimizer precision report"
+    """cache_dir debug format gpu image_size images model moving_average optimizer precision report
+    run"""
 )
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")

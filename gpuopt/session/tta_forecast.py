@@ -1,9 +1,11 @@
 """Predict how long predicting with views takes on a card that is not here."""
 
+import functools
+
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.measure.roofline import forward_flops, gpu_rates, predict_forward_s
-from gpuopt.memory import MemorySetup, choose_micro_batch, predict_memory
+from gpuopt.memory import MemoryEstimate, MemorySetup, choose_micro_batch, predict_memory
 from gpuopt.tta.time_model import TtaTime
 
 __all__ = ["LARGEST_CHUNK", "forecast_tta_time"]
@@ -47,13 +49,13 @@ def forecast_tta_time(
             "a card of the catalogue, or give gpu.fp32_tflops and gpu.memory_bandwidth_gb_per_s"
         )
     inference = MemorySetup(model_name, image_size, arithmetic, training=False)
-    memory = predict_memory(inference, cache_dir=cache_dir)
+    memory = _memory(inference, cache_dir)
     if batch_size == "auto":
         chunk = int(choose_micro_batch(gpu, memory, LARGEST_CHUNK).value)
     else:
         chunk = int(batch_size)
     training = MemorySetup(model_name, image_size, arithmetic)
-    saved_bytes = predict_memory(training, cache_dir=cache_dir).bytes_per_sample
+    saved_bytes = _memory(training, cache_dir).bytes_per_sample
     flops = forward_flops(model_name, image_size)
     view_s = _VIEW_BYTES_PER_VALUE * 3 * image_size**2 / rates.bytes_per_s
     forward = predict_forward_s(flops, saved_bytes, rates)
@@ -70,3 +72,8 @@ def forecast_tta_time(
         evidence="predicted",
         reason=f"from the peak rates of {gpu.name} in {arithmetic}, loading left out",
     )
+
+
+@functools.cache  # the cards of a catalogue share it
+def _memory(setup: MemorySetup, cache_dir: str | None) -> MemoryEstimate:
+    return predict_memory(setup, cache_dir=cache_dir)

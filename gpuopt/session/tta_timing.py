@@ -165,8 +165,8 @@ def measure_tta_time(
         warm = timer(setup.batch_size, few)
         chunk_s = timer(setup.batch_size, many).seconds / len(many)
         passes = [
-            timer(images, seen)
-            for images, seen in _design(setup.batch_size, few, many, chunk_s, budget_s)
+            timer(images, seen)._replace(turn=turn)
+            for turn, images, seen in _design(setup.batch_size, few, many, chunk_s, budget_s)
         ]
         view_s = {view.name: timer.view_seconds(view) for view in views}
         decode_s = timer.decode_seconds()
@@ -186,8 +186,8 @@ def _design(
     many: tuple[View, ...],
     chunk_s: float,
     budget_s: float,
-) -> Iterator[tuple[int, tuple[View, ...]]]:
-    """Choose sizes whose passes take about the budget, in an order that drifts cancel in."""
+) -> Iterator[tuple[int, int, tuple[View, ...]]]:
+    """Choose sizes whose passes take about the budget, in turns in which drifts cancel."""
     units = (1 + _LARGER) * (len(few) + len(many))  # chunks of a round of one-batch passes
     round_s = units * max(chunk_s, 1e-9)
     batches, repeats, larger = int(budget_s / (_REPEATS * round_s)), _REPEATS, _LARGER
@@ -197,8 +197,9 @@ def _design(
     cells = [
         (size * batch_size, views) for size in (batches, batches * larger) for views in (few, many)
     ]
-    for number in range(repeats):
-        yield from cells if number % 2 == 0 else reversed(cells)
+    for turn in range(repeats):
+        for images, views in cells if turn % 2 == 0 else reversed(cells):
+            yield turn, images, views
 
 
 def _name(setup: PredictionSetup) -> str:

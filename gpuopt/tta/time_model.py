@@ -1,6 +1,7 @@
 """How long a prediction with views takes, from a few short ones.
 
-    seconds = start + overhead + images x (loading + decoding + sum over views (making + models x forward))
+    seconds = start + overhead
+        + images x (loading + decoding + sum over views (making + models x forward))
 
 The first forward passes, the start of loader processes and the like are the overhead. Making a
 view is measured apart from the model, because a noise pattern may cost more than a small network;
@@ -31,11 +32,13 @@ class TimedPass(NamedTuple):
         images: How many.
         views: That each was seen in.
         seconds: Wall time.
+        turn: Of a pass over all sizes and views; turns tell how the time scatters.
     """
 
     images: int
     views: tuple[View, ...]
     seconds: float
+    turn: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ def fit_tta_time(
     """Fit the parts to timed passes, by least squares of the relative errors.
 
     Args:
-        passes: Of at least two sizes and two numbers of views; repeats tell how they scatter.
+        passes: Of at least two sizes and two numbers of views, in one turn or several.
         view_s: Seconds to make a view of an image, by the view's name.
         chunk_size: Images per forward.
         reason: Where it was measured.
@@ -125,9 +128,12 @@ def fit_tta_time(
     cells = _cells(passes)
     parts = _fit(cells, view_s)
     overhead_s, image_s, forward_s = map(float, parts)
+    fitted_s = [float(_terms(timed) @ parts) + _making_s(timed, view_s) for timed in passes]
+    turns = {timed.turn for timed in passes}
     ratios = [
-        timed.seconds / max(float(_terms(timed) @ parts) + _making_s(timed, view_s), 1e-12)
-        for timed in passes
+        sum(timed.seconds for timed in passes if timed.turn == turn)
+        / sum(s for s, timed in zip(fitted_s, passes, strict=True) if timed.turn == turn)
+        for turn in turns
     ]
     return TtaTime(
         startup_s,

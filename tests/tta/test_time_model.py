@@ -16,8 +16,8 @@ def true_seconds(images, views, noise=1.0):
 
 def fitted(noises=(1.0,), **options):
     passes = [
-        TimedPass(images, VIEWS[:views], true_seconds(images, VIEWS[:views], noise))
-        for noise in noises
+        TimedPass(images, VIEWS[:views], true_seconds(images, VIEWS[:views], noise), turn)
+        for turn, noise in enumerate(noises)
         for images in (64, 256)
         for views in (1, 4)
     ]
@@ -41,11 +41,35 @@ def test_models_decoding_and_the_start_add_up():
     assert time.minutes(1000, VIEWS[:2]).value == pytest.approx(plain.value / 60)
 
 
-def test_repeats_that_scatter_widen_the_range_around_every_prediction():
+def test_turns_that_scatter_widen_the_range_around_every_prediction():
     found = fitted((0.9, 1.0, 1.1)).seconds(1000, VIEWS)
     assert found.low < found.value < found.high
     assert found.high / found.value == pytest.approx(1.1, abs=0.03)
     assert found.low / found.value == pytest.approx(0.9, abs=0.03)
+
+
+def test_one_disturbed_pass_moves_nothing():
+    passes = [
+        TimedPass(images, VIEWS[:views], true_seconds(images, VIEWS[:views]), turn)
+        for turn in range(3)
+        for images in (64, 256)
+        for views in (1, 4)
+    ]
+    passes[5] = passes[5]._replace(seconds=30 * passes[5].seconds)
+    found = fit_tta_time(passes, VIEW_S, chunk_size=1, reason="").seconds(1000, VIEWS)
+    assert found.value == pytest.approx(true_seconds(1000, VIEWS))
+    assert found.high > found.value
+
+
+def test_the_start_is_known_and_does_not_scatter():
+    found = fitted((0.9, 1.0, 1.1), startup_s=100.0).seconds(64, VIEWS[:1])
+    assert found.high < 101
+
+
+def test_what_is_lost_in_noise_is_taken_to_grow_with_the_views():
+    passes = [TimedPass(n, VIEWS[:v], 1.0) for n in (8, 32) for v in (1, 3)]
+    time = fit_tta_time(passes, {}, chunk_size=8, reason="")
+    assert time.forward_s > 0
 
 
 def test_no_part_is_negative_whatever_was_timed():
