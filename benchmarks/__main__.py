@@ -22,6 +22,7 @@ PROGRAMS = {
     "two_gpus": "two GPUs against one: losses, images per second, death and resume",
     "memory_peaks": "predicted against measured peak memory, on a GPU",
     "finder": "the batch-size finder against the true maximum and its peers, on a GPU",
+    "tta_time": "predicted against measured time of test-time augmentation",
     "recovery": "what running out of memory does to the weights, and recovery to the time",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")

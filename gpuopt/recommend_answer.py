@@ -48,6 +48,7 @@ def recommend_for_run(
     ensemble = Ensemble.open(place, folds=folds_of(place))
     startup_s = process_age_s() or 0.0
     route = choose_route(config.gpu, driver_devices(), None, 1)
+    forecast = _forecast(config, ensemble) if route.kind == "predict" else None
     here = _setup(config, ensemble, route)
     parts = _parts(config, place, ensemble, here)
     cache = AnswerCache(Path(config.cache_dir or default_cache_dir()).expanduser() / "tta")
@@ -60,7 +61,9 @@ def recommend_for_run(
     notes += _keep(place, parts, scores)
     if len(parts) > 1:
         notes.append(_OF_FOLDS)
-    time = _time(config, route, parts, ensemble, here, views, cache, startup_s)
+    time = forecast or kept_tta_time(
+        parts[0], ensemble.description, here, views, cache, startup_s=startup_s
+    )
     images = _images(config, parts[0].data)
     priced = [
         (
@@ -160,22 +163,10 @@ def _views_of(policies: Sequence[TestTimeAugmentation]) -> tuple[View, ...]:
     return tuple(dict.fromkeys([View(), *(View(view.operations) for view in views)]))
 
 
-def _time(
-    config: RecommendTtaConfig,
-    route: Route,
-    parts: Sequence[HeldOutPart],
-    ensemble: Ensemble,
-    setup: PredictionSetup,
-    views: Sequence[View],
-    cache: AnswerCache,
-    startup_s: float,
-) -> TtaTime:
-    description = ensemble.description
-    if route.kind != "predict":
-        return kept_tta_time(parts[0], description, setup, views, cache, startup_s=startup_s)
+def _forecast(config: RecommendTtaConfig, ensemble: Ensemble) -> TtaTime:
     return forecast_tta_time(
-        description.model,
-        description.image_size,
+        ensemble.description.model,
+        ensemble.description.image_size,
         config.gpu.card(),
         precision=config.precision.name,
         batch_size=config.batch_size,

@@ -111,6 +111,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.checks",
         "gpuopt.config",
         "gpuopt.find_batch_size",
+        "gpuopt.recommend_tta",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -144,7 +145,7 @@ for name in sys.argv[1:]:
     assert os.wait()[1] == 0, name
 """
     parts = ("callbacks", "data", "model", "recomputation.apply", "storage.checkpoint")
-    parts += ("tta.predictor",)
+    parts += ("tta.frontier", "tta.predictor", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,
