@@ -5,11 +5,7 @@ Each network on each emulated card is a process of its own, in which nothing is 
 
 import argparse
 import json
-import os
-import queue
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -33,6 +29,7 @@ from benchmarks.memory_cells import (
     train_cell,
     trainer_of,
 )
+from benchmarks.memory_jobs import SharedMemory, TaskFailedError, run_task
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from gpuopt.callbacks import BatchSizeFinder
 from gpuopt.memory import predict_memory
@@ -51,7 +48,7 @@ _QUICK_MODELS = (("test_vit", 32),)
 _MEAN_GOAL, _MINIMUM_GOAL = 0.93, 0.85
 _MOST_PROBES, _MOST_SECONDS = 4, 30.0
 _LIMIT_S = 540.0
-_HEADROOM = 0.05
+_HEADROOM = 0.02
 
 
 @dataclass(frozen=True)
@@ -105,6 +102,12 @@ def main(words: Sequence[str] | None = None) -> Path:
         help="tasks at once on all GPUs",
     )
     parser.add_argument("--budget-s", type=float, default=_LIMIT_S, help="start nothing after this")
+    parser.add_argument(
+        "--headroom",
+        type=float,
+        default=_HEADROOM,
+        help="share of the card that gpuopt's finder keeps free (default: %(default)s)",
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     parser.add_argument("--all-caps", action="store_true", help="6, 8, 10, 12, 16 and 24 GiB")
     add_common_arguments(parser)
@@ -112,24 +115,21 @@ def main(words: Sequence[str] | None = None) -> Path:
     if not torch.cuda.is_available() and not arguments.quick:
         parser.error("no CUDA device was found; --quick tests the program on a CPU")
     if arguments.task:
-        _run_task(json.loads(arguments.task), arguments.output)
+        _run_task(json.loads(arguments.task), arguments.output, arguments.headroom)
         return Path(arguments.output)
     tasks = _tasks(quick=arguments.quick, all_caps=arguments.all_caps)
     deadline_s = time.monotonic() + arguments.budget_s
     judged: list[Judged] = []
     errors: dict[str, str] = {}
     path = arguments.output
-    devices: queue.Queue[int] = queue.Queue()
-    for number in range(arguments.jobs):
-        devices.put(number % max(1, torch.cuda.device_count()))
+    shared = SharedMemory.of_devices()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
 
         def carry_out(task: Task, *, is_alone: bool) -> None:
             nonlocal path
-            device = devices.get()
-            place = {"is_alone": is_alone, "device": device}
-            _judge(task, Path(folder), deadline_s, judged, errors, **place)
-            devices.put(device)
+            with shared.taken(task.memory_gib or 0) as device:
+                place = {"is_alone": is_alone, "device": device, "headroom": arguments.headroom}
+                _judge(task, Path(folder), deadline_s, judged, errors, **place)
             details = {"judged": [asdict(one) for one in judged], "errors": errors}
             path = save("finder", finder_rows(judged), arguments, parser, details)
 
@@ -164,21 +164,23 @@ def _judge(
     *,
     is_alone: bool,
     device: int,
+    headroom: float,
 ) -> None:
     if time.monotonic() > deadline_s:
         errors[str(task)] = "no time left"
         return
-    target = folder / f"{abs(hash(task))}.json"
-    command = [sys.executable, "-m", "benchmarks", "finder", "--output", str(target)]
-    command += ["--task", json.dumps(asdict(task))]
-    command += [] if torch.cuda.is_available() else ["--quick"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
-    if done.returncode or not target.exists():
-        errors[str(task)] = "\n".join(done.stderr.strip().splitlines()[-6:])
-        print(f"{task}: {errors[str(task)]}", flush=True)
+    try:
+        content = run_task(
+            "finder",
+            asdict(task),
+            folder / f"{abs(hash(task))}.json",
+            device=device,
+            words=["--headroom", str(headroom)],
+        )
+    except TaskFailedError as error:
+        errors[str(task)] = str(error)
+        print(f"{task}: {error}", flush=True)
         return
-    content = json.loads(target.read_text("utf-8"))
     found = {name: Found(**one) for name, one in content["found"].items()}
     judged.append(Judged(str(task), content["largest"], found, content["survived"], is_alone))
     answers = ", ".join(f"{name} {_word(one)}" for name, one in found.items())
@@ -197,7 +199,7 @@ def _word(found: Found) -> str:
     )
 
 
-def _run_task(content: Mapping[str, Any], target: Path) -> None:
+def _run_task(content: Mapping[str, Any], target: Path, headroom: float) -> None:
     """Carry out one task in this process, and write what came of it."""
     task = Task(**content)
     is_cuda = torch.cuda.is_available()
@@ -209,7 +211,7 @@ def _run_task(content: Mapping[str, Any], target: Path) -> None:
     )
     memory_mib = None if task.memory_gib is None else task.memory_gib * _GIB
     found, probes = {}, []
-    found[GPUOPT], probes = _gpuopt(cell, memory_mib)
+    found[GPUOPT], probes = _gpuopt(cell, memory_mib, headroom)
     start = max(1, found[GPUOPT].batch_size)
     with capped(memory_mib):
         survived = _survives(cell, start) if found[GPUOPT].batch_size else None
@@ -225,7 +227,9 @@ def _run_task(content: Mapping[str, Any], target: Path) -> None:
     target.write_text(json.dumps(written), "utf-8")
 
 
-def _gpuopt(cell: Cell, memory_mib: int | None) -> tuple[Found, list[dict[str, Any]]]:
+def _gpuopt(
+    cell: Cell, memory_mib: int | None, headroom: float
+) -> tuple[Found, list[dict[str, Any]]]:
     """Let the finder search as in anybody's Trainer; nothing is predicted beforehand."""
     model, data = build(cell, 10_000), images_of(cell, 8, 10)
     probes: list[dict[str, Any]] = []
@@ -234,7 +238,7 @@ def _gpuopt(cell: Cell, memory_mib: int | None) -> tuple[Found, list[dict[str, A
         with tempfile.TemporaryDirectory() as cache:
             prior = predict_memory(setup_of(cell), cache_dir=cache)
         finder = BatchSizeFinder(
-            prior=prior, find_only=True, set_batch_size=lambda size: None, headroom_ratio=_HEADROOM
+            prior=prior, find_only=True, set_batch_size=lambda size: None, headroom_ratio=headroom
         )
         trainer_of(cell, [finder]).fit(model, datamodule=data)
         if finder.result is None:  # without a CUDA device nothing is measured

@@ -60,6 +60,7 @@ class Cell:
         checkpointing: Level of recomputation.
         precision: `fp32`, `tf32`, `bf16` or `fp16`.
         device: `cpu` or `cuda`.
+        offload: Whether the optimizer's state lies in host memory.
     """
 
     model: str
@@ -67,12 +68,14 @@ class Cell:
     checkpointing: str = "none"
     precision: str = "bf16"
     device: str = "cuda"
+    offload: bool = False
 
     def __str__(self) -> str:
         """Word it for a table."""
         name = self.model.partition(".")[0]
         level = "" if self.checkpointing == "none" else f", checkpointing {self.checkpointing}"
-        return f"{name} {self.image_size} px, {self.precision}{level}"
+        offload = ", optimizer offloaded" if self.offload else ""
+        return f"{name} {self.image_size} px, {self.precision}{level}{offload}"
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ def setup_of(cell: Cell) -> MemorySetup:
         accumulates=False,
         # With fp16, gradients that are clipped keep the optimizer from being one kernel.
         optimizer_is_fused=cell.precision != "fp16",
+        optimizer_is_offloaded=cell.offload,
     )
 
 
@@ -120,7 +124,7 @@ def build(cell: Cell, total_steps: int) -> Classifier:
         cell.model,
         _CLASSES,
         checkpointing=cell.checkpointing,
-        optimizer=AdamW(),
+        optimizer=AdamW(offload=cell.offload),
         total_steps=total_steps,
     )
 

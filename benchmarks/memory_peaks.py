@@ -5,6 +5,7 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,13 @@ from benchmarks.record import Row, add_common_arguments, format_rows, save
 from gpuopt.memory import predict_memory
 from gpuopt.memory.device_errors import is_out_of_memory
 
-__all__ = ["LEVELS", "PeakOfCell", "StepClock", "main", "peak_rows"]
+__all__ = ["LEVELS", "OFFLOAD", "PeakOfCell", "StepClock", "main", "peak_rows"]
 
 LEVELS = ("none", "stages=2", "full")
 """Of recomputation, the one that saves most last."""
+
+OFFLOAD = "offload"
+"""What the table calls an optimizer in host memory; needs torchao."""
 
 _GOAL = "<= 0.05"
 _GIB = 2**30
@@ -36,7 +40,7 @@ class PeakOfCell:
     Attributes:
         cell: The network, in words.
         model: Its name with its size, the same for all levels.
-        level: Of recomputation.
+        level: Of recomputation, or `OFFLOAD`.
         samples: Micro-batch size.
         predicted_bytes: By torch's allocator, without the CUDA context.
         allocated_bytes: Measured, live tensors.
@@ -152,6 +156,8 @@ def _cells(device: str, *, quick: bool) -> list[tuple[Cell, int]]:
                 cells += [(replace(plain, checkpointing=level), samples) for level in LEVELS]
                 if quick:
                     break
+                if find_spec("torchao"):
+                    cells.append((replace(plain, offload=True), samples))
     return cells
 
 
@@ -161,8 +167,8 @@ def _measure(cell: Cell, samples: int) -> PeakOfCell:
     peak: Peak = train_cell(cell, samples, _STEPS, callbacks=[clock])
     return PeakOfCell(
         cell=str(cell),
-        model=str(replace(cell, checkpointing="none")),
-        level=cell.checkpointing,
+        model=str(replace(cell, checkpointing="none", offload=False)),
+        level=OFFLOAD if cell.offload else cell.checkpointing,
         samples=samples,
         predicted_bytes=predicted,
         # A CPU's memory is not counted by torch: the program is only tested there.
@@ -215,7 +221,8 @@ def _level_rows(peaks: Sequence[PeakOfCell]) -> list[Row]:
         for level, peak in by_level.items():
             if plain is None or level == "none":
                 continue
-            setting = f"{model}, batch {samples}, checkpointing {level} / none"
+            what = "optimizer offloaded" if level == OFFLOAD else f"checkpointing {level}"
+            setting = f"{model}, batch {samples}, {what} / none"
             figures: list[tuple[str, Callable[[PeakOfCell], float]]] = [
                 ("peak memory", lambda one: one.allocated_bytes),
                 ("step", lambda one: one.step_s),

@@ -157,6 +157,9 @@ class _RepeatedImages:
         images: npt.NDArray[np.uint8] = self._bank[rows % len(self._bank)]
         return images
 
+    def fingerprint(self) -> str:
+        return f"{self._bank.shape} repeated to {self._count}"
+
 
 class MemoryImages(ImageDataModule):
     """Images in memory with gpuopt's own loader and default augmentation.

@@ -67,7 +67,8 @@ def _find(composed: DictConfig) -> None:
 def _show(probe: SizedProbe) -> None:
     """Tell a person that the search goes on."""
     if sys.stderr.isatty():
-        end = f"{probe.peak_bytes / 2**30:.2f} GiB" if probe.peak_bytes else "out of memory"
+        taken = probe.allocated_bytes
+        end = f"{taken / 2**30:.2f} GiB" if taken else "out of memory"
         end += ", the allocator thrashes" if probe.thrashed else ""
         sys.stderr.write(f"probe: batch {probe.batch_size}, {end}\n")
 

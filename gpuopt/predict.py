@@ -11,6 +11,7 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.prediction_folder import PREDICTIONS
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 
@@ -47,7 +48,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     Raises:
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
-    output = Path(config.output).expanduser() if config.output else folder / "predictions.csv"
+    output = Path(config.output).expanduser() if config.output else folder / PREDICTIONS
     place = _find_run(config.run)
     node, split = _find_data(config, place)
     _require_writable(output)
@@ -56,11 +57,13 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     import sys
 
     from gpuopt.hardware import load_catalogue
-    from gpuopt.report import write_predictions_csv
+    from gpuopt.report import stream_predictions_csv
     from gpuopt.session.console import make_console
     from gpuopt.session.contest import contest_of_settings, write_submission
     from gpuopt.session.ensemble import Ensemble
+    from gpuopt.session.pass_plan import plan_passes
     from gpuopt.session.prediction import PredictionSetup, score
+    from gpuopt.session.streamed import StreamOptions
 
     console = make_console()
     ensemble = Ensemble.open(place, folds=_folds_of(place))
@@ -77,39 +80,43 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         num_workers=config.num_workers,
         cache_dir=config.cache_dir,
     )
-    for choice in setup.choices:
-        console.print(str(choice), soft_wrap=True, markup=False)
-    predictions, ids, rejected = ensemble.predict(
+    plan = plan_passes(
         setup,
         config.tta,
-        _source(config, node, split, description.image_size, setup),
+        description,
+        models=len(ensemble.paths),
+        weights_bytes=ensemble.weights_bytes(),
+        folds_per_pass=config.folds_per_pass,
+        cache_dir=config.cache_dir,
+    )
+    for choice in (*setup.choices, *plan.choices):
+        console.print(str(choice), soft_wrap=True, markup=False)
+    options = StreamOptions(
+        resumes=bool(config.resume),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
     )
-    interval = score(predictions)
+    source = _source(config, node, split, description.image_size, setup)
+    predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
+    interval = score(predictions.targets, predictions.classes)
     written = [output]
     try:
-        write_predictions_csv(
-            output,
-            ids,
-            predictions.probabilities,
-            description.class_names,
-            predictions.targets.tolist(),
-        )
-        if submission is not None and contest is not None and interval is None:
-            write_submission(submission, ids, predictions.classes, contest)
-            written.append(submission)
+        with predictions.written():
+            stream_predictions_csv(output, predictions.rows(), description.class_names)
+            if submission is not None and contest is not None and interval is None:
+                write_submission(submission, predictions.ids, predictions.classes, contest)
+                written.append(submission)
     except OSError as error:
         raise FaultError(
-            f"cannot write into {output.parent} ({error.strerror}): free space, or name another "
-            "file with output=..."
+            f"cannot write into {output.parent} ({error.strerror}): free space, and the same "
+            f"command with resume={output.parent} goes on"
         ) from error
-    for line in rejected:
+    for line in predictions.rejected:
         console.print(one_line(f"left out: {line}"), soft_wrap=True, markup=False)
     if interval is not None:
         console.print(f"macro-F1 with tta={config.tta.name}: {interval}")
     for path in written:
-        console.print(f"{len(ids)} predictions in {path}", soft_wrap=True, markup=False)
+        console.print(f"{len(predictions.ids)} predictions in {path}", soft_wrap=True, markup=False)
     return output
 
 

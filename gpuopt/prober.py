@@ -82,7 +82,6 @@ class Prober:
         """Probe; returns the answer, and the allocator's snapshot if a profile was asked for.
 
         Raises:
-            TargetNotMetError: When the minimum does not fit.
             InputError: When the model cannot be built.
         """
         precision = self._request.setup_on(self._card).precision
@@ -107,6 +106,8 @@ class Prober:
         )
         if self._config.memory_profile is None:
             return answer, {"absent": "no profile was asked for"}
+        if answer.chosen < 1:
+            return answer, {"absent": "not one sample fits: there is no step to look at"}
         return answer, allocator_snapshot(lambda: probe(answer.chosen), self._device)
 
     def _in_training(self, precision: str) -> tuple[CardAnswer, dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from gpuopt.errors import InputError
+from gpuopt.prediction_folder import folder_of_prediction
 from gpuopt.storage import FolderLock, write_json, write_text
 
 __all__ = [
@@ -142,8 +143,8 @@ def choose_folder(config: Mapping[str, Any], fresh: Path, typed: Collection[str]
     """
     if "run" not in config or fresh == Path():  # a command that leaves nothing behind
         return fresh
-    if config.get("output"):
-        return _folder_of_output(Path(str(config["output"])).expanduser())
+    if "output" in config:
+        return folder_of_prediction(config, fresh.parent) or _unused(fresh)
     resume, named = config.get("resume"), config.get("run") if "resume" in config else None
     if resume in (None, False):
         if named == "latest":
@@ -292,14 +293,6 @@ def _copy_key(key: str, source: Mapping[str, Any], target: dict[str, Any]) -> No
     for group in groups:
         source, target = source[group], target[group]
     target[name] = copy.deepcopy(source[name])
-
-
-def _folder_of_output(output: Path) -> Path:
-    if output.exists():
-        raise InputError(f"output={output} exists: move it away, or name another file")
-    if not output.parent.is_dir():
-        raise InputError(f"output={output}: the folder {output.parent} does not exist")
-    return output.parent
 
 
 def _require_unused(folder: Path) -> Path:

@@ -151,8 +151,10 @@ class PredictConfig:
     tta: TestTimeAugmentation = field(default_factory=TestTimeAugmentation)
     gpu: Gpu = field(default_factory=Gpu)
     batch_size: Any = "auto"
+    folds_per_pass: Any = "auto"
     num_workers: Any = "auto"
     output: str | None = None
+    resume: Any = None
     cache_dir: str | None = None
     debug: bool = False
 

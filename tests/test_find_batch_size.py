@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,15 @@ import yaml
 import gpuopt.find_batch_size
 import gpuopt.train
 from gpuopt.config import compose_settings
+from gpuopt.find_answer import make_request
+from gpuopt.finding.answer import CardAnswer
+from gpuopt.finding.measured import DeviceProbe, measured_answer
+from gpuopt.finding.probing_process import Measured
+from gpuopt.hardware import DriverDevice, Gpu
+from gpuopt.memory import ProbeResult
+from gpuopt.schema import to_find_config
+
+MIB = 2**20
 
 TINY = (
     "data=digits",
@@ -37,6 +47,29 @@ def call(tmp_path, monkeypatch, capsys):
         return ended.value.code, out, err
 
     return run
+
+
+@pytest.fixture
+def measured(monkeypatch):
+    """Put a card of 10 GiB in its place, where each sample takes 1 GiB more than the last."""
+    device = DriverDevice(0, "Stand-in", 10_240 * MIB, 28, 8, 6)
+    monkeypatch.setattr(gpuopt.find_batch_size, "driver_devices", lambda: [device])
+
+    def put(base_mib):
+        def run(samples):
+            peak = (base_mib + 1000 * samples) * MIB
+            return ProbeResult(samples, peak, base_mib * MIB, 10_000 * MIB, 0.01 * samples)
+
+        def measure(order, *, on_probe):
+            request = replace(make_request(to_find_config(order["settings"])), image_size=32)
+            card = Gpu(name=device.name, memory_mib=10_240, precision="bf16", headroom_ratio=0.1)
+            probing = DeviceProbe(run, 10_000 * MIB, 0)
+            answer = measured_answer(request, card, probing, order["reason"], on_probe)
+            return Measured(CardAnswer.from_dict(answer.as_dict()), {"absent": "made up"})
+
+        monkeypatch.setattr(gpuopt.find_batch_size, "measure_in_process", measure)
+
+    return put
 
 
 def left_behind(folder):
@@ -119,9 +152,27 @@ def test_a_maximum_bounds_what_is_chosen_and_the_global_batch_is_cut_evenly(call
         assert settings["tta"]["name"] == ("essential" if answer["purpose"] == "tta" else "none")
 
 
+def test_what_was_predicted_and_what_was_measured_are_the_same_bytes(call, measured):
+    (predicted,) = answer_of(call, "gpu.memory_gib=10")["cards"]
+    context = predicted["context_bytes"]
+    assert context > 0
+    assert predicted["free_bytes"] == 10 * 2**30 - context
+    for probe in predicted["probes"]:
+        assert probe["with_context_bytes"] == probe["allocated_bytes"] + context
+        assert probe["fits"] is (probe["allocated_bytes"] <= predicted["budget_bytes"])
+    measured(1000)
+    (card,) = answer_of(call)["cards"]
+    assert card["free_bytes"] == 10_000 * MIB  # of the allocator
+    assert card["context_bytes"] is None
+    for probe in card["probes"]:
+        assert probe["allocated_bytes"] == (1000 + 1000 * probe["batch_size"]) * MIB
+        assert probe["with_context_bytes"] is None
+
+
 def test_the_headroom_is_one_dial(call):
     (card,) = answer_of(call, "gpu.memory_gib=2", "safety_factor=0.75")["cards"]
-    assert (card["headroom_ratio"], card["budget_bytes"]) == (0.25, 2**31 * 3 // 4)
+    usable_bytes = card["budget_bytes"] + card["context_bytes"]
+    assert (card["headroom_ratio"], usable_bytes) == (0.25, 2**31 * 3 // 4)
     code, _, err = call(*TINY, "safety_factor=0.75", "headroom=0.25")
     assert code == 2
     assert "one dial" in err
@@ -178,12 +229,44 @@ def test_a_card_on_which_nothing_fits_has_an_answer_as_well(call, words, asked):
     (card,) = answer["cards"]
     assert (answer["largest"], answer["choice"]["value"], answer["command"]) == (0, 0, None)
     assert [(probe["batch_size"], probe["fits"]) for probe in card["probes"]] == [(1, False)]
-    assert card["probes"][0]["peak_bytes"] > card["budget_bytes"]
+    assert card["probes"][0]["allocated_bytes"] > card["budget_bytes"]
     code, out, err = call(*TINY, *words)
     assert code == 4
     assert "gpuopt train" not in out
     (line,) = err.splitlines()
     assert f"{asked}: not one sample fits 1 GiB, predicted; take a smaller" in line
+
+
+@pytest.mark.parametrize(
+    ("base_mib", "words", "largest", "asked"),
+    [
+        (8500, [], 0, "min_batch_size=1: not one sample fits Stand-in, measured"),
+        (8500, ["target=8"], 0, "target=8: not one sample fits Stand-in, measured"),
+        (8500, ["test_only=true"], 0, "min_batch_size=1: not one sample fits"),
+        (6000, ["min_batch_size=4", "purpose=predict"], 3, "min_batch_size=4: 3 fit Stand-in"),
+        (6000, ["test_only=true", "target=4"], 3, "target=4: 3 fit Stand-in, measured;"),
+    ],
+)
+def test_what_does_not_fit_a_card_that_was_measured_is_told_as_json_as_well(
+    call, measured, tmp_path, base_mib, words, largest, asked
+):
+    measured(base_mib)
+    code, out, err = call(*TINY, "format=json", *words, f"cache_dir={tmp_path}/cache")
+    answer = json.loads(out)
+    (card,) = answer["cards"]
+    assert (code, answer["largest"]) == (4, largest)
+    assert answer["target_met"] is (False if "target" in asked else None)
+    assert (card["evidence"], card["largest"]) == ("measured", largest)
+    assert [p["fits"] for p in card["probes"] if p["batch_size"] == 1] == [largest > 0]
+    assert asked in answer["shortfall"]
+    assert err == f"gpuopt find_batch_size: {answer['shortfall']}\n"
+    assert answer["written"] == []
+    if "test_only=true" in words:
+        assert left_behind(tmp_path) == []
+    code, out, err = call(*TINY, *words, f"cache_dir={tmp_path}/cache")
+    assert code == 4
+    assert "does not fit" in out
+    assert answer["shortfall"] in err
 
 
 def test_a_test_writes_not_even_the_cache(call, tmp_path):
@@ -202,8 +285,9 @@ def test_the_profile_says_what_takes_the_memory_and_why_there_is_no_snapshot(cal
     (card,) = profile["cards"]
     parts = card["predicted_parts_bytes"]
     assert card["batch_size"] == 128
-    peaks = {probe["batch_size"]: probe["peak_bytes"] for probe in card["probes"]}
-    assert sum(parts.values()) == peaks[128]
+    (peak,) = [probe for probe in card["probes"] if probe["batch_size"] == 128]
+    assert sum(parts.values()) == peak["with_context_bytes"]
+    assert parts["context"] == card["context_bytes"]
     assert "RTX 3060 12GB is not in this machine" in card["allocator_snapshot"]["absent"]
     before = (tmp_path / "profile.json").read_bytes()
     code, _, err = call(*TINY, "gpu=rtx3060", "memory_profile=profile.json")

@@ -3,6 +3,7 @@
 import csv
 import gc
 import hashlib
+import itertools
 import json
 import os
 import shutil
@@ -27,6 +28,7 @@ from gpuopt.predict import predict
 from gpuopt.run import RunFolder, resumed_settings
 from gpuopt.schema import to_predict_config
 from gpuopt.storage.checkpoint import read_checkpoint
+from gpuopt.tta import PredictionFile
 
 FEW = ("data.test_ratio=0.7", "micro_batch_size=32", "global_batch_size=32")
 COUNT = 3
@@ -328,7 +330,47 @@ def test_predict_takes_the_folds_that_are_there_and_names_the_rest(whole, tmp_pa
         predicted(copy, tmp_path / "none")
 
 
-def test_predict_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
+@pytest.mark.parametrize("size", [1, 2])
+def test_however_folds_are_dealt_into_passes_the_file_is_the_same(
+    whole, tmp_path, monkeypatch, size
+):
+    """Also when the second pass is cut short in its second batch."""
+    predicted(whole[0], tmp_path / "all", "folds_per_pass=3", "batch_size=500")
+    words = (f"folds_per_pass={size}", "batch_size=500")
+    calls, original = itertools.count(1), PredictionFile.append
+
+    def append(self, block):
+        if next(calls) == 3 + 2:
+            raise KeyboardInterrupt
+        original(self, block)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PredictionFile, "append", append)
+        with pytest.raises(PreemptedError, match=r"after 500 of 1258 images of pass 2: "):
+            predicted(whole[0], tmp_path / "p", *words)
+    names = {path.name for path in (tmp_path / "p").iterdir()}
+    assert names == {"predictions.csv.part", "predictions.csv.part2"}
+    predicted(whole[0], tmp_path / "p", *words, "resume=true")
+    (file,) = (tmp_path / "p").iterdir()
+    assert file.read_bytes() == (tmp_path / "all/predictions.csv").read_bytes()
+
+
+def test_all_folds_share_a_pass_where_there_is_memory(whole, tmp_path, monkeypatch, capsys):
+    from gpuopt.data import ImageDataset
+
+    read, original = [], ImageDataset.__getitem__
+
+    def count(self, chunk):
+        read.append(len(chunk.indices))
+        return original(self, chunk)
+
+    monkeypatch.setattr(ImageDataset, "__getitem__", count)
+    predicted(whole[0], tmp_path / "p")
+    assert sum(read) == 1258  # every image once
+    assert "folds_per_pass=3 (measured: 0.00 GiB of weights each" in capsys.readouterr().out
+
+
+def test_one_fold_per_pass_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
     from gpuopt.session import ensemble
 
     living, loads, original = weakref.WeakSet(), [], ensemble.load_described
@@ -342,5 +384,5 @@ def test_predict_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
         return model, description
 
     monkeypatch.setattr(ensemble, "load_described", load)
-    predicted(whole[0], tmp_path / "p")
+    predicted(whole[0], tmp_path / "p", "folds_per_pass=1")
     assert loads == ["fold_0", "fold_1", "fold_2"]

@@ -2,6 +2,7 @@
 
 import contextlib
 import math
+import re
 import time
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ import torch
 
 from gpuopt.config import compose_settings
 from gpuopt.data.augmentation import AUGMENTATION_UNIFORMS
-from gpuopt.errors import FaultError, TargetNotMetError
+from gpuopt.errors import FaultError
 from gpuopt.find_answer import make_request
 from gpuopt.finding.probing_process import measure_in_process
 from gpuopt.finding.synthetic_images import SyntheticImages
@@ -114,7 +115,8 @@ def test_training_is_measured_with_real_steps_and_a_validation(probe, settings):
     assert answer.free_bytes == meter.capacity_bytes()
     assert len(answer.probes) <= 4
     assert all(p.fits and p.step_ms > 0 for p in answer.probes)
-    assert max(p.peak_bytes for p in answer.probes) <= answer.budget_bytes
+    assert max(p.allocated_bytes for p in answer.probes) <= answer.budget_bytes
+    assert {p.with_context_bytes for p in answer.probes} == {answer.context_bytes} == {None}
     assert math.ceil(64 / answer.chosen) >= math.ceil(64 / 14)
     assert answer.chosen <= 14
     assert answer.knee <= 14
@@ -147,16 +149,29 @@ def test_running_out_of_memory_is_an_answer(probe, monkeypatch, purpose):
     flat = MemoryEstimate(FixedMemory(MIB), (Line(0, MIB),), 32)  # far from the truth
     monkeypatch.setitem(globals(), "PRIOR", flat)
     answer, _, _ = probe(purpose=purpose)
-    failed = [p for p in answer.probes if p.peak_bytes is None]
+    failed = [p for p in answer.probes if p.allocated_bytes is None]
     assert failed
     assert not any(p.fits for p in failed)
     assert f"{len(failed)} out of memory" in answer.why
     assert 7 <= answer.largest <= 14
 
 
-def test_what_must_fit_and_does_not_is_said(probe):
-    with pytest.raises(TargetNotMetError, match="20 does not fit"):
-        probe(purpose="predict", min_batch_size=20)
+@pytest.mark.parametrize("purpose", ["train", "predict"])
+@pytest.mark.parametrize("aggressive", [False, True])
+def test_a_card_on_which_nothing_fits_is_an_answer(probe, purpose, aggressive):
+    answer, snapshot, _ = probe(
+        fits=-1, purpose=purpose, aggressive=aggressive, memory_profile="profile.json"
+    )
+    assert (answer.largest, answer.chosen, answer.knee) == (0, 0, None)
+    assert not any(p.fits for p in answer.probes)
+    assert min(p.batch_size for p in answer.probes) == 1
+    assert re.search(r"not one sample fits: 1 (ran out of memory|took \S+ GiB), ", answer.why)
+    assert "not one sample fits" in snapshot["absent"]
+
+
+def test_a_minimum_that_does_not_fit_does_not_keep_from_finding_what_does(probe):
+    answer, _, _ = probe(purpose="predict", min_batch_size=20)
+    assert answer.largest in (13, 14)
 
 
 def test_aggressive_takes_the_smallest_headroom_that_a_probe_confirms(probe):
@@ -235,7 +250,7 @@ def test_a_card_is_measured_by_the_whole_command(tmp_path):
     answer = json.loads(done.stdout)
     (card,) = answer["cards"]
     assert (card["evidence"], len(card["probes"]) <= 4) == ("measured", True)
-    assert all(probe["peak_bytes"] <= 4096 * MIB for probe in card["probes"])
+    assert all(probe["allocated_bytes"] <= 4096 * MIB for probe in card["probes"])
     assert 0 < answer["choice"]["value"] <= answer["largest"]
     profile = json.loads((tmp_path / "profile.json").read_text())
     assert profile["cards"][0]["allocator_snapshot"]["device_traces"]

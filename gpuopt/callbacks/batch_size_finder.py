@@ -143,11 +143,14 @@ class BatchSizeFinder(L.Callback):
                 self._minimum,
                 self._most(trainer),
             )
-            return find_batch_size(shared, **vars(shared.strictest(limits)))
+            limits = shared.strictest(limits)
+            result = find_batch_size(shared, **vars(limits))
         finally:
             for state in reversed(kept):
                 state.restore()
             generators.write()
+        result.require(limits.minimum)
+        return result
 
     def _accumulates(self, trainer: L.Trainer, samples: int) -> bool:
         if self._global_batch_size is None:

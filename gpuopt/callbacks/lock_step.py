@@ -73,7 +73,7 @@ class LockStep:
         own = self._probe(samples)
         if self._trainer.world_size == 1:
             return own
-        failed, thrashed, peak, seconds, resident, capacity = largest_of_ranks(
+        failed, thrashed, peak, seconds, resident, capacity, live, is_unknown = largest_of_ranks(
             self._trainer,
             [
                 float(own.ran_out_of_memory),
@@ -82,6 +82,8 @@ class LockStep:
                 own.seconds_per_step or 0.0,
                 -own.resident_bytes,
                 -(own.capacity_bytes or 0),
+                own.live_bytes,
+                float(own.live_bytes == 0),
             ],
         )
         if failed:
@@ -93,6 +95,7 @@ class LockStep:
             -int(capacity),
             seconds or None,
             thrashed=bool(thrashed),
+            live_bytes=0 if is_unknown else int(live),
         )
 
 

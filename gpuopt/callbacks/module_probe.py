@@ -18,7 +18,7 @@ from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.errors import InputError
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.probe_result import ProbeResult
-from gpuopt.memory.step_meter import AllocatorMeter, StepMeter
+from gpuopt.memory.step_meter import AllocatorMeter, StepMeter, live_bytes_of
 from gpuopt.steps.fit_state import FitState, averages_of
 from gpuopt.steps.optimizer_state import make_state
 from gpuopt.steps.split_step import Binding, is_fit_for
@@ -78,6 +78,7 @@ class ModuleProbe:
                 has_fit = is_fit_for(lambda: measured.update(self._run(samples)))
                 if has_fit:
                     measured["peak_bytes"] = self._meter.peak_bytes()
+                    measured["live_bytes"] = live_bytes_of(self._meter)
         finally:
             state.restore()
             del state

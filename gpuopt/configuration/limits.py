@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_workers": (0, 512),
     "seed": (0, 2**32 - 1),
     "folds": (2, 20),
+    "folds_per_pass": (1, 20),
     "fold": (0, 19),
     "model.drop_path_rate": (0.0, 0.99),
     "model.drop_rate": (0.0, 0.99),
@@ -113,7 +114,14 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
-_AUTO = ("batch_size", "image_size", "images", "micro_batch_size", "num_workers")
+_AUTO = (
+    "batch_size",
+    "folds_per_pass",
+    "image_size",
+    "images",
+    "micro_batch_size",
+    "num_workers",
+)
 _MOST_DEVICES = 1024
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")

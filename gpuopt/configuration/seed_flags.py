@@ -119,7 +119,8 @@ _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debu
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
     optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta""")
-_PREDICT = _WORDS("batch_size cache_dir data debug gpu num_workers output precision run tta")
+_PREDICT = _WORDS("""batch_size cache_dir data debug folds_per_pass gpu num_workers output
+    precision resume run tta""")
 _CHECK = _WORDS(
     """cache_dir debug format gpu image_size images model moving_average optimizer precision report
     run"""

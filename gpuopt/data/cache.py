@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import hashlib
 import logging
 import os
 from collections.abc import Sequence
@@ -14,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gpuopt.data.decode import UnreadableImageError, decode_image
-from gpuopt.data.image_store import FileImages, ImageStore, MappedImages
+from gpuopt.data.image_store import FileImages, ImageStore, MappedImages, digest_of_files
 from gpuopt.data.parallel_rows import work_through
 from gpuopt.data.row_ledger import RowLedger
 from gpuopt.errors import FaultError, GpuoptError, InputError
@@ -173,10 +172,4 @@ def _holds(file: Path, shape: tuple[int, ...]) -> bool:
 
 
 def _key(paths: Sequence[Path], image_size: int) -> str:
-    digest = hashlib.sha256(f"{_VERSION} {image_size}".encode())
-    for path in paths:
-        digest.update(b"\0" + os.fsencode(path.absolute()))
-        with contextlib.suppress(OSError):
-            status = path.stat()
-            digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()[:20]
+    return digest_of_files(paths, f"{_VERSION} {image_size}")[:20]

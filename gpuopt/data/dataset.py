@@ -1,5 +1,6 @@
 """A split as batches: the sampler says which samples, the dataset reads and labels them."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,6 +93,13 @@ class ImageDataset(Dataset[Batch]):
             FaultError: When an image file has become unreadable.
         """
         return torch.from_numpy(self._images.read(self._rows[indices]))
+
+    def fingerprint(self) -> str:
+        """Digest what decides about images and targets, in their order, without reading images."""
+        digest = hashlib.sha256(self._images.fingerprint().encode())
+        for numbers in (self._rows, self._targets):
+            digest.update(np.ascontiguousarray(numbers, np.int64).tobytes())
+        return digest.hexdigest()
 
     def _uniforms(self, chunk: Chunk) -> torch.Tensor:
         if chunk.epoch is None:

@@ -1,5 +1,8 @@
 """Where decoded images come from: an array, files, or the memory-mapped cache."""
 
+import contextlib
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,7 +14,14 @@ import numpy.typing as npt
 from gpuopt.data.decode import UnreadableImageError, decode_image
 from gpuopt.errors import FaultError
 
-__all__ = ["ArrayImages", "FileImages", "ImageStore", "MappedImages", "RejectedImage"]
+__all__ = [
+    "ArrayImages",
+    "FileImages",
+    "ImageStore",
+    "MappedImages",
+    "RejectedImage",
+    "digest_of_files",
+]
 
 
 @dataclass(frozen=True)
@@ -38,6 +48,29 @@ class ImageStore(Protocol):
         """Return a fresh, writable uint8 array [n, 3, s, s]."""
         ...
 
+    def fingerprint(self) -> str:
+        """Digest what the pixels follow from, such as names, sizes and times of the files."""
+        ...
+
+
+def digest_of_files(paths: Sequence[Path], prefix: str) -> str:
+    """Digest the names, sizes and times of files; any change of one makes another digest.
+
+    Args:
+        paths: The files.
+        prefix: What else decides about their pixels.
+
+    Returns:
+        Hexadecimal, 64 digits.
+    """
+    digest = hashlib.sha256(prefix.encode())
+    for path in paths:
+        digest.update(b"\0" + os.fsencode(path.absolute()))
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            digest.update(f"\0{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
 
 class ArrayImages:
     """Images that lie in memory.
@@ -56,6 +89,11 @@ class ArrayImages:
         """Copy the rows; grey fills all three channels."""
         chosen = self._images[rows]
         return chosen if chosen.shape[1] == 3 else np.repeat(chosen, 3, axis=1)
+
+    def fingerprint(self) -> str:
+        """Digest the pixels."""
+        shape = str(self._images.shape).encode()
+        return hashlib.sha256(shape + np.ascontiguousarray(self._images).tobytes()).hexdigest()
 
 
 class FileImages:
@@ -91,6 +129,10 @@ class FileImages:
                 ) from None
         return out
 
+    def fingerprint(self) -> str:
+        """Digest names, sizes and times of the files."""
+        return digest_of_files(self._paths, f"{self._image_size}")
+
 
 class MappedImages:
     """Images in a memory-mapped `.npy` file; processes share its pages.
@@ -109,6 +151,11 @@ class MappedImages:
     def read(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
         """Copy the rows out of the map."""
         return np.asarray(self._images[rows])
+
+    def fingerprint(self) -> str:
+        """Digest the folder's name, which `open_images` makes from the files' digest."""
+        key = f"{self._file.parent.name}/{self._file.name} {self._images.shape}"
+        return hashlib.sha256(os.fsencode(key)).hexdigest()
 
     def __reduce__(self) -> tuple[type["MappedImages"], tuple[Path]]:
         return MappedImages, (self._file,)  # reopened elsewhere, not carried along image by image

@@ -171,16 +171,23 @@ class EvaluationSampler(Sampler[Chunk]):
         self._batch_size = batch_size
         self._rank = rank
         self._world_size = world_size
+        self._start = 0
+
+    def start_at(self, batch_index: int) -> None:
+        """Let the next iteration, and only that one, begin at this batch."""
+        self._start = batch_index
 
     def __len__(self) -> int:
+        """Count all batches, also before an iteration that starts later."""
         return micro_batches_per_window(self._count, self._batch_size, self._world_size)
 
     def __iter__(self) -> Iterator[Chunk]:
+        start, self._start = self._start, 0  # in a generator, as in `GlobalWindowSampler`
         rows = np.arange(self._rank, self._count, self._world_size)
         weights = np.ones(len(rows), np.float32)
         if len(rows) < math.ceil(self._count / self._world_size):
             rows, weights = np.append(rows, 0), np.append(weights, np.float32(0))
-        for first in range(0, len(rows), self._batch_size):
+        for first in range(start * self._batch_size, len(rows), self._batch_size):
             part = slice(first, first + self._batch_size)
             yield Chunk(indices=rows[part], weights=weights[part], epoch=None)
 

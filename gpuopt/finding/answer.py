@@ -15,18 +15,21 @@ class SizedProbe:
 
     Attributes:
         batch_size: Samples of a forward pass.
-        peak_bytes: Most bytes that torch's allocator took, as far as measured; predicted ones
-            include the CUDA context, as their budget does. None when memory ran out before.
+        allocated_bytes: Most bytes that torch's allocator hands out, without the CUDA context. None
+            when memory ran out before.
         step_ms: Milliseconds of a step, or of a forward pass in inference; None when predicted.
         fits: Whether it stays within the budget, and the allocator within what it has.
         thrashed: Whether the allocator had to give back its cache in every step, which is slow.
+        with_context_bytes: The same memory and the CUDA context; None where measured, because
+            neither the allocator nor what it finds free has a part in the context.
     """
 
     batch_size: int
-    peak_bytes: int | None
+    allocated_bytes: int | None
     step_ms: float | None
     fits: bool
     thrashed: bool = False
+    with_context_bytes: int | None = None
 
     @property
     def samples_per_second(self) -> float | None:
@@ -45,7 +48,8 @@ class CardAnswer:
         reason: Why it is that evidence, in one clause.
         precision: Arithmetic of the step.
         headroom_ratio: Share of the memory that is kept free; None on a CPU.
-        free_bytes: What a process of ours could have on the card; None on a CPU.
+        context_bytes: CUDA context that a prediction assumes; None where measured.
+        free_bytes: What torch's allocator could have beside the context; None on a CPU.
         budget_bytes: What it may have: the free memory less the headroom; None on a CPU.
         largest: The largest batch that fits, 0 when not one sample does; None on a CPU, where
             nothing limits it.
@@ -55,7 +59,8 @@ class CardAnswer:
         why: The figures behind it, in one clause.
         probes: In the order in which they ran; predicted ones by size.
         levels: The largest batch by level of activation checkpointing, predicted.
-        parts: What takes the memory at the chosen batch, 1 sample at least, in bytes, predicted.
+        parts: What takes the memory at the chosen batch, 1 sample at least, in bytes, predicted;
+            with the CUDA context.
     """
 
     card: str
@@ -64,6 +69,7 @@ class CardAnswer:
     reason: str
     precision: str
     headroom_ratio: float | None
+    context_bytes: int | None
     free_bytes: int | None
     budget_bytes: int | None
     largest: int | None

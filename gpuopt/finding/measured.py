@@ -46,9 +46,6 @@ def measured_answer(
         device: Probes it.
         reason: Where it was measured.
         on_probe: Called after each probe.
-
-    Raises:
-        TargetNotMetError: When the minimum is not within the budget.
     """
     probes = _Probes(device.run, on_probe)
     prior = _prior(request, card)
@@ -59,7 +56,6 @@ def measured_answer(
             capacity_bytes=device.capacity_bytes,
             headroom_ratio=headroom_ratio,
             prior=prior,
-            minimum=request.minimum,
             maximum=request.maximum,
         )
 
@@ -73,15 +69,16 @@ def measured_answer(
         reason=reason,
         precision=request.setup_on(card).precision,
         headroom_ratio=result.headroom_ratio,
+        context_bytes=None,
         free_bytes=result.capacity_bytes,
         budget_bytes=result.budget_bytes,
         largest=result.largest,
-        knee=result.knee,
+        knee=result.knee or None,
         chosen=chosen,
         why=why,
-        probes=[_sized(probe, result.budget_bytes) for probe in probes.results],
+        probes=[_sized(probe, fits=result.fits(probe)) for probe in probes.results],
         levels=_levels(request, card, prior, result),
-        parts={} if prior is None else predict_parts(prior, chosen),
+        parts={} if prior is None else predict_parts(prior, chosen or 1),
     )
 
 
@@ -105,7 +102,9 @@ class _Probes:
         if samples not in self._by_samples:
             self._by_samples[samples] = result = self._run(samples)
             if self._on_probe is not None:
-                self._on_probe(_sized(result, None))
+                self._on_probe(
+                    _sized(result, fits=not (result.ran_out_of_memory or result.thrashed))
+                )
         return self._by_samples[samples]
 
 
@@ -115,8 +114,9 @@ def _smallest_confirmed(
     """Take the smallest headroom whose answer a probe of that very size confirms."""
     for headroom_ratio in (ratio for ratio in _SMALLEST_HEADROOMS if ratio < usual):
         result = search(headroom_ratio)
-        verified = probes(result.largest)
-        if _sized(verified, result.budget_bytes).fits:
+        if result.largest < 1:  # nor does anything fit with more headroom
+            return result
+        if result.fits(probes(result.largest)):
             return result
     return search(usual)
 
@@ -142,6 +142,8 @@ def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
     count = len(result.probes)
     failed = result.out_of_memory_count
     start = f"{count} probes, {failed} out of memory; "
+    if result.largest < 1:
+        return 0, f"{start}not one sample fits: {result.need()}"
     if not request.trains:
         chosen, why = request.choose(result.largest)
         return chosen, start + why
@@ -152,10 +154,7 @@ def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
     )
 
 
-def _sized(probe: ProbeResult, budget_bytes: int | None) -> SizedProbe:
-    fits = not (probe.ran_out_of_memory or probe.thrashed)
-    if fits and budget_bytes is not None:
-        fits = probe.peak_bytes <= budget_bytes
+def _sized(probe: ProbeResult, *, fits: bool) -> SizedProbe:
     return SizedProbe(
         probe.samples,
         None if probe.ran_out_of_memory else probe.peak_bytes,

@@ -46,6 +46,7 @@ def write_profile(path: Path, answer: FindAnswer, snapshots: Sequence[Mapping[st
             "evidence": card.evidence,
             "batch_size": card.chosen,
             "precision": card.precision,
+            "context_bytes": card.context_bytes,
             "free_bytes": card.free_bytes,
             "budget_bytes": card.budget_bytes,
             "predicted_parts_bytes": dict(card.parts),

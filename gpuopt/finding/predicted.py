@@ -94,10 +94,11 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
     chosen, why = request.choose(largest)
     if largest < 1:
         why = (
-            f"not one sample fits: {_gib(estimate.peak_bytes(1))} predicted, "
-            f"{_gib(budget_bytes)} usable"
+            f"not one sample fits: {_gib(estimate.allocated_bytes(1))} predicted, "
+            f"{_gib(max(0, budget_bytes - estimate.fixed.context))} usable beside the CUDA context"
         )
     usable_mib = min(card.memory_mib or 0, card.memory_limit_mib or card.memory_mib or 0)
+    context_bytes = estimate.fixed.context
     return CardAnswer(
         card=card.name,
         device_index=None,
@@ -105,14 +106,21 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         reason=reason,
         precision=request.setup_on(card).precision,
         headroom_ratio=card.headroom_ratio or 0.0,
-        free_bytes=usable_mib * 2**20,
-        budget_bytes=budget_bytes,
+        context_bytes=context_bytes,
+        free_bytes=max(0, usable_mib * 2**20 - context_bytes),
+        budget_bytes=max(0, budget_bytes - context_bytes),
         largest=largest,
         knee=None,
         chosen=chosen,
         why=why,
         probes=[
-            SizedProbe(size, estimate.peak_bytes(size), None, size <= largest)
+            SizedProbe(
+                size,
+                estimate.allocated_bytes(size),
+                None,
+                size <= largest,
+                with_context_bytes=estimate.peak_bytes(size),
+            )
             for size in sorted({1, chosen or 1, largest or 1, largest + 1})
         ],
         levels=predict_levels(request, card, budget_bytes),
@@ -164,6 +172,7 @@ def answer_for_cpu(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         reason=f"{reason}, so nothing was measured",
         precision=str(resolve_precision(request.precision, card, is_cuda=False).value),
         headroom_ratio=None,
+        context_bytes=None,
         free_bytes=None,
         budget_bytes=None,
         largest=None,

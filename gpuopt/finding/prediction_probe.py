@@ -7,9 +7,9 @@ import torch
 
 from gpuopt.memory import ProbeResult
 from gpuopt.memory.device_errors import free_memory
-from gpuopt.memory.step_meter import StepMeter
+from gpuopt.memory.step_meter import StepMeter, live_bytes_of
 from gpuopt.steps.split_step import is_fit_for
-from gpuopt.tta.predictor import TtaPredictor
+from gpuopt.tta.predictor import TooLittleMemoryError, TtaPredictor
 
 __all__ = ["PredictionProbe"]
 
@@ -20,7 +20,7 @@ class PredictionProbe:
     """Predicts a batch a few times, as `gpuopt predict` does.
 
     The batch before is still on the device when the next one comes. A predictor that had to halve
-    its chunk ran out of memory.
+    its chunk, or could not halve it, ran out of memory.
 
     Args:
         make_predictor: Makes a predictor for a chunk of so many images.
@@ -41,12 +41,12 @@ class PredictionProbe:
         self._meter.start()
         with self._meter.capped():
             has_fit = is_fit_for(lambda: measured.update(self._run(samples)))
-            peak = self._meter.peak_bytes()
+            peak, live = self._meter.peak_bytes(), live_bytes_of(self._meter)
         free_memory()
         capacity = self._meter.capacity_bytes()
-        if not has_fit or measured.pop("halved"):
+        if not has_fit or measured.pop("ran_out"):
             return ProbeResult(samples, capacity_bytes=capacity, ran_out_of_memory=True)
-        return ProbeResult(samples, peak_bytes=peak, capacity_bytes=capacity, **measured)
+        return ProbeResult(samples, peak, capacity_bytes=capacity, live_bytes=live, **measured)
 
     def _run(self, samples: int) -> dict[str, Any]:
         predictor, started = self._make_predictor(samples), 0.0
@@ -57,11 +57,14 @@ class PredictionProbe:
             if number == 1:
                 started = self._meter.clock_s()
             before, images = images, on_host.to(predictor.device)
-            predictor(images)
+            try:
+                predictor(images)
+            except TooLittleMemoryError:  # for one image
+                return {"ran_out": True}
         seconds = (self._meter.clock_s() - started) / (_PASSES - 1)
         del before, images
         return {
             "seconds_per_step": seconds,
             "resident_bytes": resident,
-            "halved": predictor.chunk_size != samples,
+            "ran_out": predictor.chunk_size != samples,
         }

@@ -35,15 +35,15 @@ def _name(card: CardAnswer) -> str:
 
 def _probes_table(card: CardAnswer) -> Table:
     table = new_table("Probes" if card.evidence == "measured" else "What batches take, predicted")
-    for heading in ("batch", "peak GiB", "budget", "ms a step", "samples/s"):
+    for heading in ("batch", "GiB", "budget", "ms a step", "samples/s"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
     for probe in card.probes:
         speed = probe.samples_per_second
         table.add_row(
             str(probe.batch_size),
-            "out of memory" if probe.peak_bytes is None else _gib(probe.peak_bytes),
-            _share(probe.peak_bytes, card.budget_bytes),
+            "out of memory" if probe.allocated_bytes is None else _gib(probe.allocated_bytes),
+            _share(probe.allocated_bytes, card.budget_bytes),
             "" if probe.step_ms is None else f"{probe.step_ms:.1f}",
             "" if speed is None else f"{speed:.0f}",
             _verdict(probe),
@@ -61,9 +61,10 @@ def _verdict(probe: SizedProbe) -> Text:
 def _rows(answer: FindAnswer, card: CardAnswer) -> Sequence[PlanRow]:
     rows = [PlanRow("evidence", card.reason, card.evidence), PlanRow("precision", card.precision)]
     if card.free_bytes is not None and card.budget_bytes is not None:
+        context = "" if card.context_bytes is None else f" of {_gib(card.context_bytes)}"
         budget = (
-            f"{_gib(card.budget_bytes)} of {_gib(card.free_bytes)} GiB, headroom "
-            f"{card.headroom_ratio or 0:.0%}"
+            f"{_gib(card.budget_bytes)} of {_gib(card.free_bytes)} GiB beside the CUDA context"
+            f"{context}, headroom {card.headroom_ratio or 0:.0%}"
         )
         rows.append(PlanRow("budget", budget))
     if card.largest is not None:
@@ -78,10 +79,10 @@ def _rows(answer: FindAnswer, card: CardAnswer) -> Sequence[PlanRow]:
     return rows
 
 
-def _share(peak_bytes: int | None, budget_bytes: int | None) -> str:
-    if peak_bytes is None or not budget_bytes:
+def _share(allocated_bytes: int | None, budget_bytes: int | None) -> str:
+    if allocated_bytes is None or not budget_bytes:
         return ""
-    return f"{peak_bytes / budget_bytes:.1%}"
+    return f"{allocated_bytes / budget_bytes:.1%}"
 
 
 def _gib(size_bytes: int) -> str:

@@ -6,6 +6,7 @@ from gpuopt.hardware.catalogue import load_catalogue, recognise
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
+from gpuopt.hardware.host_capacity import host_memory_bytes
 from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.memory_cap import apply_memory_limit
 from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
@@ -34,6 +35,7 @@ __all__ = [
     "cuda_devices",
     "driver_devices",
     "float32_matmul_precision",
+    "host_memory_bytes",
     "keep_freed_memory",
     "lightning_precision",
     "load_catalogue",

@@ -11,15 +11,18 @@ known allows, and no bolder. Two bounds hold from a measured size on:
 
 Measured peaks scatter with the batch size, because cuDNN chooses another algorithm with another
 workspace. That much is left below the capacity of the device by every size that is not measured.
+
+The peak counts the pieces between tensors, which the allocator needs less of where memory is
+short. So a further probe may be as large as the bounds on the tensors alone allow; whether it
+fits is measured, and an answer beyond the bounds on the whole peak is always one that was.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from gpuopt.errors import TargetNotMetError
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder_result import FinderResult
-from gpuopt.memory.probe_result import ProbeResult
+from gpuopt.memory.probe_result import ProbeResult, most_live_bytes
 
 __all__ = ["MOST_PROBES", "find_batch_size"]
 
@@ -28,6 +31,8 @@ MOST_PROBES = 4
 _GIB = 2**30
 # By how much the peaks of two neighbouring sizes may differ without reason.
 _SCATTER_BYTES = int(0.3 * _GIB)
+# How many times that two sizes must differ by before the slope between them is believed.
+_TELLING_SCATTERS = 4
 # By how much the predictor may be too low.
 _PRIOR_ERROR = 0.2
 # Share of the budget that the first probe is to take by the prior's word: little, since nothing
@@ -59,8 +64,8 @@ def find_batch_size(
         minimum: Least batch of use.
         maximum: Largest batch of use; None for no limit.
 
-    Raises:
-        TargetNotMetError: When the minimum is not within the budget.
+    Returns:
+        With `largest` 0 when not even the minimum is within the budget: see `require`.
     """
     search = _Search(capacity_bytes, headroom_ratio, prior, minimum, maximum or _LARGEST)
     while len(search.probes) < MOST_PROBES:
@@ -98,7 +103,7 @@ class _Search:
 
     @property
     def _fitting(self) -> list[ProbeResult]:
-        return [p for p in self._measured if p.peak_bytes <= self.budget_bytes and not p.thrashed]
+        return [p for p in self._measured if p.fits(self.capacity_bytes, self.headroom_ratio)]
 
     @property
     def _too_large(self) -> int:
@@ -121,19 +126,17 @@ class _Search:
             return self._first()
         if not self._fitting:
             return self._below()
-        samples = self._reachable()
+        samples = max(self._reachable(), self._reachable_by_tensors())
         return samples if samples > self._fitting[-1].samples else None
 
     def result(self) -> FinderResult:
-        fitting = self._fitting
-        if not fitting or fitting[-1].samples < self.minimum:
-            raise TargetNotMetError(self._too_small())
-        largest = fitting[-1].samples
-        if not any(probe.ran_out_of_memory or probe.thrashed for probe in self.probes):
-            largest = max(largest, self._reachable())  # else only what was measured is sure
+        measured = largest = self._fitting[-1].samples if self._fitting else 0
+        is_sure = not any(probe.ran_out_of_memory or probe.thrashed for probe in self.probes)
+        if measured and is_sure:
+            largest = max(measured, self._reachable())  # else only what was measured is sure
         return FinderResult(
             largest,
-            largest == fitting[-1].samples,
+            largest == measured,
             self.budget_bytes,
             self.capacity_bytes,
             self.headroom_ratio,
@@ -161,20 +164,35 @@ class _Search:
         """Return the largest size that fits by what is known."""
         base = self._fitting[-1]
         above = self._too_large
-        allowed = self._unmeasured_bytes
-        low, high = base.samples, above  # `low` fits, `high` does not
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self._bound(middle) <= allowed:
-                low = middle
-            else:
-                high = middle
+        low = self._largest_below(above, _peak, self._unmeasured_bytes)
         failed = next((p for p in self.probes if p.samples == above), None)
         if failed is None:
             return low
         if failed.ran_out_of_memory or failed.thrashed:
             return min(low, (base.samples + above) // 2)
         return max(low, self._between(base, failed))
+
+    def _reachable_by_tensors(self) -> int:
+        """Return the largest size to try whose tensors fit by what is known; 0 when unknown."""
+        if not all(probe.live_bytes for probe in self._fitting):
+            return 0
+        if any(p.ran_out_of_memory or p.thrashed for p in self.probes):
+            return 0  # the pieces do matter here
+        allowed = most_live_bytes(self.capacity_bytes, self.headroom_ratio)
+        return self._largest_below(self._too_large, _live, allowed)
+
+    def _largest_below(
+        self, above: int, read: Callable[[ProbeResult], int], allowed_bytes: int
+    ) -> int:
+        """Return the largest size below another whose bound is within what is allowed."""
+        low, high = self._fitting[-1].samples, above  # `low` fits, `high` does not
+        while high - low > 1:
+            middle = (low + high) // 2
+            if self._bound(middle, read) <= allowed_bytes:
+                low = middle
+            else:
+                high = middle
+        return low
 
     def _between(self, base: ProbeResult, over: ProbeResult) -> int:
         """Interpolate between a size that fits and one above the budget: convex, so on top."""
@@ -184,19 +202,21 @@ class _Search:
         gained = int(max(0, self._unmeasured_bytes - base.peak_bytes) / slope)
         return min(base.samples + gained, over.samples - 1)
 
-    def _bound(self, samples: int) -> float:
+    def _bound(self, samples: int, read: Callable[[ProbeResult], int]) -> float:
         """Return the most bytes that more samples than measured may take, scatter aside."""
         residents = [p.resident_bytes for p in self._measured if p.resident_bytes]
         start = _RESIDENT_SHARE * min(residents, default=0)
         # From every size that was measured: one of them had the least workspace.
-        return min(self._bound_from(probe, start, samples) for probe in self._fitting)
+        return min(self._bound_from(probe, start, samples, read) for probe in self._fitting)
 
-    def _bound_from(self, probe: ProbeResult, start: float, samples: int) -> float:
-        added = (probe.peak_bytes - start) / probe.samples * (samples - probe.samples)
+    def _bound_from(
+        self, probe: ProbeResult, start: float, samples: int, read: Callable[[ProbeResult], int]
+    ) -> float:
+        added = (read(probe) - start) / probe.samples * (samples - probe.samples)
         if self.prior is not None:
             gain = self._prior_gain(probe.samples, samples)
-            added = min(added, self._prior_scale() * gain)
-        return probe.peak_bytes + added
+            added = min(added, self._prior_scale(read) * gain)
+        return read(probe) + added
 
     # --- the prior ----------------------------------------------------------------------------
 
@@ -204,14 +224,18 @@ class _Search:
         assert self.prior is not None
         return self.prior.peak_bytes(high) - self.prior.peak_bytes(low)
 
-    def _prior_scale(self) -> float:
-        """Return the most that the prior's slope has to be multiplied by."""
+    def _prior_scale(self, read: Callable[[ProbeResult], int]) -> float:
+        """Return the most that the prior's slope has to be multiplied by.
+
+        Two sizes tell only when they lie so far apart that their scatter means little: of two
+        neighbours the larger may well have the lower peak.
+        """
         scales = [1 + _PRIOR_ERROR]
         *smaller, base = self._fitting
         for probe in smaller:
             gain = self._prior_gain(probe.samples, base.samples)
-            if gain > 0:
-                scales.append((base.peak_bytes - probe.peak_bytes + _SCATTER_BYTES) / gain)
+            if gain > _TELLING_SCATTERS * _SCATTER_BYTES:
+                scales.append((read(base) - read(probe) + _SCATTER_BYTES) / gain)
         return min(scales)
 
     def _agrees(self, result: ProbeResult) -> bool:
@@ -221,14 +245,10 @@ class _Search:
         most = self.prior.allocated_bytes(result.samples) * (1 + _PRIOR_ERROR) + _SCATTER_BYTES
         return result.peak_bytes <= most
 
-    def _too_small(self) -> str:
-        measured = self._measured
-        if measured:
-            need = f"{measured[0].samples} took {measured[0].peak_bytes / _GIB:.2f} GiB"
-        else:
-            need = f"{min(p.samples for p in self.probes)} ran out of memory"
-        return (
-            f"batch size {self.minimum} does not fit: {need}, budget "
-            f"{self.budget_bytes / _GIB:.2f} of {self.capacity_bytes / _GIB:.2f} GiB free; take a "
-            "smaller model or image_size, checkpointing or less headroom, or free the device"
-        )
+
+def _peak(probe: ProbeResult) -> int:
+    return probe.peak_bytes
+
+
+def _live(probe: ProbeResult) -> int:
+    return probe.live_bytes

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from gpuopt.choice import Choice
+from gpuopt.errors import TargetNotMetError
 from gpuopt.memory.probe_result import ProbeResult
 from gpuopt.memory.step_time import StepTime, fit_step_time
 
@@ -36,7 +37,8 @@ class FinderResult:
     """The answer of a search.
 
     Attributes:
-        largest: Most samples whose peak is within the budget.
+        largest: Most samples whose peak is within the budget; 0 when not even the least that was
+            asked for is.
         is_verified: Whether `largest` itself was measured; else it lies a short way from a size
             that was.
         budget_bytes: What a step may take: what the device had, less the headroom.
@@ -77,6 +79,35 @@ class FinderResult:
         """The measured peak of the largest batch that was measured within the budget."""
         fits = [p for p in self.probes if not p.ran_out_of_memory and p.samples <= self.largest]
         return max(fits, key=lambda p: p.samples).peak_bytes if fits else 0
+
+    def fits(self, probe: ProbeResult) -> bool:
+        """Tell whether a batch that was measured fits what the device had in the end."""
+        return probe.fits(self.capacity_bytes, self.headroom_ratio)
+
+    def require(self, minimum: int) -> None:
+        """Refuse what was found when it is less than the least of use.
+
+        Raises:
+            TargetNotMetError: Says what was measured and what to do.
+        """
+        if self.largest < minimum:
+            raise TargetNotMetError(
+                f"batch size {minimum} does not fit: {self.need()}; take a smaller model or "
+                "image_size, checkpointing or less headroom, or free the device"
+            )
+
+    def need(self) -> str:
+        """Word what the least size that was probed took, against the budget."""
+        least = min(self.probes, key=lambda probe: probe.samples)
+        took = f"took {least.peak_bytes / _GIB:.2f} GiB"
+        if least.ran_out_of_memory:
+            took = "ran out of memory"
+        elif least.thrashed:
+            took += " and made the allocator thrash"
+        return (
+            f"{least.samples} {took}, budget {self.budget_bytes / _GIB:.2f} of "
+            f"{self.capacity_bytes / _GIB:.2f} GiB free"
+        )
 
     def best_for(
         self, global_batch_size: int, devices: int = 1, *, is_ragged: bool = False

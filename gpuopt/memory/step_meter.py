@@ -11,7 +11,7 @@ import torch
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.meter import CudaMeter
 
-__all__ = ["AllocatorMeter", "CudaStepMeter", "StepMeter", "step_meter_of"]
+__all__ = ["AllocatorMeter", "CudaStepMeter", "StepMeter", "live_bytes_of", "step_meter_of"]
 
 
 class StepMeter(Protocol):
@@ -48,6 +48,10 @@ class AllocatorMeter(Protocol):
 
     def note_fragments(self) -> None:
         """Called when a step is at its fullest: between its forward and its backward pass."""
+        ...
+
+    def live_bytes(self) -> int:
+        """Return the most bytes of tensors since `start`, without the pieces between them."""
         ...
 
     def retries(self) -> int:
@@ -97,6 +101,10 @@ class CudaStepMeter:
         """Read the pieces that cannot be given back now; those of the newest step count."""
         self._fragments_bytes = self._pieces_bytes("current")
 
+    def live_bytes(self) -> int:
+        """Return the peak of the tensors alone."""
+        return self._meter.read().peak_bytes
+
     def retries(self) -> int:
         """Count how often the allocator gave back its cache."""
         return self._meter.retries()
@@ -134,3 +142,8 @@ class CudaStepMeter:
 def step_meter_of(device: torch.device) -> StepMeter | None:
     """Return what measures steps on a device; None for a CPU, whose allocator counts nothing."""
     return CudaStepMeter(device) if device.type == "cuda" else None
+
+
+def live_bytes_of(meter: StepMeter) -> int:
+    """Return the peak of the tensors alone; 0 from a meter that does not tell them apart."""
+    return meter.live_bytes() if isinstance(meter, AllocatorMeter) else 0

@@ -5,6 +5,7 @@ from gpuopt.report.figures import png_bytes, save_png
 from gpuopt.report.frontier import FrontierPoint, frontier_figure
 from gpuopt.report.names import class_labels, plain_text, shortened
 from gpuopt.report.predictions import (
+    stream_predictions_csv,
     write_contest_csv,
     write_predictions_csv,
     write_rows_csv,
@@ -31,6 +32,7 @@ __all__ = [
     "samples_figure",
     "save_png",
     "shortened",
+    "stream_predictions_csv",
     "sweep_figure",
     "sweep_table",
     "write_contest_csv",

@@ -8,17 +8,22 @@ UTF-8 come back as they were (`surrogateescape`).
 
 import csv
 import io
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from gpuopt.errors import InputError
 from gpuopt.storage import atomic_write
 
-__all__ = ["write_contest_csv", "write_predictions_csv", "write_rows_csv"]
+__all__ = [
+    "stream_predictions_csv",
+    "write_contest_csv",
+    "write_predictions_csv",
+    "write_rows_csv",
+]
 
 
 def write_predictions_csv(
@@ -50,16 +55,33 @@ def write_predictions_csv(
     known = [-1] * len(ids) if targets is None else [int(target) for target in targets]
     if len(known) != len(ids) or any(not -1 <= target < len(class_names) for target in known):
         raise InputError(f"targets must be {len(ids)} class indices below {len(class_names)}")
-    header = ["id", "target", "prediction", "confidence", *(f"p_{name}" for name in class_names)]
+    stream_predictions_csv(path, zip(ids, known, shares, strict=True), class_names)
+
+
+def stream_predictions_csv(
+    path: Path,
+    rows: Iterable[tuple[str, int, NDArray[np.float32]]],
+    class_names: Sequence[str],
+) -> None:
+    """Write the same file from one sample at a time, none of which is kept.
+
+    Args:
+        path: The file; its folder must exist.
+        rows: Id, true class (-1 where unknown) and probabilities [classes] of each sample.
+        class_names: Names by index.
+
+    Raises:
+        OSError: When the file cannot be written; an older one is kept.
+    """
     names = [*class_names, ""]  # index -1 is the empty name of the unknown class
-    write_rows_csv(
-        path,
-        header,
-        (
-            [key, names[target], names[row.argmax()], *(f"{p:.6g}" for p in (row.max(), *row))]
-            for key, target, row in zip(ids, known, shares, strict=True)
-        ),
-    )
+
+    def lines() -> Iterator[list[str]]:
+        for key, target, row in rows:
+            shares = (f"{share:.6g}" for share in (row.max(), *row))
+            yield [key, names[target], names[row.argmax()], *shares]
+
+    header = ["id", "target", "prediction", "confidence", *(f"p_{name}" for name in class_names)]
+    write_rows_csv(path, header, lines())
 
 
 def write_contest_csv(

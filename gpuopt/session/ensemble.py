@@ -1,44 +1,52 @@
 """The weights of a run, of one training or of several folds, and the mean of what they predict."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
+import torch
 
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
 from gpuopt.model import Classifier
+from gpuopt.session.evaluation import autocast_of, progress_bar
 from gpuopt.session.fold_results import read_fold
+from gpuopt.session.part_files import PartFiles, going_on_later
+from gpuopt.session.pass_plan import PassPlan
 from gpuopt.session.prediction import (
     ImageSource,
+    OpenedImages,
     PredictionSetup,
     find_checkpoint,
-    predict_images,
+    open_images,
 )
+from gpuopt.session.streamed import StreamedPredictions, StreamOptions
 from gpuopt.session.weights import ModelDescription, load_described
-from gpuopt.storage import Sidecar
+from gpuopt.storage import Sidecar, sha256_of
 from gpuopt.storage.checkpoint import read_checkpoint
-from gpuopt.tta import Predictions, TestTimeAugmentation
+from gpuopt.tta import LastPass, TestTimeAugmentation, TtaPredictor, stream_pass
 
 __all__ = ["Ensemble"]
 
 
 @dataclass
 class Ensemble:
-    """Models that predict together; one is in memory at a time.
+    """Models that predict together; a pass over the images keeps some of them in memory.
 
     Attributes:
         paths: Checkpoint of each model.
         folds: Number of folds of the run; None for a run of one training.
         missing: Folds that are not there, by number, with the reason.
         description: What the models were trained on.
+        digests: SHA-256 of each checkpoint.
     """
 
     paths: Sequence[Path]
     folds: int | None
     missing: dict[int, str]
     description: ModelDescription
+    digests: Sequence[str]
     _first: Classifier | None
 
     @classmethod
@@ -58,7 +66,8 @@ class Ensemble:
         else:
             paths, missing = _weights_of_folds(place, folds)
         first, description = load_described(read_checkpoint(paths[0]), str(paths[0]))
-        return cls(paths, folds, missing, description, first)
+        digests = [sha256_of(path) if place.is_file() else _vouched(path) for path in paths]
+        return cls(paths, folds, missing, description, digests, first)
 
     @property
     def missing_in_words(self) -> str:
@@ -66,56 +75,134 @@ class Ensemble:
         reasons = ", ".join(f"fold {fold} ({why})" for fold, why in self.missing.items())
         return f"mean of {len(self.paths)} of {self.folds} folds; missing: {reasons}"
 
+    def weights_bytes(self) -> int:
+        """Return what parameters and buffers of one model take, in bytes.
+
+        Raises:
+            InputError: As `open`.
+        """
+        self._first = self._take(self.paths[0])
+        tensors = (*self._first.parameters(), *self._first.buffers())
+        return sum(tensor.nbytes for tensor in tensors)
+
     def predict(
         self,
         setup: PredictionSetup,
+        plan: PassPlan,
         policy: TestTimeAugmentation,
         source: ImageDataModule | ImageSource,
+        output: Path,
         *,
-        cache_dir: str | None,
-        show_progress: bool,
-    ) -> tuple[Predictions, list[str], list[str]]:
-        """Predict with every model and average the probabilities in fp32.
+        options: StreamOptions,
+    ) -> StreamedPredictions:
+        """Predict with every model and average the probabilities in fp32, batch by batch on disk.
 
         Args:
             setup: Device, precision and batch.
+            plan: The chunk, and how many models share a pass.
             policy: The views.
             source: A data module, or images without classes.
-            cache_dir: Folder of decoded images; None means the user's cache folder.
-            show_progress: Draw bars.
+            output: The file that the predictions will be written to; parts lie beside it.
+            options: What else there is to say.
 
         Returns:
-            The predictions, the id of each, and files left out with the reason.
+            The predictions, whose parts are still there.
 
         Raises:
-            InputError: As `predict_images`; when a model has other classes than the first; and
-                when the images of folds without a test set are meant, which they trained on.
-            FaultError: When memory runs out or a loader process dies.
+            InputError: When images cannot be read, or classes do not match; when a model has other
+                classes than the first; when the images of folds without a test set are meant,
+                which they trained on; when a prediction that shall be gone on with was begun
+                otherwise.
+            FaultError: When memory runs out, the disk is full or a loader process dies.
+            PreemptedError: When asked to stop with something done.
         """
         self._refuse_training_images(source)
-        first: tuple[Predictions, list[str], list[str]] | None = None
-        for path in self.paths:
-            found = predict_images(
-                self._take(path),
-                self.description,
-                setup,
-                policy,
-                source,
-                cache_dir=cache_dir,
-                show_progress=show_progress,
+        with setup.applied():
+            images = open_images(source, self.description, setup, options.cache_dir)
+        groups = plan.groups(len(self.paths))
+        parts = PartFiles(
+            output,
+            self._identity(setup, plan, policy, images) | dict(options.identity),
+            passes=len(groups),
+            batches=len(images.loader),
+            resumes=options.resumes,
+        )
+        with going_on_later(parts, output, len(images.ids)), setup.applied():
+            while True:
+                if not parts.is_complete:
+                    group = [self.paths[number] for number in groups[parts.number]]
+                    self._run(group, setup, plan, policy, images, parts, options)
+                if parts.is_last:
+                    break
+                parts.next_pass()
+            return StreamedPredictions.of(parts, images.ids, images.rejected, output)
+
+    def _run(
+        self,
+        paths: Sequence[Path],
+        setup: PredictionSetup,
+        plan: PassPlan,
+        policy: TestTimeAugmentation,
+        images: OpenedImages,
+        parts: PartFiles,
+        options: StreamOptions,
+    ) -> None:
+        """Predict the batches that the present pass has not seen yet.
+
+        The models live no longer than this call, so that those of the next pass can have the
+        memory.
+        """
+        device = torch.device(setup.device)
+        predictor = TtaPredictor(
+            [options.forward_of(self._take(path).to(device)) for path in paths],
+            policy.parsed_views(),
+            device=device,
+            chunk_size=parts.file.chunk_size or plan.chunk_size,
+            merge=policy.merge,
+            autocast=autocast_of(setup.precision, device),
+        )
+        images.loader.sampler.start_at(parts.file.batches)
+        with progress_bar(options.show_progress) as progress:
+            task = progress.add_task(
+                f"predict, {policy.name}", total=len(images.ids), completed=parts.samples
             )
-            if first is None:
-                first, total = found, found[0].probabilities.astype(np.float32)
-            else:
-                total += found[0].probabilities
-        assert first is not None  # there is at least one model
-        return replace(first[0], probabilities=total / np.float32(len(self.paths))), *first[1:]
+            stream_pass(
+                images.loader,
+                predictor,
+                parts.file,
+                earlier=parts.earlier,
+                last=LastPass(len(self.paths), options.finish) if parts.is_last else None,
+                on_batch=lambda count: progress.advance(task, count),
+            )
+
+    def _identity(
+        self,
+        setup: PredictionSetup,
+        plan: PassPlan,
+        policy: TestTimeAugmentation,
+        images: OpenedImages,
+    ) -> dict[str, Any]:
+        """Name all that decides about a bit of the result, in plain values."""
+        return {
+            "weights": list(self.digests),
+            "images": images.loader.dataset.fingerprint(),
+            "image_size": self.description.image_size,
+            "tta.views": [f"{view.name} x {view.weight:g}" for view in policy.parsed_views()],
+            "tta.merge": policy.merge,
+            "tta.chunk_size": plan.chunk_size,
+            "folds_per_pass": plan.models_per_pass,
+            "batch_size": setup.batch_size,
+            "precision": setup.precision,
+            "device": setup.device,
+            "torch": torch.__version__,
+        }
 
     def _take(self, path: Path) -> Classifier:
         """Load a model; nothing here keeps it, so that the next one can have its memory."""
         model, self._first = self._first, None
-        if model is not None:
+        if model is not None and path == self.paths[0]:
             return model
+        del model
         model, description = load_described(read_checkpoint(path), str(path))
         if description != self.description:
             raise InputError(
@@ -133,6 +220,13 @@ class Ensemble:
                 "the run's data has no test images, and the folds were trained on all others: say "
                 "what to predict with data=...; out_of_fold.csv has the training images"
             )
+
+
+def _vouched(path: Path) -> str:
+    """Return the digest of a run's checkpoint, which has been compared a moment ago."""
+    size_bytes = path.stat().st_size
+    known = {record.sha256 for record in Sidecar(path).records() if record.size_bytes == size_bytes}
+    return known.pop() if len(known) == 1 else sha256_of(path)
 
 
 def _weights_of_folds(place: Path, folds: int) -> tuple[list[Path], dict[int, str]]:

@@ -293,7 +293,7 @@ def autocast_of(
 
 
 def progress_bar(visible: bool) -> Progress:
-    """Make a bar for passes over images; an invisible one costs nothing."""
+    """Make the bar of a prediction; one that is not visible does nothing."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),

@@ -17,19 +17,17 @@ from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, recommended_workers, resolve_precision, select_gpu
 from gpuopt.measure import Interval, bootstrap_interval, macro_f1
 from gpuopt.memory import MemorySetup, choose_micro_batch, predict_memory
-from gpuopt.model import Classifier
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
-from gpuopt.session.evaluation import predict_all
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid
-from gpuopt.tta import Predictions, TestTimeAugmentation
 
 __all__ = [
     "ImageSource",
+    "OpenedImages",
     "PredictionSetup",
     "find_checkpoint",
-    "predict_images",
+    "open_images",
     "score",
     "source_of",
 ]
@@ -64,7 +62,7 @@ class PredictionSetup:
         device: `cuda` or `cpu`.
         gpu: The card that is used, with its memory limit.
         precision: Arithmetic of the forward pass.
-        batch_size: Images per forward.
+        batch_size: Images that are loaded at a time.
         num_workers: Loader processes.
         choices: Every automatic choice with its evidence.
     """
@@ -197,63 +195,39 @@ def source_of(node: Mapping[str, Any]) -> ImageSource | None:
     return None
 
 
-def predict_images(
-    model: Classifier,
+@dataclass(frozen=True)
+class OpenedImages:
+    """Images that are ready to be predicted on.
+
+    Attributes:
+        loader: Yields them in order; `Batch.ids` are places in `ids`.
+        ids: Name of each.
+        rejected: Files that were left out, with the reason.
+    """
+
+    loader: WindowLoader
+    ids: Sequence[str]
+    rejected: list[str]
+
+
+def open_images(
+    source: ImageDataModule | ImageSource,
     description: ModelDescription,
     setup: PredictionSetup,
-    policy: TestTimeAugmentation,
-    source: ImageDataModule | ImageSource,
-    *,
     cache_dir: str | None,
-    show_progress: bool,
-) -> tuple[Predictions, list[str], list[str]]:
-    """Predict a data set's test images, or images without classes.
+) -> OpenedImages:
+    """Open a data set's test images, or images without classes.
 
     Args:
-        model: In evaluation mode.
-        description: What the model was trained on.
-        setup: Device, precision and batch.
-        policy: The views.
         source: A data module, or what `source_of` returns.
+        description: What the model was trained on.
+        setup: Batch and loader processes.
         cache_dir: Folder of decoded images; None means the user's cache folder.
-        show_progress: Draw a bar.
-
-    Returns:
-        The predictions, the id of each, and files left out with the reason.
 
     Raises:
         InputError: When images cannot be read, or classes do not match.
-        FaultError: When memory runs out or a loader process dies.
+        FaultError: When the disk is full or a process that decodes dies.
     """
-    with setup.applied():
-        loader, ids, rejected = _open(source, description, setup, cache_dir)
-        predictions = predict_all(
-            model.to(setup.device),
-            loader,
-            policy,
-            precision=setup.precision,
-            total=len(ids),
-            label=f"predict, {policy.name}",
-            with_single_view=False,
-            show_progress=show_progress,
-        )
-    return predictions, [ids[row] for row in predictions.ids], rejected
-
-
-def score(predictions: Predictions) -> Interval | None:
-    """Return macro-F1 with its interval where the classes are known, else None."""
-    known: NDArray[np.bool_] = predictions.targets >= 0
-    if not known.any():
-        return None
-    return bootstrap_interval(predictions.targets[known], predictions.classes[known], macro_f1)
-
-
-def _open(
-    source: ImageDataModule | ImageSource,
-    description: ModelDescription,
-    setup: PredictionSetup,
-    cache_dir: str | None,
-) -> tuple[WindowLoader, Sequence[str], list[str]]:
     if isinstance(source, ImageDataModule):
         source.prepare_data()
         source.setup()
@@ -263,7 +237,7 @@ def _open(
                 f"{len(description.class_names)}: {_first_difference(source, description)}"
             )
         rejected = [f"{r.path}: {r.reason}" for r in source.rejected]
-        return source.test_dataloader(), source.test_ids, rejected
+        return OpenedImages(source.test_dataloader(), source.test_ids, rejected)
     images = PredictionImages(
         prediction_images(source.place, source.image_dir, source.id_column),
         description.image_size,
@@ -273,7 +247,21 @@ def _open(
         cache_dir=cache_dir,
         **source.options,
     )
-    return images.loader(), images.ids, [f"{r.path}: {r.reason}" for r in images.rejected]
+    rejected = [f"{r.path}: {r.reason}" for r in images.rejected]
+    return OpenedImages(images.loader(), images.ids, rejected)
+
+
+def score(targets: NDArray[np.int64], classes: NDArray[np.int64]) -> Interval | None:
+    """Return macro-F1 with its interval where the classes are known, else None.
+
+    Args:
+        targets: True classes [n], -1 where unknown.
+        classes: Predicted classes [n].
+    """
+    known: NDArray[np.bool_] = targets >= 0
+    if not known.any():
+        return None
+    return bootstrap_interval(targets[known], classes[known], macro_f1)
 
 
 def _reading_options(node: Mapping[str, Any]) -> dict[str, Any]:

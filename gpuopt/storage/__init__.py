@@ -3,7 +3,9 @@
 from gpuopt.storage.answer_cache import AnswerCache
 from gpuopt.storage.atomic import atomic_write, create_text, write_json, write_text
 from gpuopt.storage.cache_folder import default_cache_dir
+from gpuopt.storage.journal import Journal
 from gpuopt.storage.lock import FolderLock, wait_for_folder
+from gpuopt.storage.part_file import has_parts, part_file
 from gpuopt.storage.paths import existing_folder, shown
 from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
 
@@ -11,11 +13,14 @@ __all__ = [
     "AnswerCache",
     "FileRecord",
     "FolderLock",
+    "Journal",
     "Sidecar",
     "atomic_write",
     "create_text",
     "default_cache_dir",
     "existing_folder",
+    "has_parts",
+    "part_file",
     "sha256_of",
     "shown",
     "wait_for_folder",

@@ -12,12 +12,17 @@ from gpuopt.tta.views import OPERATIONS, View, parse_views
 
 if TYPE_CHECKING:
     from gpuopt.tta.apply import apply_view
+    from gpuopt.tta.prediction_file import PredictionBlock, PredictionFile
     from gpuopt.tta.predictions import Predictions, predict_loader
     from gpuopt.tta.predictor import TtaPredictor
+    from gpuopt.tta.streaming import LastPass, stream_pass
     from gpuopt.tta.view_scores import ViewScores, score_views
 
 __all__ = [
     "OPERATIONS",
+    "LastPass",
+    "PredictionBlock",
+    "PredictionFile",
     "Predictions",
     "TestTimeAugmentation",
     "TtaPredictor",
@@ -27,15 +32,20 @@ __all__ = [
     "parse_views",
     "predict_loader",
     "score_views",
+    "stream_pass",
 ]
 
 _NEEDS_TORCH = {
+    "LastPass": "streaming",
+    "PredictionBlock": "prediction_file",
+    "PredictionFile": "prediction_file",
     "Predictions": "predictions",
     "TtaPredictor": "predictor",
     "ViewScores": "view_scores",
     "apply_view": "apply",
     "predict_loader": "predictions",
     "score_views": "view_scores",
+    "stream_pass": "streaming",
 }
 
 

@@ -13,12 +13,16 @@ from gpuopt.errors import FaultError, InputError
 from gpuopt.tta.apply import apply_view
 from gpuopt.tta.views import View
 
-__all__ = ["Receiver", "ViewChunks"]
+__all__ = ["Receiver", "TooLittleMemoryError", "ViewChunks"]
 
 _log = logging.getLogger(__name__)
 # A class that a model rules out (a logit of minus infinity) stays a number that can be averaged
 # and kept in half precision: no probability in fp32 is near exp of this.
 _LOWEST = -10_000.0
+
+
+class TooLittleMemoryError(FaultError):
+    """Not even one image at a time can be predicted on the device."""
 
 
 class Receiver(Protocol):
@@ -85,7 +89,7 @@ class ViewChunks:
 
         Raises:
             InputError: For images of another shape, or none.
-            FaultError: When not even one image fits into the device's memory.
+            TooLittleMemoryError: When not even one image fits into the device's memory.
         """
         if images.ndim != 4 or not len(images) or images.shape[2] != images.shape[3]:
             raise InputError(f"images must be [n, 3, s, s] with n > 0, not {list(images.shape)}")
@@ -140,7 +144,7 @@ class ViewChunks:
             torch.cuda.empty_cache()
         if chunk_size == 1:
             size = images.shape[-1]
-            raise FaultError(
+            raise TooLittleMemoryError(
                 f"{self.device} has not enough memory for one image of {size}x{size}; free memory "
                 "on it, or choose a smaller image_size or model"
             )

@@ -5,6 +5,7 @@ of shifted images rather than convolutions: cuDNN would choose its algorithm, an
 by the size of the batch.
 """
 
+import functools
 import math
 
 import torch
@@ -84,9 +85,16 @@ def sharpen(images: Tensor, amount: float) -> Tensor:
 
 def noise(images: Tensor, sigma: float) -> Tensor:
     """Add one fixed pattern of Gaussian noise, the same for every sample and device."""
-    generator = torch.Generator().manual_seed(_NOISE_SEED)
-    pattern = torch.randn(images.shape[1:], generator=generator).to(images.device)
+    pattern = _noise_pattern(tuple(images.shape[1:]), images.device)
     return (images + sigma * pattern).clamp_(0.0, 255.0)
+
+
+@functools.lru_cache(maxsize=2)
+@torch.inference_mode(False)  # or else a kept tensor could not be used outside of that mode
+def _noise_pattern(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    """Draw it on the host, so that all devices see the same, and only once."""
+    generator = torch.Generator().manual_seed(_NOISE_SEED)
+    return torch.randn(shape, generator=generator).to(device)
 
 
 def _grey(images: Tensor) -> Tensor:

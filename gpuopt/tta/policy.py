@@ -20,7 +20,7 @@ class TestTimeAugmentation:
         name: What the policy is called in plans and results.
         views: One mapping per view, see `gpuopt.tta.views`.
         merge: `mean`, or `geometric` for the renormalised geometric mean.
-        chunk_size: Images per forward, or `auto` for the size of the first batch.
+        chunk_size: Images per forward, or `auto`: what fits, at most the size of a batch.
     """
 
     __test__: ClassVar[bool] = False  # the name starts like a test class, and pytest believes it

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from gpuopt.errors import InputError
-from gpuopt.tta.chunks import ViewChunks
+from gpuopt.tta.chunks import TooLittleMemoryError, ViewChunks
 from gpuopt.tta.merging import OnlineMerge
 from gpuopt.tta.views import View
 
-__all__ = ["TtaPredictor"]
+__all__ = ["TooLittleMemoryError", "TtaPredictor"]
 
 
 class TtaPredictor:
@@ -87,7 +87,7 @@ class TtaPredictor:
 
         Raises:
             InputError: For images of another shape, or none.
-            FaultError: When not even one image fits into the device's memory.
+            TooLittleMemoryError: When not even one image fits into the device's memory.
         """
         return _mean([merged for merged, _ in self._predict(images)])
 
@@ -110,7 +110,7 @@ class TtaPredictor:
 
         Raises:
             InputError: As for calling; also when the first view is not the identity.
-            FaultError: As for calling.
+            TooLittleMemoryError: As for calling.
         """
         if not self.views[0].is_identity:
             raise InputError(

@@ -84,19 +84,21 @@ def test_a_run_that_gave_up_is_resumed_to_the_bit(train, shrink, tmp_path, since
 
 @pytest.fixture
 def device(monkeypatch):
-    """A device that holds 64 samples, of which another process takes half after two batches."""
+    """A device that holds 64 samples, of which another process takes half after some batches."""
     meter = FakeMeter(total=10 + 64 * 5, base=10)
+    meter.taken_after = 2
     cross_entropy = Classifier._cross_entropy
 
     def metered(self, logits, batch):
         if torch.is_grad_enabled():
-            taken = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready > 2
-            meter.other = 160 if taken else 0
+            ready = self.trainer.fit_loop.epoch_loop.batch_progress.total.ready
+            meter.other = 160 if ready > meter.taken_after else 0
             meter.take(len(logits))
         return cross_entropy(self, logits, batch)
 
     monkeypatch.setattr(Classifier, "_cross_entropy", metered)
     monkeypatch.setattr(split_steps, "meter_of", lambda device: meter)
+    return meter
 
 
 ADAPTIVE = ("callbacks.adaptive_batch_size.enabled=true", "trainer.max_steps=6")
@@ -121,6 +123,23 @@ def test_results_show_the_adaptation(train, device, tmp_path, has_recovery):
     assert scalars(tmp_path, "memory/micro_batch_size") == [32.0, 22.0]
     assert scalars(tmp_path, "memory/out_of_memory") == [1.0, 1.0]
     assert scalars(tmp_path, "memory/available_bytes") == [170.0]
+
+
+def test_every_setting_of_the_adaptation_has_its_effect(train, device, tmp_path):
+    """With their defaults: 8 -> 11 for `growth_ratio`, 32 for `maximum`, 22 for `target_ratio`."""
+    device.taken_after = 12
+    settings = {"enabled": "true", "initial": 8, "maximum": 22}
+    settings |= {"target_ratio": 0.6, "growth_ratio": 2.0}
+    words = [f"callbacks.adaptive_batch_size.{key}={value}" for key, value in settings.items()]
+    train(tmp_path, *words, "trainer.max_steps=8")
+    results = json.loads((tmp_path / "results.json").read_text("utf-8"))["training"]
+    found = results["adaptive_batch_size"]
+    changes = [(e["event"], e["samples"], e["micro_batch_size"]) for e in found["events"]]
+    assert changes == [("adapt", 8, 16), ("adapt", 16, 22), ("adapt", 22, 16)]
+    assert found["final_micro_batch_size"] == 16
+    assert found["bytes_per_sample"] == 5
+    assert results["oom_recovery"]["events"] == []  # nothing ran out of memory on the way
+    assert results["steps"] == 8
 
 
 def scalars(folder, name):

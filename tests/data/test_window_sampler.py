@@ -132,3 +132,14 @@ def test_evaluation_counts_every_row_once_in_order(count, world):
         counted += mine
     assert sorted(counted) == list(range(count))
     assert {float(w) for chunks in ranks for c in chunks for w in c.weights} <= {0.0, 1.0}
+
+
+@pytest.mark.parametrize("start", [0, 1, 2, 3])
+def test_evaluation_can_start_later_once(start):
+    mine = EvaluationSampler(7, 3, rank=1, world_size=2)
+    whole = [chunk.indices.tolist() for chunk in mine]
+    mine.start_at(start)
+    iter(mine)
+    assert [chunk.indices.tolist() for chunk in mine] == whole[start:]
+    assert len(mine) == len(whole)
+    assert [chunk.indices.tolist() for chunk in mine] == whole

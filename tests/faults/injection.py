@@ -36,6 +36,8 @@ POINTS = {
     "vouching": ("gpuopt.storage.sidecar", "Sidecar.vouch"),
     "syncing the folder": ("gpuopt.storage.checkpoint", "sync_folder"),
     "testing": ("gpuopt.tta.predictor", "TtaPredictor.with_single_view"),
+    "keeping a prediction": ("gpuopt.tta.prediction_file", "PredictionFile.append"),
+    "writing the predictions": ("gpuopt.report.predictions", "write_rows_csv"),
     "writing results": ("gpuopt.run", "RunFolder.write_results"),
     "reading an image": ("gpuopt.data.dataset", "ImageDataset.__getitem__"),
 }

@@ -17,6 +17,7 @@ CARD = CardAnswer(
     reason="on the card itself",
     precision="bf16",
     headroom_ratio=0.08,
+    context_bytes=None,
     free_bytes=10 * 2**30,
     budget_bytes=9 * 2**30,
     largest=40,
@@ -50,12 +51,17 @@ def test_probes_and_what_was_found_are_shown():
     assert ["64", "out", "of", "memory", "does", "not", "fit"] in rows
     assert ["56", "8.00", "88.9%", "700.0", "80", *THRASHES.split()] in rows
     assert "device 1: Card [bold]" in text  # names are no markup
-    assert "9.00 of 10.00 GiB, headroom 8%" in text
+    assert "9.00 of 10.00 GiB beside the CUDA context, headroom 8%" in text
     assert ["max", "40", "measured"] in rows
     assert any(row[:2] == ["knee", "24:"] for row in rows)
     assert "none 40, full 200; here none" in text
     assert "a note [red]" in text
     assert str(ANSWER.choice) in text
+
+
+def test_the_context_that_a_prediction_assumes_is_told():
+    text = shown(replace(ANSWER, cards=[replace(CARD, context_bytes=2**29)]))
+    assert "9.00 of 10.00 GiB beside the CUDA context of 0.50, headroom 8%" in text
 
 
 def test_what_is_not_known_is_left_out():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from gpuopt.errors import InputError
-from gpuopt.report import write_contest_csv, write_predictions_csv
+from gpuopt.report import stream_predictions_csv, write_contest_csv, write_predictions_csv
 
 NAMES = ["cat", '=HYPERLINK("x")', '한글, "quoted"\nline']
 
@@ -31,6 +31,20 @@ def test_every_name_and_id_comes_back_exactly(tmp_path):
     assert [row[2] for row in rows] == [NAMES[index] for index in shares.argmax(1)]
     np.testing.assert_allclose([float(row[3]) for row in rows], shares.max(1), rtol=1e-5)
     np.testing.assert_allclose(np.array([row[4:] for row in rows], float), shares, rtol=1e-5)
+
+
+def test_rows_that_come_one_by_one_make_the_same_file(tmp_path):
+    shares, taken = probabilities(3), []
+
+    def rows():
+        for number, row in enumerate(shares):
+            taken.append(number)
+            yield "abc"[number], number - 1, row
+
+    stream_predictions_csv(tmp_path / "s.csv", rows(), NAMES)
+    write_predictions_csv(tmp_path / "w.csv", list("abc"), shares, NAMES, [-1, 0, 1])
+    assert taken == [0, 1, 2]
+    assert (tmp_path / "s.csv").read_bytes() == (tmp_path / "w.csv").read_bytes()
 
 
 def test_without_targets_their_cells_are_empty(tmp_path):

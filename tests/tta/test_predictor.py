@@ -1,14 +1,16 @@
 import contextlib
+import functools
 import gc
 import math
+import textwrap
 
+import lightning.pytorch as L
 import pytest
 import torch
 from torch import nn
 
 from gpuopt.errors import FaultError, InputError
 from gpuopt.tta import TtaPredictor, apply_view, parse_views
-from gpuopt.tta.chunks import _pieces
 
 FIVE = parse_views([{}, {"rotate": 90}, {"rotate": 180}, {"rotate": 270}, {"brightness": 1.3}])
 MIXED = parse_views([{}, {"rotate": 7}, {"equalize": 0.5, "weight": 3}, {"noise": 8}, {"blur": 1}])
@@ -66,6 +68,24 @@ def test_any_chunk_size_gives_the_merge_of_all_views(chunk_size, views, merge):
     assert torch.equal(result, predictor(images))
 
 
+@pytest.mark.parametrize("views", [FIVE, MIXED], ids=["five", "weighted"])
+@pytest.mark.parametrize("merge", ["mean", "geometric"])
+def test_in_half_precision_the_chunk_size_changes_less_than_a_thousandth(views, merge):
+    net, images = Net(), pictures()
+
+    def predicted(chunk_size):
+        autocast = functools.partial(torch.autocast, "cpu", torch.bfloat16)
+        predictor = TtaPredictor(net, views, chunk_size=chunk_size, merge=merge, autocast=autocast)
+        result = predictor(images)
+        assert torch.equal(result, predictor(images))
+        return result
+
+    whole = predicted(30)
+    assert not torch.allclose(whole.double(), naive(net, views, images, merge), atol=1e-4)
+    for chunk_size in (1, 2, 4, 5, 29, 31, 100):
+        assert torch.allclose(predicted(chunk_size), whole, atol=1e-3, rtol=0)
+
+
 def test_mean_and_geometric_differ():
     net, images = Net(), pictures()
     mean = TtaPredictor(net, FIVE)(images)
@@ -100,6 +120,42 @@ def test_auto_takes_the_first_batch_and_keeps_it():
     assert predictor.chunk_size == 6
     assert {shape[0] for shape in net.shapes} == {6}
     assert len(net.shapes) == 5 + 2
+
+
+def test_several_models_are_averaged_after_their_views_are_merged():
+    torch.manual_seed(3)
+    nets, images = [Net(), Net()], pictures()
+    nets[1].layers[0].weight.data.normal_()
+    for merge in ("mean", "geometric"):
+        predictor = TtaPredictor(nets, MIXED, chunk_size=4, merge=merge)
+        alone = [TtaPredictor(net, MIXED, chunk_size=4, merge=merge)(images) for net in nets]
+        assert not torch.allclose(alone[0], alone[1], atol=1e-2)
+        assert all(map(torch.equal, predictor.of_each_model(images), alone))
+        assert torch.equal(predictor(images), (alone[0] + alone[1]) / 2)
+    both, plain = TtaPredictor(nets, FIVE).with_single_view(images)
+    first = [TtaPredictor(net, FIVE[:1])(images) for net in nets]
+    assert torch.allclose(plain, (first[0] + first[1]) / 2, atol=1e-6)
+    assert torch.equal(both, TtaPredictor(nets, FIVE)(images))
+
+
+def test_any_module_is_predicted_with_as_its_docstring_shows():
+    """Anyone's Lightning project: a module with its own normalisation, and no Hydra."""
+
+    class Module(L.LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(1)
+            self.net = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(12, 3))
+
+        def forward(self, images):
+            return self.net(images / 255)
+
+    code = textwrap.dedent(TtaPredictor.__doc__.partition("any module:\n")[2].partition("Args:")[0])
+    names = {"parse_views": parse_views, "TtaPredictor": TtaPredictor}
+    names |= {"module": Module(), "images": pictures()}
+    exec(code, names)
+    assert names["probabilities"].shape == (6, 3)
+    assert torch.allclose(names["probabilities"].sum(1), torch.ones(6))
 
 
 def alive_image_batches():
@@ -262,21 +318,6 @@ def test_images_of_another_shape_are_refused(shape):
 def test_bad_options_are_refused(views, options):
     with pytest.raises(InputError):
         TtaPredictor(Net(), views, **options)
-
-
-def test_pieces_cover_every_pair_once_in_order():
-    for samples in (1, 3, 7):
-        for chunk in (1, 2, 5, 40):
-            pairs = []
-            for start in range(0, samples * 4, chunk):
-                offsets = 0
-                for view, first, last, offset in _pieces(
-                    start, min(start + chunk, samples * 4), samples
-                ):
-                    assert offset == offsets
-                    offsets += last - first
-                    pairs += [(view, sample) for sample in range(first, last)]
-            assert pairs == [(view, sample) for view in range(4) for sample in range(samples)]
 
 
 @pytest.mark.gpu

@@ -1,0 +1,115 @@
+"""Predictions that lie on disk: what is left to do is to name them and to write them out."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from gpuopt.errors import InputError
+from gpuopt.model import Classifier
+from gpuopt.session.part_files import PartFiles, going_on_later
+
+__all__ = ["StreamOptions", "StreamedPredictions"]
+
+
+def _itself(model: Classifier) -> Callable[[Tensor], Tensor]:
+    return model
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How predictions come to lie on disk.
+
+    Attributes:
+        resumes: Go on with the parts that are there; else there may be none.
+        cache_dir: Folder of decoded images; None means the user's cache folder.
+        show_progress: Draw bars.
+        forward_of: Makes what is called in place of a model on its device, such as an engine.
+        finish: Changes the mean probabilities of a batch, see `LastPass`.
+        identity: What `forward_of` and `finish` depend on, in plain values, without which a
+            prediction is not gone on with.
+    """
+
+    resumes: bool = False
+    cache_dir: str | None = None
+    show_progress: bool = False
+    forward_of: Callable[[Classifier], Callable[[Tensor], Tensor]] = _itself
+    finish: Callable[[Tensor], Tensor] | None = None
+    identity: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class StreamedPredictions:
+    """What was predicted, one row per image in order; probabilities are read when asked for.
+
+    Attributes:
+        ids: Name of each image.
+        targets: Its class, int64 [n]; -1 where unknown.
+        classes: The most probable class, int64 [n].
+        rejected: Files that were left out, with the reason.
+        chunk_size: Images per forward pass in the end.
+    """
+
+    ids: Sequence[str]
+    targets: NDArray[np.int64]
+    classes: NDArray[np.int64]
+    rejected: list[str]
+    chunk_size: int | None
+    _parts: PartFiles
+    _output: Path
+
+    @classmethod
+    def of(
+        cls, parts: PartFiles, names: Sequence[str], rejected: list[str], output: Path
+    ) -> "StreamedPredictions":
+        """Look through the complete file of the last pass.
+
+        Args:
+            parts: The files; they stay open until they are removed.
+            names: Name of each row of the split.
+            rejected: Files that were left out.
+            output: What the parts will become.
+
+        Raises:
+            InputError: When nothing was predicted, or the file is damaged.
+        """
+        blocks = [
+            (block.ids, block.targets, block.probabilities.argmax(axis=1))
+            for block in parts.file.blocks()
+            if len(block.ids)
+        ]
+        if not blocks:
+            raise InputError("there is nothing to predict: the data holds no readable image")
+        ids, targets, classes = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        return cls(
+            [names[row] for row in ids],
+            targets,
+            classes,
+            rejected,
+            parts.file.chunk_size,
+            parts,
+            output,
+        )
+
+    def rows(self) -> Iterator[tuple[str, int, NDArray[np.float32]]]:
+        """Read name, class and probabilities [classes] of one image after another."""
+        names = iter(self.ids)
+        for block in self._parts.file.blocks():
+            for target, probabilities in zip(block.targets, block.probabilities, strict=True):
+                yield next(names), int(target), probabilities
+
+    @contextlib.contextmanager
+    def written(self) -> Iterator[None]:
+        """Remove the parts when the block has written the output; else keep and close them.
+
+        Raises:
+            PreemptedError: When asked to stop meanwhile.
+        """
+        with going_on_later(self._parts, self._output, len(self.ids)):
+            yield
+            self._parts.remove()

@@ -1,0 +1,153 @@
+import numpy as np
+import pytest
+
+from gpuopt.errors import FaultError, InputError, PreemptedError
+from gpuopt.session.part_files import PartFiles, going_on_later
+from gpuopt.storage import part_file
+from gpuopt.tta import PredictionBlock
+
+IDENTITY = {"precision": "fp32", "images": "abc", "weights": ["x", "y"]}
+
+
+@pytest.fixture
+def parts(tmp_path):
+    """Opens the parts of an output of three passes of two batches; closed after the test."""
+    opened = []
+
+    def open_parts(*, resumes=False, **changed):
+        found = PartFiles(
+            tmp_path / "p.csv", {**IDENTITY, **changed}, passes=3, batches=2, resumes=resumes
+        )
+        opened.append(found)
+        return found
+
+    yield open_parts
+    for each in opened:
+        each.close()
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def add(parts, batches=1):
+    for _ in range(batches):
+        ids = np.arange(4)
+        parts.file.append(PredictionBlock(ids, ids, np.zeros((4, 2), np.float32), 4))
+
+
+def test_each_pass_has_a_file_and_needs_the_one_before(parts, tmp_path):
+    mine = parts()
+    add(mine, 2)
+    assert mine.is_complete
+    assert not mine.is_last
+    mine.next_pass()
+    assert names(tmp_path) == ["p.csv.part", "p.csv.part2"]
+    assert mine.earlier.batches == 2
+    add(mine, 2)
+    mine.next_pass()
+    assert names(tmp_path) == ["p.csv.part2", "p.csv.part3"]
+    assert mine.is_last
+    mine.remove()
+    assert names(tmp_path) == []
+
+
+def test_what_is_there_is_gone_on_with(parts, tmp_path):
+    mine = parts()
+    add(mine)
+    mine.close()
+    mine = parts(resumes=True)
+    assert (mine.number, mine.file.batches, mine.samples, mine.earlier) == (0, 1, 4, None)
+    add(mine)
+    mine.next_pass()
+    mine.close()
+    mine = parts(resumes=True)
+    assert (mine.number, mine.file.batches, mine.earlier.batches) == (1, 0, 2)
+
+
+def test_nothing_done_leaves_nothing(parts, tmp_path):
+    parts().close()
+    assert names(tmp_path) == []
+    parts(resumes=True).close()
+    assert names(tmp_path) == []
+
+
+def test_what_is_there_is_not_overwritten(parts, tmp_path):
+    mine = parts()
+    add(mine)
+    mine.close()
+    with pytest.raises(InputError, match=r"p\.csv\.part is of a prediction that was cut short"):
+        parts()
+    assert parts(resumes=True).file.batches == 1
+
+
+@pytest.mark.parametrize(
+    ("changed", "text"),
+    [
+        ({"precision": "bf16"}, r"precision: fp32 -> bf16"),
+        ({"images": "abd"}, r"other images, or other names, sizes or times of their files"),
+        ({"weights": ["x"], "precision": "bf16"}, r"precision: fp32 -> bf16; other weights"),
+        ({"engine": "onnx"}, r"engine: None -> onnx"),
+    ],
+)
+def test_another_identity_is_refused_with_the_difference(parts, changed, text):
+    mine = parts()
+    add(mine)
+    mine.close()
+    with pytest.raises(InputError, match=rf"was begun otherwise \({text}\): give the same"):
+        parts(resumes=True, **changed)
+    assert parts(resumes=True).file.batches == 1
+
+
+@pytest.mark.parametrize("left", [0, 1])
+def test_a_second_pass_without_the_whole_first_is_refused(parts, tmp_path, left):
+    first = part_file(tmp_path / "p.csv")
+    mine = parts()
+    add(mine)
+    short = first.read_bytes()
+    add(mine)
+    mine.next_pass()
+    add(mine)
+    mine.close()
+    first.unlink()
+    if left:
+        first.write_bytes(short)
+    with pytest.raises(InputError, match=r"p\.csv\.part, which .*part2 goes on from, is not whole"):
+        parts(resumes=True)
+
+
+def test_two_processes_do_not_share_the_files(parts):
+    add(parts())
+    with pytest.raises(InputError, match="being written by another process"):
+        parts(resumes=True)
+
+
+def stopped(mine, tmp_path, error):
+    with going_on_later(mine, tmp_path / "p.csv", 8):
+        raise error
+
+
+def test_being_stopped_names_how_to_go_on(parts, tmp_path):
+    how = f"the same command with resume={tmp_path} goes on"
+    mine = parts()
+    add(mine)
+    with pytest.raises(PreemptedError, match=f"stopped by SIGTERM after 4 of 8 images: {how}"):
+        stopped(mine, tmp_path, KeyboardInterrupt("SIGTERM"))
+    mine = parts(resumes=True)
+    add(mine)
+    mine.next_pass()
+    with pytest.raises(PreemptedError, match=r"Ctrl-C after 0 of 8 images of pass 2: the same"):
+        stopped(mine, tmp_path, KeyboardInterrupt())
+    mine = parts(resumes=True)
+    with pytest.raises(FaultError, match=f"full; 0 of 8 images of pass 2 are kept: {how}"):
+        stopped(mine, tmp_path, FaultError("full"))
+    with pytest.raises(ZeroDivisionError):
+        stopped(parts(resumes=True), tmp_path, ZeroDivisionError())
+    assert parts(resumes=True).number == 1  # closed, each time
+
+
+def test_before_anything_is_done_there_is_nothing_to_go_on_with(parts, tmp_path):
+    for error in (KeyboardInterrupt("SIGTERM"), FaultError("full"), InputError("bad")):
+        with pytest.raises(type(error), match=str(error)):
+            stopped(parts(), tmp_path, error)
+        assert names(tmp_path) == []
