@@ -119,7 +119,7 @@ def _model_cells(
     """
     data = MemoryImages(draw_bank(setting.image_size), setting, steps=1)
     model = Classifier(setting.model, setting.num_classes).eval().to(setting.device)
-    timer = PassTimer(model, data, _prediction_setup(setting))
+    timer = PassTimer(model, data, _prediction_setup(setting), setting.micro_batch_size)
     policies = {
         name: parse_views(compose_settings("predict", [f"tta={name}"])["tta"]["views"])
         for name in _POLICIES

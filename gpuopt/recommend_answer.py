@@ -8,19 +8,23 @@ from gpuopt.build import build
 from gpuopt.data import ImageDataModule
 from gpuopt.finding.route import Route, choose_route
 from gpuopt.hardware import Gpu, driver_devices, load_catalogue, process_age_s
+from gpuopt.measure import Interval
 from gpuopt.run import fold_folder
 from gpuopt.schema import CONF_DIR, RecommendTtaConfig
 from gpuopt.session.ensemble import Ensemble
+from gpuopt.session.pass_plan import PassPlan, plan_passes
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.recommendation import TtaRecommendation, write_tta_scores
 from gpuopt.session.tta_forecast import forecast_tta_time
 from gpuopt.session.tta_timing import kept_tta_time
 from gpuopt.session.view_passes import HeldOutPart, score_parts
+from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import AnswerCache, default_cache_dir, sha256_of
 from gpuopt.trained_run import data_of_run, find_run, folds_of
 from gpuopt.tta import TestTimeAugmentation, View
 from gpuopt.tta.frontier import PolicyScores, score_policies
-from gpuopt.tta.recommender import mark_frontier, recommend
+from gpuopt.tta.held_out import HeldOutScores
+from gpuopt.tta.recommender import Option, mark_frontier, recommend
 from gpuopt.tta.time_model import TtaTime
 
 __all__ = ["recommend_for_run"]
@@ -49,47 +53,112 @@ def recommend_for_run(
     startup_s = process_age_s() or 0.0
     route = choose_route(config.gpu, driver_devices(), None, 1)
     forecast = _forecast(config, ensemble) if route.kind == "predict" else None
-    here = _setup(config, ensemble, route)
-    parts = _parts(config, place, ensemble, here)
-    cache = AnswerCache(Path(config.cache_dir or default_cache_dir()).expanduser() / "tta")
-    views = _views_of(policies)
-    held_out = score_parts(
-        parts, ensemble.description, views, here, cache=cache, show_progress=show_progress
-    )
-    scores = score_policies(held_out, policies)
-    notes = [] if not ensemble.missing else [ensemble.missing_in_words]
-    notes += _keep(place, parts, scores)
-    if len(parts) > 1:
-        notes.append(_OF_FOLDS)
-    time = forecast or kept_tta_time(
-        parts[0], ensemble.description, here, views, cache, startup_s=startup_s
-    )
-    images = _images(config, parts[0].data)
-    priced = [
-        (
-            policy,
-            time.minutes(
-                images.count, policy.views, models=len(parts), is_decoded=images.is_decoded
-            ),
-        )
-        for policy in scores.policies
-    ]
-    options = mark_frontier(priced)
+    work = _open(config, place, ensemble, route, policies)
+    scores = score_policies(work.score(show_progress=show_progress), policies)
+    time = forecast or work.time(startup_s)
+    options = _priced(config, work, scores, time)
+    of_folds = [_OF_FOLDS] if len(work.parts) > 1 else []
+    missing = [ensemble.missing_in_words] if ensemble.missing else []
     return TtaRecommendation(
         run=str(place),
         model_name=ensemble.description.model,
         image_size=ensemble.description.image_size,
-        folds=len(parts),
-        images=images.count,
+        folds=len(work.parts),
+        images=_images(config, work),
         scores=scores,
         time=time,
         options=options,
         recommended=recommend(options, target_minutes=config.target_minutes, min_f1=config.min_f1),
         target_minutes=config.target_minutes,
         min_f1=config.min_f1,
-        choices=here.choices,
-        notes=notes,
+        choices=(*work.setup.choices, *work.plan.choices),
+        notes=[*missing, *_keep(place, work.parts, scores), *of_folds],
     )
+
+
+@dataclass(frozen=True)
+class _Work:
+    """What is scored and timed here.
+
+    Attributes:
+        description: What the models were trained on.
+        parts: Each model with the images that it was not trained on.
+        views: Of all policies, each once.
+        setup: Device, precision and batch.
+        plan: What goes through a model at once.
+        cache: Of what was scored and timed before.
+    """
+
+    description: ModelDescription
+    parts: Sequence[HeldOutPart]
+    views: tuple[View, ...]
+    setup: PredictionSetup
+    plan: PassPlan
+    cache: AnswerCache
+
+    def score(self, *, show_progress: bool) -> HeldOutScores:
+        """Score all views of all parts."""
+        return score_parts(
+            self.parts,
+            self.description,
+            self.views,
+            self.setup,
+            chunk_size=self.plan.chunk_size,
+            cache=self.cache,
+            show_progress=show_progress,
+        )
+
+    def time(self, startup_s: float) -> TtaTime:
+        """Measure what a prediction takes on this device."""
+        return kept_tta_time(
+            self.parts[0],
+            self.description,
+            self.setup,
+            self.views,
+            self.cache,
+            chunk_size=self.plan.chunk_size,
+            startup_s=startup_s,
+        )
+
+
+def _open(
+    config: RecommendTtaConfig,
+    place: Path,
+    ensemble: Ensemble,
+    route: Route,
+    policies: Sequence[TestTimeAugmentation],
+) -> _Work:
+    setup, views = _setup(config, ensemble, route), _views_of(policies)
+    parts = _parts(config, place, ensemble, setup)
+    plan = plan_passes(
+        setup,
+        TestTimeAugmentation("all", [view.mapping for view in views]),
+        ensemble.description,
+        models=len(parts),
+        weights_bytes=ensemble.weights_bytes(),
+        cache_dir=config.cache_dir,
+    )
+    folder = Path(config.cache_dir or default_cache_dir()).expanduser() / "tta"
+    return _Work(ensemble.description, parts, views, setup, plan, AnswerCache(folder))
+
+
+def _priced(
+    config: RecommendTtaConfig, work: _Work, scores: PolicyScores, time: TtaTime
+) -> list[Option]:
+    """Say what each policy takes, least time first."""
+    models = len(work.parts)
+    passes = len(work.plan.groups(models)) if time.evidence == "measured" else 1
+    images, is_decoded = _images(config, work), config.images == "auto"
+
+    def minutes(views: Sequence[View]) -> Interval:
+        return time.minutes(images, views, models=models, passes=passes, is_decoded=is_decoded)
+
+    return mark_frontier([(policy, minutes(policy.views)) for policy in scores.policies])
+
+
+def _images(config: RecommendTtaConfig, work: _Work) -> int:
+    """Count what will be predicted: new images, or the run's own, which lie decoded."""
+    return work.parts[0].data.test_size if config.images == "auto" else int(config.images)
 
 
 def _keep(place: Path, parts: Sequence[HeldOutPart], scores: PolicyScores) -> list[str]:
@@ -102,14 +171,6 @@ def _keep(place: Path, parts: Sequence[HeldOutPart], scores: PolicyScores) -> li
     except OSError as error:
         return [f"the scores are not kept in {place} ({error.strerror})"]
     return []
-
-
-@dataclass(frozen=True)
-class _Images:
-    """What will be predicted."""
-
-    count: int
-    is_decoded: bool
 
 
 def _setup(config: RecommendTtaConfig, ensemble: Ensemble, route: Route) -> PredictionSetup:
@@ -172,9 +233,3 @@ def _forecast(config: RecommendTtaConfig, ensemble: Ensemble) -> TtaTime:
         batch_size=config.batch_size,
         cache_dir=config.cache_dir,
     )
-
-
-def _images(config: RecommendTtaConfig, data: ImageDataModule) -> _Images:
-    if config.images != "auto":
-        return _Images(int(config.images), is_decoded=False)
-    return _Images(data.test_size, is_decoded=True)

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from hydra.core.hydra_config import HydraConfig
@@ -23,6 +23,10 @@ from gpuopt.storage import write_json
 from gpuopt.trained_run import data_of_run, find_run
 from gpuopt.tta import TestTimeAugmentation
 from gpuopt.tta_options import compose_policy
+
+if TYPE_CHECKING:
+    from gpuopt.session.recommendation import TtaRecommendation
+    from gpuopt.tta.frontier import ScoredPolicy
 
 __all__ = ["main"]
 
@@ -59,19 +63,16 @@ def _answer(
     """Find, write and print the recommendation; returns why there is none."""
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
     from gpuopt.recommend_answer import recommend_for_run
-    from gpuopt.report import frontier_figure, save_png
-    from gpuopt.session.console import make_console
-    from gpuopt.session.recommendation_table import recommendation_table
 
-    console = make_console()
     answer = recommend_for_run(config, policies, show_progress=sys.stderr.isatty())
     chosen = answer.recommended.chosen
     policy = None if chosen is None else _as_policy(chosen.scored, file)
     written = [folder / "recommendation.json", folder / "frontier.png"]
     if file is not None and policy is not None:
-        file.create(_text(policy, str(answer.answer)))
+        file.create(_text(policy, answer.answer))
         written.append(file.path)
-    command = None if policy is None else _command(config, policy, is_named=_is_named(answer, file))
+    is_named = file is not None or (chosen is not None and chosen.scored.is_preset)
+    command = None if policy is None else _command(config, policy, is_named=is_named)
     content = {
         "schema": _SCHEMA,
         **answer.as_dict(),
@@ -79,20 +80,36 @@ def _answer(
         "command": command,
     }
     write_json(written[0], content)
+    _draw(answer, written[1])
+    if config.format == "json":
+        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    else:
+        _print_table(answer, written, command)
+    return answer.shortfall
+
+
+def _draw(answer: "TtaRecommendation", path: Path) -> None:
+    from gpuopt.report import frontier_figure, save_png
+
+    evidence = answer.time.evidence
     figure = frontier_figure(
         answer.points,
         title="Test-time augmentation: time and macro-F1",
         subtitle=(
-            f"{answer.model_name}, {answer.images} images, {answer.time.evidence} time; 95% "
-            "intervals; filled: on the frontier"
+            f"{answer.model_name}, {answer.images} images, {evidence} time; 95% intervals; filled: "
+            "on the frontier"
         ),
-        target_minutes=config.target_minutes,
-        min_f1=config.min_f1,
+        target_minutes=answer.target_minutes,
+        min_f1=answer.min_f1,
     )
-    save_png(figure, written[1])
-    if config.format == "json":
-        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
-        return answer.shortfall
+    save_png(figure, path)
+
+
+def _print_table(answer: "TtaRecommendation", written: Sequence[Path], command: str | None) -> None:
+    from gpuopt.session.console import make_console
+    from gpuopt.session.recommendation_table import recommendation_table
+
+    console = make_console()
     for choice in answer.choices:
         console.print(Text(str(choice)), soft_wrap=True)
     console.print(recommendation_table(answer))
@@ -100,7 +117,6 @@ def _answer(
         console.print(Text(f"written: {path}"), soft_wrap=True)
     if command is not None:
         console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
-    return answer.shortfall
 
 
 def _check_run(name: str) -> None:
@@ -125,7 +141,7 @@ def _typed_conf() -> Path | None:
     return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
 
 
-def _as_policy(scored: Any, file: SettingsFile | None) -> dict[str, Any]:
+def _as_policy(scored: "ScoredPolicy", file: SettingsFile | None) -> dict[str, Any]:
     return {
         "name": scored.name if file is None else file.name,
         "merge": scored.merge,
@@ -137,10 +153,6 @@ def _as_policy(scored: Any, file: SettingsFile | None) -> dict[str, Any]:
 def _text(policy: dict[str, Any], why: str) -> str:
     head = f"# By gpuopt recommend_tta on {date.today().isoformat()}.\n# {one_line(why)}\n"
     return head + yaml.safe_dump(policy, sort_keys=False, allow_unicode=True)
-
-
-def _is_named(answer: Any, file: SettingsFile | None) -> bool:
-    return file is not None or answer.recommended.chosen.scored.is_preset
 
 
 def _command(config: RecommendTtaConfig, policy: dict[str, Any], *, is_named: bool) -> str:

@@ -41,6 +41,7 @@ class PassTimer:
         model: In evaluation mode on its device.
         data: Its validation images are predicted, over and over where more are asked for.
         setup: Device, precision and batch.
+        chunk_size: Images per forward.
         clock: Monotonic time in seconds.
     """
 
@@ -49,11 +50,13 @@ class PassTimer:
         model: Classifier,
         data: ImageDataModule,
         setup: PredictionSetup,
+        chunk_size: int,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._model = model
         self._data = data
         self.setup = setup
+        self.chunk_size = chunk_size
         self._clock = clock
 
     def __call__(self, images: int, views: tuple[View, ...]) -> TimedPass:
@@ -62,6 +65,7 @@ class PassTimer:
             self._model,
             views,
             device=self._model.device,
+            chunk_size=self.chunk_size,
             autocast=autocast_of(self.setup.precision, self._model.device),
         )
         dataset = self._data.val_dataloader().dataset
@@ -78,11 +82,11 @@ class PassTimer:
         return TimedPass(images, views, seconds)
 
     def view_seconds(self, view: View) -> float:
-        """Time the making of a view, in seconds per image of a full batch."""
+        """Time the making of a view, in seconds per image of a full chunk."""
         device, size = self._model.device, self._data.image_size
-        images = torch.randint(
-            0, 256, (self.setup.batch_size, 3, size, size), dtype=torch.uint8
-        ).to(device)
+        images = torch.randint(0, 256, (self.chunk_size, 3, size, size), dtype=torch.uint8).to(
+            device
+        )
         times = []
         for _ in range(1 + _VIEW_REPEATS):  # the first one warms up
             _wait_for(device)
@@ -110,6 +114,7 @@ def kept_tta_time(
     views: Sequence[View],
     cache: AnswerCache,
     *,
+    chunk_size: int,
     startup_s: float,
 ) -> TtaTime:
     """Measure the time of predictions, or read what was measured on the same device before.
@@ -120,6 +125,7 @@ def kept_tta_time(
         setup: Device, precision and batch.
         views: All that a policy may have.
         cache: Of what was measured before.
+        chunk_size: Images per forward.
         startup_s: Seconds that this command needed before its work.
     """
     question = {
@@ -130,6 +136,7 @@ def kept_tta_time(
         "device": _name(setup),
         "precision": setup.precision,
         "batch_size": setup.batch_size,
+        "chunk_size": chunk_size,
         "num_workers": setup.num_workers,
         "views": [view.name for view in views],
         **code_versions(),
@@ -138,7 +145,8 @@ def kept_tta_time(
     if answer is not None:
         return TtaTime(**json.loads(answer))
     model = load_part(part, description).to(setup.device)
-    time_s = measure_tta_time(PassTimer(model, part.data, setup), views, startup_s=startup_s)
+    timer = PassTimer(model, part.data, setup, chunk_size)
+    time_s = measure_tta_time(timer, views, startup_s=startup_s)
     cache.write(question, json.dumps(time_s.as_dict()).encode())
     return time_s
 
@@ -163,17 +171,17 @@ def measure_tta_time(
         few, many = (View(),), tuple(views[:_MANY_VIEWS])
         cold = timer(setup.batch_size, few)
         warm = timer(setup.batch_size, few)
-        chunk_s = timer(setup.batch_size, many).seconds / len(many)
+        batch_s = timer(setup.batch_size, many).seconds / len(many)
         passes = [
             timer(images, seen)._replace(turn=turn)
-            for turn, images, seen in _design(setup.batch_size, few, many, chunk_s, budget_s)
+            for turn, images, seen in _design(setup.batch_size, few, many, batch_s, budget_s)
         ]
         view_s = {view.name: timer.view_seconds(view) for view in views}
         decode_s = timer.decode_seconds()
     return fit_tta_time(
         passes,
         view_s,
-        chunk_size=setup.batch_size,
+        chunk_size=timer.chunk_size,
         reason=f"{len(passes)} short predictions on {_name(setup)} in {setup.precision}",
         decode_s=decode_s,
         startup_s=startup_s + max(0.0, cold.seconds - warm.seconds),
@@ -184,14 +192,14 @@ def _design(
     batch_size: int,
     few: tuple[View, ...],
     many: tuple[View, ...],
-    chunk_s: float,
+    batch_s: float,
     budget_s: float,
 ) -> Iterator[tuple[int, int, tuple[View, ...]]]:
     """Choose sizes whose passes take about the budget, in turns in which drifts cancel."""
-    units = (1 + _LARGER) * (len(few) + len(many))  # chunks of a round of one-batch passes
-    round_s = units * max(chunk_s, 1e-9)
-    batches, repeats, larger = int(budget_s / (_REPEATS * round_s)), _REPEATS, _LARGER
-    if round_s > budget_s:  # a slow device: fewer and smaller passes
+    units = (1 + _LARGER) * (len(few) + len(many))  # batches of views in a turn of one-batch passes
+    turn_s = units * max(batch_s, 1e-9)
+    batches, repeats, larger = int(budget_s / (_REPEATS * turn_s)), _REPEATS, _LARGER
+    if turn_s > budget_s:  # a slow device: fewer and smaller passes
         repeats, larger, many = 1, 2, many[:2]
     batches = max(1, min(_MOST_BATCHES, batches))
     cells = [

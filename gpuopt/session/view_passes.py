@@ -8,7 +8,7 @@ import functools
 import hashlib
 import io
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -60,6 +60,7 @@ def score_parts(
     views: Sequence[View],
     setup: PredictionSetup,
     *,
+    chunk_size: int,
     cache: AnswerCache,
     show_progress: bool,
 ) -> HeldOutScores:
@@ -70,6 +71,7 @@ def score_parts(
         description: What all models were trained on.
         views: Each once.
         setup: Device, precision and batch.
+        chunk_size: Images per forward.
         cache: Of what was scored before.
         show_progress: Draw bars.
 
@@ -77,10 +79,11 @@ def score_parts(
         InputError: When there are no validation images, or a part has another model or classes.
         FaultError: When memory runs out, a loader process dies or outputs are not finite.
     """
-    found = [
-        _score_part(part, description, views, setup, cache, show_progress=show_progress)
-        for part in parts
-    ]
+
+    def compute(part: HeldOutPart, missing: Sequence[View]) -> list[NDArray[np.floating]]:
+        return _compute(part, description, missing, setup, chunk_size, show_progress=show_progress)
+
+    found = [_score_part(part, description, views, setup, cache, compute) for part in parts]
     groups = [part.data.validation_groups for part in parts]
     return HeldOutScores(
         tuple(views),
@@ -120,8 +123,7 @@ def _score_part(
     views: Sequence[View],
     setup: PredictionSetup,
     cache: AnswerCache,
-    *,
-    show_progress: bool,
+    compute: Callable[[HeldOutPart, Sequence[View]], list[NDArray[np.floating]]],
 ) -> list[NDArray[np.floating]]:
     data = part.data
     data.prepare_data()
@@ -137,8 +139,7 @@ def _score_part(
             known[view] = array
     missing = [view for view in views if view not in known]
     if missing:
-        computed = _compute(part, description, missing, setup, show_progress=show_progress)
-        for view, scores in zip(missing, computed, strict=True):
+        for view, scores in zip(missing, compute(part, missing), strict=True):
             cache.write(question | {"view": _spelled(view)}, _to_bytes(scores))
             known[view] = scores
     return [known[view] for view in views]
@@ -149,6 +150,7 @@ def _compute(
     description: ModelDescription,
     views: Sequence[View],
     setup: PredictionSetup,
+    chunk_size: int,
     *,
     show_progress: bool,
 ) -> list[NDArray[np.floating]]:
@@ -161,6 +163,7 @@ def _compute(
             model,
             views,
             device=model.device,
+            chunk_size=chunk_size,
             autocast=autocast_of(setup.precision, model.device),
             on_batch=lambda count: progress.advance(task, count),
         )

@@ -1,11 +1,12 @@
 """How long a prediction with views takes, from a few short ones.
 
     seconds = start + overhead
-        + images x (loading + decoding + sum over views (making + models x forward))
+        + images x (decoding + passes x (loading + sum over views (making))
+                    + models x views x forward)
 
 The first forward passes, the start of loader processes and the like are the overhead. Making a
 view is measured apart from the model, because a noise pattern may cost more than a small network;
-several models share it.
+the models of one pass over the images share it.
 """
 
 import statistics
@@ -72,7 +73,13 @@ class TtaTime:
     reason: str
 
     def seconds(
-        self, images: int, views: Sequence[View], *, models: int = 1, is_decoded: bool = True
+        self,
+        images: int,
+        views: Sequence[View],
+        *,
+        models: int = 1,
+        passes: int = 1,
+        is_decoded: bool = True,
     ) -> Interval:
         """Say how long a prediction takes, with the range that was seen around it.
 
@@ -80,20 +87,28 @@ class TtaTime:
             images: How many.
             views: That each is seen in; one that was not timed costs no more than its forward.
             models: That are averaged, such as the folds of a run.
+            passes: Over the images, each with some of the models.
             is_decoded: Whether the images lie decoded in the cache.
         """
         making_s = sum(self.view_s.get(view.name, 0.0) for view in views)
-        device_s = making_s + models * len(views) * self.forward_s
-        per_image_s = self.image_s + device_s + (0.0 if is_decoded else self.decode_s)
-        work_s = self.overhead_s + images * per_image_s
+        forward_s = models * len(views) * self.forward_s
+        per_image_s = passes * (self.image_s + making_s) + forward_s
+        per_image_s += 0.0 if is_decoded else self.decode_s
+        work_s = passes * self.overhead_s + images * per_image_s
         ends = (ratio * work_s for ratio in (1.0, self.low_ratio, self.high_ratio))
         return Interval(*(self.startup_s + end for end in ends))
 
     def minutes(
-        self, images: int, views: Sequence[View], *, models: int = 1, is_decoded: bool = True
+        self,
+        images: int,
+        views: Sequence[View],
+        *,
+        models: int = 1,
+        passes: int = 1,
+        is_decoded: bool = True,
     ) -> Interval:
-        """Say the same in minutes."""
-        found = self.seconds(images, views, models=models, is_decoded=is_decoded)
+        """Say the same in minutes; arguments as `seconds`."""
+        found = self.seconds(images, views, models=models, passes=passes, is_decoded=is_decoded)
         return Interval(found.value / 60, found.low / 60, found.high / 60)
 
     def as_dict(self) -> dict[str, Any]:

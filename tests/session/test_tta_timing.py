@@ -26,6 +26,7 @@ class FakeTimer:
     """Predictions on a device of a given speed."""
 
     setup = SETUP
+    chunk_size = 32
 
     def __init__(self, chunk_s=0.05):
         self.chunk_s = chunk_s
@@ -82,10 +83,11 @@ def test_a_real_pass_predicts_as_many_images_as_asked_for():
             return super().forward(images)
 
     model = Counting("test_efficientnet", 10).eval()
-    timer = PassTimer(model, data, SETUP)
+    timer = PassTimer(model, data, SETUP, 20)
     timed = timer(700, VIEWS[:2])  # more than there are
     assert data.validation_size < 700
     assert sum(seen) >= 1400
+    assert set(seen) == {20}
     assert (timed.images, len(timed.views)) == (700, 2)
     assert timed.seconds > 0
     assert timer.view_seconds(VIEWS[4]) > 0
@@ -102,13 +104,16 @@ def test_what_was_measured_is_kept_for_the_same_device(monkeypatch, tmp_path):
 
     cache, part = AnswerCache(tmp_path), HeldOutPart(tmp_path / "a.ckpt", None)
 
-    def kept(setup=SETUP, views=VIEWS):
-        return kept_tta_time(part, DESCRIPTION, setup, views, cache, startup_s=1.0)
+    def kept(setup=SETUP, views=VIEWS, chunk=32):
+        return kept_tta_time(
+            part, DESCRIPTION, setup, views, cache, chunk_size=chunk, startup_s=1.0
+        )
 
     first = kept()
     monkeypatch.setattr(tta_timing, "load_part", lambda *_: pytest.fail("measured again"))
     assert kept() == first
     assert json.loads(json.dumps(first.as_dict())) == first.as_dict()
-    for setup, views in ((replace(SETUP, batch_size=16), VIEWS), (SETUP, VIEWS[:5])):
+    others = ((replace(SETUP, batch_size=16), VIEWS, 32), (SETUP, VIEWS[:5], 32), (SETUP, VIEWS, 8))
+    for other in others:
         with pytest.raises(pytest.fail.Exception, match="measured again"):
-            kept(setup, views)
+            kept(*other)

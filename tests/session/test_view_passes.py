@@ -64,7 +64,9 @@ def passes(monkeypatch):
 
 
 def scored(parts, description, cache, views=VIEWS):
-    return score_parts(parts, description, views, SETUP, cache=cache, show_progress=False)
+    return score_parts(
+        parts, description, views, SETUP, chunk_size=32, cache=cache, show_progress=False
+    )
 
 
 def test_views_are_scored_as_predict_does_and_only_once(folder, description, passes, tmp_path):
@@ -94,7 +96,15 @@ def test_other_weights_images_or_arithmetic_are_scored_anew(folder, description,
         scored([part], description, cache, VIEWS[:1])
     assert len(passes) == 3
     other = replace(SETUP, precision="bf16")
-    score_parts(parts[:1], description, VIEWS[:1], other, cache=cache, show_progress=False)
+    score_parts(
+        parts[:1],
+        description,
+        VIEWS[:1],
+        other,
+        chunk_size=32,
+        cache=cache,
+        show_progress=False,
+    )
     assert len(passes) == 4
 
 

@@ -38,6 +38,10 @@ def test_models_decoding_and_the_start_add_up():
     assert time.seconds(1000, VIEWS[:2], is_decoded=False).value == pytest.approx(10 + plain.value)
     three = time.seconds(1000, VIEWS[:2], models=3)  # which share the views
     assert three.value == pytest.approx(plain.value + 2 * 1000 * 2 * 5e-3)
+    again = time.seconds(1000, VIEWS[:2], models=3, passes=2)
+    assert again.value - three.value == pytest.approx(
+        0.3 + 1000 * (2e-3 + VIEW_S["identity"] + VIEW_S["rotate 90"])
+    )
     assert time.minutes(1000, VIEWS[:2]).value == pytest.approx(plain.value / 60)
 
 
