@@ -10,7 +10,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from benchmarks.memory_cells import (
 from benchmarks.memory_jobs import SharedMemory, TaskFailedError, run_task
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from gpuopt.callbacks import BatchSizeFinder
+from gpuopt.hardware import available_cpus
 from gpuopt.memory import predict_memory
 from gpuopt.memory.device_errors import is_out_of_memory
 
@@ -83,6 +84,7 @@ class Judged:
         found: Answers by contestant.
         survived: Whether 200 steps and a validation ran at gpuopt's answer; None if not tried.
         is_alone: Whether nothing else ran on the device: only then times count.
+        probes: What each of gpuopt's probes measured.
     """
 
     task: str
@@ -90,10 +92,53 @@ class Judged:
     found: dict[str, Found]
     survived: bool | None
     is_alone: bool
+    probes: tuple[dict[str, Any], ...] = ()
 
 
 def main(words: Sequence[str] | None = None) -> Path:
     """Run the program and return its result's path."""
+    parser = _parser()
+    arguments = parser.parse_args(words)
+    if not torch.cuda.is_available() and not arguments.quick:
+        parser.error("no CUDA device was found; --quick tests the program on a CPU")
+    if arguments.task:
+        _run_task(json.loads(arguments.task), arguments.output, arguments.headroom)
+        return Path(arguments.output)
+    tasks = [
+        replace(task, has_peers=task.has_peers and not arguments.no_peers)
+        for task in _tasks(quick=arguments.quick, all_caps=arguments.all_caps)
+        if any(part in str(task) for part in arguments.only or [""])
+    ]
+    if not tasks:
+        parser.error(f"--only {' '.join(arguments.only)}: no task has that in its name")
+    deadline_s = time.monotonic() + arguments.budget_s
+    judged: list[Judged] = []
+    errors: dict[str, str] = {}
+    path = arguments.output
+    shared = SharedMemory.of_devices()
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
+
+        def carry_out(task: Task, *, is_alone: bool) -> None:
+            nonlocal path
+            with shared.taken(task.memory_gib or 0) as device:
+                threads = max(1, available_cpus() // (1 if is_alone else arguments.jobs))
+                place = {"is_alone": is_alone, "device": device, "threads": threads}
+                place["headroom"] = arguments.headroom
+                _judge(task, Path(folder), deadline_s, judged, errors, **place)
+            details = {"judged": [asdict(one) for one in judged], "errors": errors}
+            path = save("finder", finder_rows(judged), arguments, parser, details)
+
+        carry_out(tasks[0], is_alone=True)
+        waiting = [pool.submit(carry_out, task, is_alone=arguments.jobs == 1) for task in tasks[1:]]
+        for one in waiting:
+            one.result()
+    print(format_rows(finder_rows(judged)))
+    for name, reason in errors.items():
+        print(f"failed: {name}: {reason}")
+    return Path(path)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks finder", description=__doc__)
     parser.add_argument(
         "--jobs",
@@ -109,38 +154,13 @@ def main(words: Sequence[str] | None = None) -> Path:
         help="share of the card that gpuopt's finder keeps free (default: %(default)s)",
     )
     parser.add_argument("--task", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--only", nargs="+", metavar="PART", help="tasks with PART in their name, as 'resnet50'"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="only gpuopt's finder")
     parser.add_argument("--all-caps", action="store_true", help="6, 8, 10, 12, 16 and 24 GiB")
     add_common_arguments(parser)
-    arguments = parser.parse_args(words)
-    if not torch.cuda.is_available() and not arguments.quick:
-        parser.error("no CUDA device was found; --quick tests the program on a CPU")
-    if arguments.task:
-        _run_task(json.loads(arguments.task), arguments.output, arguments.headroom)
-        return Path(arguments.output)
-    tasks = _tasks(quick=arguments.quick, all_caps=arguments.all_caps)
-    deadline_s = time.monotonic() + arguments.budget_s
-    judged: list[Judged] = []
-    errors: dict[str, str] = {}
-    path = arguments.output
-    shared = SharedMemory.of_devices()
-    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
-
-        def carry_out(task: Task, *, is_alone: bool) -> None:
-            nonlocal path
-            with shared.taken(task.memory_gib or 0) as device:
-                place = {"is_alone": is_alone, "device": device, "headroom": arguments.headroom}
-                _judge(task, Path(folder), deadline_s, judged, errors, **place)
-            details = {"judged": [asdict(one) for one in judged], "errors": errors}
-            path = save("finder", finder_rows(judged), arguments, parser, details)
-
-        carry_out(tasks[0], is_alone=True)
-        waiting = [pool.submit(carry_out, task, is_alone=arguments.jobs == 1) for task in tasks[1:]]
-        for one in waiting:
-            one.result()
-    print(format_rows(finder_rows(judged)))
-    for name, reason in errors.items():
-        print(f"failed: {name}: {reason}")
-    return Path(path)
+    return parser
 
 
 def _tasks(*, quick: bool, all_caps: bool) -> list[Task]:
@@ -164,6 +184,7 @@ def _judge(
     *,
     is_alone: bool,
     device: int,
+    threads: int,
     headroom: float,
 ) -> None:
     if time.monotonic() > deadline_s:
@@ -175,6 +196,7 @@ def _judge(
             asdict(task),
             folder / f"{abs(hash(task))}.json",
             device=device,
+            threads=threads,
             words=["--headroom", str(headroom)],
         )
     except TaskFailedError as error:
@@ -182,11 +204,13 @@ def _judge(
         print(f"{task}: {error}", flush=True)
         return
     found = {name: Found(**one) for name, one in content["found"].items()}
-    judged.append(Judged(str(task), content["largest"], found, content["survived"], is_alone))
+    probes = tuple(content["probes"])
+    judged.append(
+        Judged(str(task), content["largest"], found, content["survived"], is_alone, probes)
+    )
     answers = ", ".join(f"{name} {_word(one)}" for name, one in found.items())
     print(
-        f"{task}: true {content['largest']}, {answers}, 200 steps: {content['survived']} "
-        f"{content['probes']}",
+        f"{task}: true {content['largest']}, {answers}, 200 steps: {content['survived']}",
         flush=True,
     )
 

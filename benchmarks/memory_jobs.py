@@ -33,6 +33,7 @@ class SharedMemory:
 
     def __init__(self, free_gib: Sequence[float]) -> None:
         self._free_gib = list(free_gib)
+        self._most_gib = max(free_gib)
         self._changed = threading.Condition()
 
     @classmethod
@@ -46,7 +47,8 @@ class SharedMemory:
 
     @contextlib.contextmanager
     def taken(self, gib: float) -> Iterator[int]:
-        """Wait for the device with the most memory to have this much, and hold it."""
+        """Wait for the device with the most memory to have this much, or all of it; hold it."""
+        gib = min(gib, self._most_gib)
         with self._changed:
             self._changed.wait_for(lambda: max(self._free_gib) >= gib)
             device = self._free_gib.index(max(self._free_gib))
@@ -65,6 +67,7 @@ def run_task(
     target: Path,
     *,
     device: int,
+    threads: int = 1,
     words: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Carry out one task in a fresh process and return what it wrote.
@@ -74,6 +77,7 @@ def run_task(
         content: The task as plain values.
         target: JSON file for the result; must not exist yet.
         device: Index of the CUDA device that the process sees.
+        threads: CPU threads of each parallel part; several tasks share the processors.
         words: Further arguments.
 
     Raises:
@@ -82,7 +86,10 @@ def run_task(
     command = [sys.executable, "-m", "benchmarks", program, "--output", str(target)]
     command += ["--task", json.dumps(content), *words]
     command += [] if torch.cuda.is_available() else ["--quick"]
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": str(device)}
+    environment = os.environ | {
+        "CUDA_VISIBLE_DEVICES": str(device),
+        "OMP_NUM_THREADS": str(threads),
+    }
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     if done.returncode or not target.exists():
         raise TaskFailedError("\n".join(done.stderr.strip().splitlines()[-_LINES_OF_ERROR:]))

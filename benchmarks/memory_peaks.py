@@ -106,7 +106,11 @@ def main(words: Sequence[str] | None = None) -> Path:
         "--budget-s", type=float, default=300.0, help="measure nothing after this (default: 300)"
     )
     parser.add_argument(
-        "--only", nargs="+", metavar="PART", help="networks with PART in their name"
+        "--only",
+        nargs="+",
+        metavar="PART",
+        default=[""],
+        help="networks and sizes with PART in their name, as 'resnet50 224'",
     )
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
@@ -116,9 +120,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     deadline_s = time.monotonic() + arguments.budget_s
     peaks: list[PeakOfCell] = []
     errors: dict[str, str] = {}
-    for cell, samples in _cells(device, quick=arguments.quick):
-        if not any(part in cell.model for part in arguments.only or [""]):
-            continue
+    for cell, samples in _cells(device, arguments.only, quick=arguments.quick):
         if time.monotonic() > deadline_s:
             errors[f"{cell}, batch {samples}"] = "no time left"
             continue
@@ -139,7 +141,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     return save("memory_peaks", rows, arguments, parser, details)
 
 
-def _cells(device: str, *, quick: bool) -> list[tuple[Cell, int]]:
+def _cells(device: str, only: Sequence[str], *, quick: bool) -> list[tuple[Cell, int]]:
     """List networks with two sizes each, a ViT with one, and batches that are expected to fit.
 
     All levels of one size take the same batches, so that their times compare.
@@ -150,6 +152,8 @@ def _cells(device: str, *, quick: bool) -> list[tuple[Cell, int]]:
         smaller = size if quick or model.startswith("vit") else size - 96
         for pixels in dict.fromkeys((size, smaller)):
             plain = Cell(model, pixels, "none", precision, device)
+            if not any(part in str(plain) for part in only):
+                continue
             estimate = predict_memory(setup_of(plain))
             for budget_gib in _BUDGETS_GIB:
                 samples = 4 if quick else estimate.largest_batch(budget_gib * _GIB)

@@ -1,9 +1,7 @@
 """Memory that shrinks in mid-epoch: what recovery does to the weights, and what it costs unused."""
 
 import argparse
-import statistics
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +10,18 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory_cells import Cell, build, release, train_cell
-from benchmarks.memory_peaks import StepClock
 from benchmarks.pairs import paired_ratio, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
+from benchmarks.recovery_overhead import WITH, WITHOUT, Blocks, time_blocks
 from gpuopt.callbacks import OomRecovery
 
 __all__ = ["SqueezeAt", "difference", "main", "overhead_rows"]
 
 _WEIGHTS_GOAL, _OVERHEAD_GOAL = "<= 1e-06", "<= 1.01"
 _STEPS, _SQUEEZED_STEP = 12, 5
-_PAIRS, _TIMED_STEPS = 6, 16
+# Of the timed blocks of one network; all of the program takes about two minutes on an H100.
+_BUDGET_S = 25.0
+_QUICK_BLOCKS = Blocks(pairs=3, steps=3)
 # What is left of the memory that the steps before took, above what stays between two steps.
 _SQUEEZED_RATIO = 0.6
 
@@ -72,9 +72,14 @@ def main(words: Sequence[str] | None = None) -> Path:
     print(format_rows(found), details, flush=True)
     for cell, samples in _overhead_cells(device, quick=quick):
         print(f"overhead of {cell} ...", flush=True)
-        without, with_it = _time_both(cell, samples, 2 if quick else _PAIRS)
-        rows += overhead_rows(f"{cell}, batch {samples}", without, with_it)
-        details[str(cell)] = {"without_s": without, "with_s": with_it}
+        timer = time_blocks(
+            cell, samples, budget_s=_BUDGET_S, blocks=_QUICK_BLOCKS if quick else None
+        )
+        found = overhead_rows(f"{cell}, batch {samples}", timer.step_s[WITHOUT], timer.step_s[WITH])
+        print(format_rows(found), timer.blocks, flush=True)
+        rows += found
+        steps = {f"{name}_s": times for name, times in timer.step_s.items()}
+        details[str(cell)] = {**steps, "timed_steps_of_a_block": timer.blocks.steps}
     print(format_rows(rows))
     return save("recovery", rows, arguments, parser, details)
 
@@ -132,31 +137,12 @@ def difference(left: dict[str, Tensor], right: dict[str, Tensor]) -> float:
     return float((apart / size) ** 0.5)
 
 
-def _time_both(cell: Cell, samples: int, pairs: int) -> tuple[list[float], list[float]]:
-    """Time steps without and with recovery in turns, in the order of `pairs.abba_orders`."""
-    steps = 4 if pairs == 2 else _TIMED_STEPS
-    model = build(replace(cell), steps)
-    without: list[float] = []
-    with_it: list[float] = []
-    sides: list[tuple[list[float], Callable[[], list[L.Callback]]]] = [
-        (without, list),
-        (with_it, lambda: [OomRecovery()]),
-    ]
-    for number in range(pairs + 1):
-        for times, make in sides if number % 2 == 0 else sides[::-1]:
-            clock = StepClock()
-            train_cell(cell, samples, steps, model=model, callbacks=[*make(), clock])
-            if number:  # the first round warms the device up and chooses kernels
-                times.append(statistics.fmean(sorted(clock.step_s)[: -len(clock.step_s) // 10]))
-    return without, with_it
-
-
 def overhead_rows(setting: str, without: Sequence[float], with_it: Sequence[float]) -> list[Row]:
     """Compare the steps with recovery, which nothing called for, with those without.
 
     Args:
         setting: In words.
-        without: Seconds of a step, one per segment.
+        without: Seconds of a step, one per block.
         with_it: The same with the callback.
     """
     ratio = paired_ratio(with_it, without)

@@ -32,7 +32,7 @@ from gpuopt.finding.synthetic_images import SyntheticImages
 from gpuopt.hardware import Gpu, apply_memory_limit, lightning_precision
 from gpuopt.logs import logging_to
 from gpuopt.memory import CONTEXT_BYTES
-from gpuopt.memory.step_meter import CudaStepMeter, StepMeter
+from gpuopt.memory.probe_meter import CudaProbeMeter, ProbeMeter
 from gpuopt.model import Classifier
 from gpuopt.schema import FindBatchSizeConfig, to_find_config
 from gpuopt.session.compilation import compile_backbone
@@ -65,7 +65,7 @@ class Prober:
         config: FindBatchSizeConfig,
         request: FindRequest,
         card: Gpu,
-        meter: StepMeter,
+        meter: ProbeMeter,
         device: torch.device,
         reason: str,
         on_probe: Callable[[SizedProbe], None],
@@ -122,6 +122,7 @@ class Prober:
                 data.batch,
                 self._meter,
                 accumulates=lambda samples: samples < self._request.per_device,
+                recovers=self._recovers() and self._ranks == 1,
             )
             # Several ranks reduce their gradients in buckets, which are a copy of them.
             copies = sum(p.nbytes for p in module.parameters() if p.requires_grad)
@@ -150,6 +151,11 @@ class Prober:
     @property
     def _ranks(self) -> int:
         return len(self._config.gpu_ids or ()) or self._config.trainer.devices
+
+    def _recovers(self) -> bool:
+        nodes = self._config.callbacks
+        names = ("oom_recovery", "adaptive_batch_size")
+        return any(nodes.get(name, {}).get("enabled", False) for name in names)
 
     def _averages(self) -> list[L.Callback]:
         """Build the callback that keeps averaged weights, the one that takes memory."""
@@ -252,7 +258,9 @@ def _measure(
     if card.memory_limit_mib is not None:
         apply_memory_limit(card.memory_limit_mib, index, CONTEXT_BYTES)
     device = torch.device("cuda", index)
-    prober = Prober(config, request, card, CudaStepMeter(device), device, order["reason"], on_probe)
+    prober = Prober(
+        config, request, card, CudaProbeMeter(device), device, order["reason"], on_probe
+    )
     with faults_in_words(
         card=card.name,
         setting="the model alone, before any batch",

@@ -61,8 +61,10 @@ def measured(monkeypatch):
             return ProbeResult(samples, peak, base_mib * MIB, 10_000 * MIB, 0.01 * samples)
 
         def measure(order, *, on_probe):
-            request = replace(make_request(to_find_config(order["settings"])), image_size=32)
-            card = Gpu(name=device.name, memory_mib=10_240, precision="bf16", headroom_ratio=0.1)
+            config = to_find_config(order["settings"])
+            request = replace(make_request(config), image_size=32)
+            card = Gpu(name=device.name, memory_mib=10_240, precision="bf16")
+            card = config.gpu.filled_from(card)
             probing = DeviceProbe(run, 10_000 * MIB, 0)
             answer = measured_answer(request, card, probing, order["reason"], on_probe)
             return Measured(CardAnswer.from_dict(answer.as_dict()), {"absent": "made up"})
@@ -169,6 +171,20 @@ def test_what_was_predicted_and_what_was_measured_are_the_same_bytes(call, measu
         assert probe["with_context_bytes"] is None
 
 
+@pytest.mark.parametrize(
+    ("words", "headroom_ratio"),
+    [([], 0.03), (["headroom=0.2"], 0.2), (["safety_factor=0.9"], 0.1), (["headroom=0"], 0)],
+)
+def test_the_dial_is_that_of_a_measurement_as_well(call, measured, words, headroom_ratio):
+    measured(1000)
+    answer = answer_of(call, *words)
+    (card,) = answer["cards"]
+    assert card["headroom_ratio"] == headroom_ratio
+    assert card["budget_bytes"] == int(10_000 * MIB * (1 - headroom_ratio))
+    assert answer["choice"]["evidence"] == "measured"
+    assert f", {100 * headroom_ratio:.0f} % kept free; " in answer["choice"]["reason"]
+
+
 def test_the_headroom_is_one_dial(call):
     (card,) = answer_of(call, "gpu.memory_gib=2", "safety_factor=0.75")["cards"]
     usable_bytes = card["budget_bytes"] + card["context_bytes"]
@@ -183,7 +199,7 @@ def test_aggressive_recomputes_and_leaves_the_headroom_to_a_measurement(call):
     (card,) = answer["cards"]
     assert answer["checkpointing"] == "full"
     assert answer["largest"] == card["levels"]["full"] > card["levels"]["none"]
-    assert card["headroom_ratio"] == 0.08  # the preset's
+    assert card["headroom_ratio"] == 0.08  # of a prediction
     assert any("only a probe on the card confirms" in note for note in answer["notes"])
     words = shlex.split(answer["command"])[2:]
     assert compose_settings("train", words)["model"]["checkpointing"] == "full"
@@ -240,9 +256,9 @@ def test_a_card_on_which_nothing_fits_has_an_answer_as_well(call, words, asked):
 @pytest.mark.parametrize(
     ("base_mib", "words", "largest", "asked"),
     [
-        (8500, [], 0, "min_batch_size=1: not one sample fits Stand-in, measured"),
-        (8500, ["target=8"], 0, "target=8: not one sample fits Stand-in, measured"),
-        (8500, ["test_only=true"], 0, "min_batch_size=1: not one sample fits"),
+        (9000, [], 0, "min_batch_size=1: not one sample fits Stand-in, measured"),
+        (9000, ["target=8"], 0, "target=8: not one sample fits Stand-in, measured"),
+        (9000, ["test_only=true"], 0, "min_batch_size=1: not one sample fits"),
         (6000, ["min_batch_size=4", "purpose=predict"], 3, "min_batch_size=4: 3 fit Stand-in"),
         (6000, ["test_only=true", "target=4"], 3, "target=4: 3 fit Stand-in, measured;"),
     ],

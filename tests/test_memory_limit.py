@@ -61,7 +61,7 @@ def test_training_plans_for_the_limit_and_caps_the_allocator(shares):
 def test_prediction_plans_for_the_limit_and_caps_the_allocator(shares, monkeypatch):
     from gpuopt.hardware import load_catalogue
 
-    monkeypatch.setattr("gpuopt.session.prediction._LARGEST_BATCH", 10**9)
+    monkeypatch.setattr("gpuopt.memory.micro_batch.LARGEST_PREDICTION", 10**9)
     description = ModelDescription(NAME, ("a", "b"), 160, (0.0,) * 3, (1.0,) * 3)
 
     def chosen(*words):

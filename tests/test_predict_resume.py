@@ -65,6 +65,7 @@ def test_killed_it_goes_on_from_the_last_whole_batch_to_the_same_bytes(
     words = (*words, "resume=true")
     done = start_command(tmp_path, "gpuopt.predict", *words, faults=(fatal,)).end()
     assert done.code == 0, done.stderr
+    assert "going on after 288 of 450 images" in done.stderr
     (file,) = tmp_path.glob("outputs/predict/*/*")
     assert file == part.with_name("predictions.csv")
     assert file.read_bytes() == whole

@@ -81,7 +81,7 @@ class AdaptiveBatchSize(L.Callback):
     @property
     def events(self) -> list[dict[str, Any]]:
         """The adaptations, in order; where no `OomRecovery` is there, also what it would note."""
-        entries = self._steps.events.entries
+        entries = self._steps.all_events()
         return [e for e in entries if self._is_alone or e["event"] == "adapt"]
 
     def summary(self) -> dict[str, Any]:
@@ -187,7 +187,7 @@ class AdaptiveBatchSize(L.Callback):
                 self._adapt(steps.meter.read())
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the first rank what happened on the others."""
+        """Log what happened on other ranks."""
         if self._is_alone:
             self._steps.end_training()
 

@@ -12,10 +12,11 @@ from gpuopt.callbacks.module_probe import ModuleProbe
 from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder import find_batch_size
 from gpuopt.memory.finder_result import FinderResult
-from gpuopt.memory.step_meter import StepMeter, step_meter_of
+from gpuopt.memory.probe_meter import ProbeMeter, probe_meter_of
 from gpuopt.steps.batch_parts import resized, sample_count
 from gpuopt.steps.batch_size_setting import set_batch_size
 from gpuopt.steps.plain_state import PlainState
@@ -70,7 +71,7 @@ class BatchSizeFinder(L.Callback):
         self,
         *,
         take: Literal["largest", "knee"] = "largest",
-        headroom_ratio: float = 0.05,
+        headroom_ratio: float = MEASURED_HEADROOM_RATIO,
         minimum: int = 1,
         maximum: int | None = None,
         global_batch_size: int | None = None,
@@ -79,7 +80,7 @@ class BatchSizeFinder(L.Callback):
         set_batch_size: Callable[[int], None] | None = None,
         sample_batch: Callable[[int], Any] | None = None,
         prior: MemoryEstimate | None = None,
-        meter: StepMeter | None = None,
+        meter: ProbeMeter | None = None,
         steps: int = 4,
         find_only: bool = False,
     ) -> None:
@@ -111,7 +112,7 @@ class BatchSizeFinder(L.Callback):
             InputError: When the module cannot be measured, or where to set the size is unknown.
             TargetNotMetError: When the minimum does not fit.
         """
-        meter = self._meter or step_meter_of(pl_module.device)
+        meter = self._meter or probe_meter_of(pl_module.device)
         if meter is None:
             _log.info("no CUDA device: nothing is measured, the batch size stays as it is")
             return
@@ -121,7 +122,7 @@ class BatchSizeFinder(L.Callback):
             raise _TunerExitException  # Lightning's own way to end a fit that was a search
 
     def _find(
-        self, trainer: L.Trainer, module: L.LightningModule, meter: StepMeter
+        self, trainer: L.Trainer, module: L.LightningModule, meter: ProbeMeter
     ) -> FinderResult:
         generators = Generators.read(module.device)
         kept = [PlainState([module, data_module_of(trainer)], keeps_tensors=False)]

@@ -16,13 +16,16 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.errors import InputError
+from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory
+from gpuopt.memory.probe_meter import AllocatorMeter, ProbeMeter, live_bytes_of
 from gpuopt.memory.probe_result import ProbeResult
-from gpuopt.memory.step_meter import AllocatorMeter, StepMeter, live_bytes_of
 from gpuopt.steps.fit_state import FitState, averages_of
+from gpuopt.steps.gradients import take_gradients
 from gpuopt.steps.optimizer_state import make_state
 from gpuopt.steps.split_step import Binding, is_fit_for
 from gpuopt.steps.step_logs import recorded_logs
+from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["ModuleProbe"]
 
@@ -44,6 +47,8 @@ class ModuleProbe:
         steps: Training steps of a probe; the first is not timed.
         accumulates: Whether a batch of so many samples will add to gradients that are there, which
             then take their memory during the whole backward pass; None means that none does.
+        recovers: Whether training recovers from failures, which with BatchNorm or dropout keeps
+            the gradients of a pass apart from those; None asks the Trainer's callbacks.
 
     Raises:
         InputError: When steps of the module cannot be run or taken back here.
@@ -54,10 +59,11 @@ class ModuleProbe:
         trainer: L.Trainer,
         module: L.LightningModule,
         make_batch: Callable[[int, str], Any],
-        meter: StepMeter,
+        meter: ProbeMeter,
         *,
         steps: int = 4,
         accumulates: Callable[[int], bool] | None = None,
+        recovers: bool | None = None,
     ) -> None:
         _refuse(trainer, module)
         self._trainer = trainer
@@ -67,6 +73,12 @@ class ModuleProbe:
         self._averages = averages_of(trainer)
         self._steps = max(2, steps)
         self._accumulates = accumulates
+        self._recovers = recovers
+        self._recovering = [
+            callback
+            for callback in callbacks_of(trainer)
+            if isinstance(callback, (OomRecovery, AdaptiveBatchSize))
+        ]
 
     def __call__(self, samples: int) -> ProbeResult:
         """Measure a batch size; running out of memory is a result."""
@@ -157,29 +169,55 @@ class ModuleProbe:
 
     @contextlib.contextmanager
     def _gradients_for(self, samples: int) -> Iterator[None]:
-        """Keep the gradients of the step before, as zeros, where training will add to some."""
+        """Keep the gradients of the step before where training will add to some.
+
+        As zeros, or, where recovery keeps those of a pass apart, beside it until it has ended.
+        """
         if self._accumulates is None or not self._accumulates(samples):
             yield
             return
-        binding = Binding(self._module)
+        binding, held = Binding(self._module), list[Any]()
 
         def keeping(method: Any) -> Any:
             return lambda epoch, batch_idx, optimizer: optimizer.zero_grad(set_to_none=False)
 
-        binding.put("optimizer_zero_grad", keeping)
+        def setting_aside(method: Any) -> Any:
+            def zero_grad(epoch: int, batch_idx: int, optimizer: Any) -> None:
+                held.extend(take_gradients(list(self._module.parameters())))
+                optimizer.zero_grad()
+
+            return zero_grad
+
+        def letting_go(method: Any) -> Any:
+            def backward(*args: Any, **options: Any) -> None:
+                method(*args, **options)
+                held.clear()
+
+            return backward
+
+        if self._keeps_apart():
+            binding.put("backward", letting_go)
+            binding.put("optimizer_zero_grad", setting_aside)
+        else:
+            binding.put("optimizer_zero_grad", keeping)
         try:
             yield
         finally:
             binding.undo()
+
+    def _keeps_apart(self) -> bool:
+        """Tell whether training will keep a pass's gradients beside the window's."""
+        is_alone = self._trainer.world_size == 1  # else nothing can be taken back
+        recovers = self._recovers if self._recovers is not None else bool(self._recovering)
+        return recovers and is_alone and bool(depends_on_batch(self._module))
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
         """Keep callbacks, loggers and other ranks out of it."""
         trainer: Any = self._trainer
         with contextlib.ExitStack() as stack:
-            for callback in trainer.callbacks:
-                if isinstance(callback, (OomRecovery, AdaptiveBatchSize)):
-                    stack.enter_context(callback.standing_aside())
+            for callback in self._recovering:
+                stack.enter_context(callback.standing_aside())
             stack.enter_context(recorded_logs(self._module))
             if isinstance(self._meter, AllocatorMeter):
                 stack.enter_context(_before_backward(self._module, self._meter.note_fragments))

@@ -24,6 +24,8 @@ class NonFiniteLoss(L.Callback):
         report: Called once with the step and the faulty batch, to save which samples it held.
     """
 
+    changes_no_step = True  # see `gpuopt.steps.hook_changes`
+
     def __init__(self, report: Callable[[int, Any], None] | None = None) -> None:
         self._report = report
         self._pending: tuple[HostCopy, int, Any] | None = None

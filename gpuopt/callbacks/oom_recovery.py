@@ -27,7 +27,8 @@ class OomRecovery(L.Callback):
 
     Several ranks each split by themselves; none waits for another. There a backward pass that
     fails goes on with the gradients that are missing, since complete ones may have been sent.
-    The others' checkpoint would take part of all ranks, so the last one stands.
+    The others' checkpoint would take part of all ranks, so the last one stands. Each keeps its
+    events in `memory_events.rankN.json` in the Trainer's folder, from where a resume takes them.
 
     Args:
         grow_after_batches: Batches without a failure after which twice the size is tried again.
@@ -43,8 +44,11 @@ class OomRecovery(L.Callback):
 
     @property
     def events(self) -> list[dict[str, Any]]:
-        """What happened, in order, as plain values; adaptations are `AdaptiveBatchSize`'s."""
-        return [event for event in self.steps.events.entries if event["event"] != "adapt"]
+        """What happened on all ranks, in order, as plain values.
+
+        Adaptations are `AdaptiveBatchSize`'s. Of other ranks it is what they have written so far.
+        """
+        return [event for event in self.steps.all_events() if event["event"] != "adapt"]
 
     def summary(self) -> dict[str, Any]:
         """Return the events and how many samples were taken at a time in the end."""
@@ -94,7 +98,7 @@ class OomRecovery(L.Callback):
         self.steps.end_batch(outputs)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Tell the first rank what happened on the others."""
+        """Log what happened on other ranks."""
         self.steps.end_training()
 
     def standing_aside(self) -> AbstractContextManager[None]:

@@ -9,6 +9,7 @@ import lightning.pytorch as L
 
 from gpuopt.callbacks.give_up import UNSAVED, save_step_start
 from gpuopt.errors import FaultError
+from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory, is_out_of_memory
 from gpuopt.memory.meter import MemoryMeter, meter_of
 from gpuopt.memory.peak_fit import PeakFit
@@ -17,7 +18,6 @@ from gpuopt.steps.memory_report import write_memory_report
 from gpuopt.steps.optimizer_state import make_state, try_update_memory, writes_so_far
 from gpuopt.steps.split_evaluation import SplitEvaluation
 from gpuopt.steps.split_refusal import refuse, refuse_optimizers
-from gpuopt.steps.split_rule import depends_on_batch
 from gpuopt.steps.split_size import SplitSize
 from gpuopt.steps.split_step import Binding, is_fit_for
 from gpuopt.steps.split_training import SplitTraining
@@ -66,6 +66,7 @@ class SplitSteps:
         self._thrash: ThrashWatch | None = None
         self._trainer: L.Trainer | None = None
         self._has_warned = False
+        self._is_resumed = False
         self._is_update_tried = False
         # The batch after which thrash was looked for, by epoch and index, and whether it was found.
         self._looked_after = (-1, -1)
@@ -96,8 +97,15 @@ class SplitSteps:
         """Go on where another has stopped; of its events those of this rank count."""
         entries = state["events"]
         self.events.entries[:] = [event for event in entries if event.get("rank", 0) == rank]
+        self._is_resumed = True
         for name, size in state["sizes"].items():
             self.sizes[name].load(size)
+
+    def all_events(self) -> list[dict[str, Any]]:
+        """Return the events of all ranks as far as they are known here."""
+        if self._trainer is None:
+            return list(self.events.entries)
+        return self.events.of_all_ranks(self._trainer)
 
     # --- the life of a run -------------------------------------------------------------------
 
@@ -143,6 +151,8 @@ class SplitSteps:
             FaultError: When there is not enough for it.
         """
         self._is_update_tried, self._looked_after = False, (-1, -1)
+        self.events.begin(self.trainer, is_resumed=self._is_resumed)
+        self._is_resumed = False
 
         def make_all() -> None:
             for optimizer in self.trainer.optimizers:
@@ -188,8 +198,8 @@ class SplitSteps:
         return self._is_relieved
 
     def end_training(self) -> None:
-        """Let the first rank know of the others' events."""
-        self.events.gather(self.trainer)
+        """Log the other ranks' events."""
+        self.events.log_others(self.trainer)
 
     def end_by(self, error: BaseException) -> None:
         """Report where memory ran out outside of what can be split, and give the module back."""

@@ -202,7 +202,7 @@ def _card_values(card: CardFit) -> dict[str, Any]:
         "gpu": card.preset,
         "name": card.gpu.name,
         "memory_mib": card.gpu.memory_mib,
-        "headroom_ratio": card.gpu.headroom_ratio,
+        "headroom_ratio": card.gpu.headroom("predicted"),
         "budget_bytes": card.gpu.budget_bytes(),
         "precision": card.precision,
         "largest": dict(card.largest),

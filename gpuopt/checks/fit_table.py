@@ -35,7 +35,8 @@ def cards_table(title: str, cards: Sequence[CardFit], ways: Sequence[str]) -> Ta
     """
     table = new_table(title)
     table.caption = Text(
-        "GiB; usable: memory less the preset's headroom; checkpointed: activations are recomputed",
+        "GiB; usable: memory less the headroom of a prediction, 8 % or more (headroom=X sets it); "
+        "checkpointed: activations are recomputed",
         style="dim",
     )
     table.caption_justify = "left"

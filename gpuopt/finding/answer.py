@@ -18,7 +18,7 @@ class SizedProbe:
         allocated_bytes: Most bytes that torch's allocator hands out, without the CUDA context. None
             when memory ran out before.
         step_ms: Milliseconds of a step, or of a forward pass in inference; None when predicted.
-        fits: Whether it stays within the budget, and the allocator within what it has.
+        fits: Whether it is within the budget; of measured ones see `ProbeResult.fits`.
         thrashed: Whether the allocator had to give back its cache in every step, which is slow.
         with_context_bytes: The same memory and the CUDA context; None where measured, because
             neither the allocator nor what it finds free has a part in the context.

@@ -14,7 +14,6 @@ __all__ = ["DeviceProbe", "measured_answer"]
 
 # What `aggressive=true` tries, from the smallest on.
 _SMALLEST_HEADROOMS = (0.01, 0.02, 0.03, 0.05)
-_DEFAULT_HEADROOM = 0.08
 
 
 class DeviceProbe(NamedTuple):
@@ -59,7 +58,7 @@ def measured_answer(
             maximum=request.maximum,
         )
 
-    usual = card.headroom_ratio if card.headroom_ratio is not None else _DEFAULT_HEADROOM
+    usual = card.headroom("measured")
     result = _smallest_confirmed(search, probes, usual) if request.aggressive else search(usual)
     chosen, why = _chosen(request, result)
     return CardAnswer(
@@ -141,17 +140,12 @@ def _levels(
 def _chosen(request: FindRequest, result: FinderResult) -> tuple[int, str]:
     count = len(result.probes)
     failed = result.out_of_memory_count
-    start = f"{count} probes, {failed} out of memory; "
+    free = f"{100 * result.headroom_ratio:.3g} % kept free"
+    start = f"{count} probes, {failed} out of memory, {free}; "
     if result.largest < 1:
         return 0, f"{start}not one sample fits: {result.need()}"
-    if not request.trains:
-        chosen, why = request.choose(result.largest)
-        return chosen, start + why
-    best = result.best_for(request.per_device, is_ragged=True)
-    return best.micro_batch_size, (
-        f"{start}{result.largest} fit; least time for {request.per_device} in "
-        f"{best.accumulate_grad_batches} of up to {best.micro_batch_size}"
-    )
+    chosen, why = request.choose(result.largest)
+    return chosen, start + why
 
 
 def _sized(probe: ProbeResult, *, fits: bool) -> SizedProbe:

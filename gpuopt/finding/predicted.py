@@ -105,7 +105,7 @@ def predict_answer(request: FindRequest, card: Gpu, reason: str) -> CardAnswer:
         evidence="predicted",
         reason=reason,
         precision=request.setup_on(card).precision,
-        headroom_ratio=card.headroom_ratio or 0.0,
+        headroom_ratio=card.headroom("predicted"),
         context_bytes=context_bytes,
         free_bytes=max(0, usable_mib * 2**20 - context_bytes),
         budget_bytes=max(0, budget_bytes - context_bytes),

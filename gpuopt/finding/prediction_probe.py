@@ -7,7 +7,7 @@ import torch
 
 from gpuopt.memory import ProbeResult
 from gpuopt.memory.device_errors import free_memory
-from gpuopt.memory.step_meter import StepMeter, live_bytes_of
+from gpuopt.memory.probe_meter import ProbeMeter, live_bytes_of
 from gpuopt.steps.split_step import is_fit_for
 from gpuopt.tta.predictor import TooLittleMemoryError, TtaPredictor
 
@@ -29,7 +29,7 @@ class PredictionProbe:
     """
 
     def __init__(
-        self, make_predictor: Callable[[int], TtaPredictor], image_size: int, meter: StepMeter
+        self, make_predictor: Callable[[int], TtaPredictor], image_size: int, meter: ProbeMeter
     ) -> None:
         self._make_predictor = make_predictor
         self._image_size = image_size

@@ -1,21 +1,15 @@
-"""What `gpuopt find_batch_size` is asked, and the rule by which a batch is chosen."""
+"""What `gpuopt find_batch_size` is asked, and what follows from how much fits."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
-from gpuopt.hardware.policy import recommended_image_size
-from gpuopt.memory import MemorySetup
+from gpuopt.hardware import AbsentGpu, Gpu, choose_image_size, resolve_precision
+from gpuopt.memory import LARGEST_PREDICTION, MemorySetup, cut_global_batch
 from gpuopt.recomputation import NONE
 from gpuopt.session.memory import memory_setup
 
 __all__ = ["FindRequest"]
-
-_DEFAULT_IMAGE_SIZE = 224
-# A prediction's batch grows no further by itself: throughput does not grow any more.
-_LARGEST_PREDICTION = 256
 
 
 @dataclass(frozen=True)
@@ -88,11 +82,7 @@ class FindRequest:
 
     def size_on(self, card: Gpu) -> int:
         """Return the side of the images in pixels on a card, as training chooses it."""
-        if self.image_size != "auto":
-            return int(self.image_size)
-        if card.image_size is not None or card.memory_mib is None:
-            return card.image_size or _DEFAULT_IMAGE_SIZE
-        return recommended_image_size(card.memory_mib)
+        return int(choose_image_size(self.image_size, card).value)
 
     def setup_on(self, card: Gpu) -> MemorySetup:
         """Describe what runs on a card to the predictor.
@@ -112,14 +102,13 @@ class FindRequest:
 
     def bounded(self, largest: int) -> int:
         """Return the largest batch that may be taken of what fits."""
-        wanted = max(_LARGEST_PREDICTION, self.minimum, self.target or 0)
+        wanted = max(LARGEST_PREDICTION, self.minimum, self.target or 0)
         return min(largest, self.maximum or (largest if self.trains else wanted))
 
     def choose(self, largest: int) -> tuple[int, str]:
         """Choose the batch when up to `largest` samples fit.
 
-        A global batch is cut into as few and as equal parts as possible. Nothing is chosen of
-        nothing: 0.
+        A global batch is cut by `cut_global_batch`. Nothing is chosen of nothing: 0.
 
         Returns:
             The samples, and the clause that says why.
@@ -128,9 +117,9 @@ class FindRequest:
         why = f"{largest} fit" + ("" if most == largest else f", up to {most} are taken")
         if not self.trains or most < 1:
             return most, why
-        chunks = math.ceil(self.per_device / most)
-        value = math.ceil(self.per_device / chunks)
-        return value, f"{why}; {self.per_device} in {chunks} of up to {value}"
+        best = cut_global_batch(most, self.per_device)
+        value = best.micro_batch_size
+        return value, f"{why}; {self.per_device} in {best.accumulate_grad_batches} of up to {value}"
 
     def shortfall(
         self, largest: int, where: str, levels: Mapping[str, int] | None = None

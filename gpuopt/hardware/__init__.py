@@ -8,8 +8,10 @@ from gpuopt.hardware.device import Device, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
 from gpuopt.hardware.host_capacity import host_memory_bytes
 from gpuopt.hardware.host_memory import keep_freed_memory
+from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.memory_cap import apply_memory_limit
 from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO
 from gpuopt.hardware.precision import (
     float32_matmul_precision,
     lightning_precision,
@@ -21,6 +23,7 @@ from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
 
 __all__ = [
+    "MEASURED_HEADROOM_RATIO",
     "PRECISIONS",
     "AbsentGpu",
     "Device",
@@ -32,6 +35,7 @@ __all__ = [
     "SeedRow",
     "apply_memory_limit",
     "available_cpus",
+    "choose_image_size",
     "cuda_devices",
     "driver_devices",
     "float32_matmul_precision",

@@ -5,7 +5,6 @@ from dataclasses import dataclass, fields
 
 from gpuopt.errors import InputError
 from gpuopt.hardware.gpu import Gpu
-from gpuopt.hardware.policy import recommended_headroom_ratio
 
 __all__ = ["AbsentGpu"]
 
@@ -44,7 +43,7 @@ class AbsentGpu(Gpu):
         return self.name == "auto" and self._memory_mib() is not None
 
     def card(self) -> Gpu:
-        """Return the card, with what is recommended for its memory where nothing is given.
+        """Return the card.
 
         Without a name half precision is assumed, which all cards but the GTX 16 can compute in.
         """
@@ -53,8 +52,6 @@ class AbsentGpu(Gpu):
         if self.is_nameless and memory_mib is not None:
             values["name"] = f"{memory_mib / 1024:g} GiB"
             values["precision"] = self.precision or _ASSUMED_PRECISION
-            if self.headroom_ratio is None:
-                values["headroom_ratio"] = recommended_headroom_ratio(memory_mib)
         card = Gpu(**{**values, "memory_mib": memory_mib})
         card.check()
         return card

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, fields, replace
+from typing import Literal
 
 from gpuopt.errors import InputError, nearest
+from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO, recommended_headroom_ratio
 
 __all__ = ["PRECISIONS", "Gpu", "SeedRow", "capability_of"]
 
@@ -69,7 +71,8 @@ class Gpu:
         precision: Recommended precision, one of `PRECISIONS`.
         num_workers: Loader processes that keep the card busy, before the CPU count caps them.
         image_size: Side in pixels at which ConvNeXt-Base is sensible (mode highperf).
-        headroom_ratio: Share of the memory that is kept free for what no prediction sees.
+        headroom_ratio: Share of the memory that is kept free, whatever the evidence; None leaves
+            it to `headroom`.
         memory_limit_mib: Behave as a card of this size; None uses all of it.
         seed: The guide's row for this card, or None where it has none.
     """
@@ -136,16 +139,32 @@ class Gpu:
                 "give less, or leave it null"
             )
 
+    def headroom(self, evidence: Literal["measured", "predicted"]) -> float:
+        """Return the share of the memory to keep free: the dial, or else what the evidence needs.
+
+        A measurement has seen what a step takes; a prediction may be wrong, and needs more.
+
+        Raises:
+            InputError: The memory is unknown, which decides for a prediction.
+        """
+        if self.headroom_ratio is not None:
+            return self.headroom_ratio
+        if evidence == "measured":
+            return MEASURED_HEADROOM_RATIO
+        return recommended_headroom_ratio(self._usable_mib())
+
     def budget_bytes(self) -> int:
-        """Return the bytes that training may take: memory or limit, less the headroom.
+        """Return the bytes that a prediction may take: memory or limit, less the headroom.
 
         Raises:
             InputError: The memory is unknown, as in an `auto` preset before a card is found.
         """
+        return int(self._usable_mib() * _MIB * (1 - self.headroom("predicted")))
+
+    def _usable_mib(self) -> int:
         if self.memory_mib is None:
             raise InputError(f"gpu.memory_mib is unknown for gpu={self.name}: give it, or a preset")
-        usable_mib = min(self.memory_mib, self.memory_limit_mib or self.memory_mib)
-        return int(usable_mib * _MIB * (1 - (self.headroom_ratio or 0.0)))
+        return min(self.memory_mib, self.memory_limit_mib or self.memory_mib)
 
     def filled_from(self, card: "Gpu") -> "Gpu":
         """Return a copy whose unset fields, and the name of `auto`, come from another card."""

@@ -7,6 +7,7 @@ no preset knows gets what it would have got with one.
 import math
 
 __all__ = [
+    "MEASURED_HEADROOM_RATIO",
     "has_tensor_cores",
     "recommended_headroom_ratio",
     "recommended_image_size",
@@ -24,6 +25,9 @@ _TURING = (7, 5)
 # (least MiB, side): 12 GB cards report 12,227 to 12,288 MiB, a T4 or V100 15,100 to 16,384.
 _SIDE_BY_MEMORY_MIB = ((15_000, 384), (12_000, 320), (10_000, 288), (7_900, 256))
 _SMALLEST_SIDE = 224
+
+# Share to keep free of what was measured: for steps that differ a little from those of the probes.
+MEASURED_HEADROOM_RATIO = 0.03
 
 
 def has_tensor_cores(capability: tuple[int, int], sm_count: int) -> bool:
@@ -63,8 +67,9 @@ def recommended_image_size(memory_mib: int) -> int:
 
 
 def recommended_headroom_ratio(memory_mib: int) -> float:
-    """Pick the share to keep free: 8 %, or 5 % and 256 MiB where that is more.
+    """Pick the share to keep free of a prediction: 8 %, or 5 % and 256 MiB where that is more.
 
-    cuDNN's workspaces do not shrink with the card, so a small card needs the larger share.
+    It is for what no prediction sees. cuDNN's workspaces do not shrink with the card, so a small
+    card needs the larger share.
     """
     return max(0.08, math.ceil(100 * (0.05 + 256 / memory_mib)) / 100)

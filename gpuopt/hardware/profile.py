@@ -5,7 +5,6 @@ from typing import Any
 from gpuopt.hardware.gpu import Gpu
 from gpuopt.hardware.policy import (
     has_tensor_cores,
-    recommended_headroom_ratio,
     recommended_image_size,
     recommended_num_workers,
     recommended_precision,
@@ -66,7 +65,6 @@ def profile_from_device(device_properties: Any) -> Gpu:
         precision=precision,
         num_workers=recommended_num_workers(tensor_tflops or fp32_tflops),
         image_size=recommended_image_size(memory_mib),
-        headroom_ratio=recommended_headroom_ratio(memory_mib),
     )
 
 

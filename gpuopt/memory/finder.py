@@ -20,6 +20,7 @@ fits is measured, and an answer beyond the bounds on the whole peak is always on
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO
 from gpuopt.memory.estimate import MemoryEstimate
 from gpuopt.memory.finder_result import FinderResult
 from gpuopt.memory.probe_result import ProbeResult, most_live_bytes
@@ -49,7 +50,7 @@ def find_batch_size(
     probe: Callable[[int], ProbeResult],
     *,
     capacity_bytes: int,
-    headroom_ratio: float = 0.05,
+    headroom_ratio: float = MEASURED_HEADROOM_RATIO,
     prior: MemoryEstimate | None = None,
     minimum: int = 1,
     maximum: int | None = None,
@@ -176,10 +177,14 @@ class _Search:
         """Return the largest size to try whose tensors fit by what is known; 0 when unknown."""
         if not all(probe.live_bytes for probe in self._fitting):
             return 0
-        if any(p.ran_out_of_memory or p.thrashed for p in self.probes):
+        if any(probe.ran_out_of_memory for probe in self.probes):
             return 0  # the pieces do matter here
+        base, above = self._fitting[-1].samples, self._too_large
         allowed = most_live_bytes(self.capacity_bytes, self.headroom_ratio)
-        return self._largest_below(self._too_large, _live, allowed)
+        samples = self._largest_below(above, _live, allowed)
+        # Just below a size at which the allocator thrashed it would thrash as well.
+        has_thrashed = any(probe.thrashed for probe in self.probes)
+        return min(samples, (base + above) // 2) if has_thrashed else samples
 
     def _largest_below(
         self, above: int, read: Callable[[ProbeResult], int], allowed_bytes: int

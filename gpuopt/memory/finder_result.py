@@ -6,30 +6,15 @@ from typing import Any
 
 from gpuopt.choice import Choice
 from gpuopt.errors import TargetNotMetError
+from gpuopt.memory.micro_batch import BatchChoice, cut_global_batch
 from gpuopt.memory.probe_result import ProbeResult
 from gpuopt.memory.step_time import StepTime, fit_step_time
 
-__all__ = ["BatchChoice", "FinderResult"]
+__all__ = ["FinderResult"]
 
 _GIB = 2**30
 # Share of a step's time that is spent on samples at the knee of the throughput.
 _KNEE_EFFICIENCY = 0.97
-
-
-@dataclass(frozen=True)
-class BatchChoice:
-    """How to take the samples of one optimizer step.
-
-    Attributes:
-        micro_batch_size: Samples per device per forward.
-        accumulate_grad_batches: Micro-batches per optimizer step and device.
-        seconds: Predicted time of the forward and backward passes of one optimizer step; None
-            when no step was timed.
-    """
-
-    micro_batch_size: int
-    accumulate_grad_batches: int
-    seconds: float | None
 
 
 @dataclass(frozen=True)
@@ -112,29 +97,15 @@ class FinderResult:
     def best_for(
         self, global_batch_size: int, devices: int = 1, *, is_ragged: bool = False
     ) -> BatchChoice:
-        """Choose the micro-batch that takes the least time for a global batch.
+        """Choose the micro-batch for a global batch, see `cut_global_batch`.
 
         Args:
             global_batch_size: Samples per optimizer step.
             devices: Devices that share them.
-            is_ragged: Whether the last micro-batch of a step may be smaller than the others, as
-                in gpuopt's own training; else only divisors keep the global batch exact.
-
-        Returns:
-            Of equal times the one with the larger micro-batch.
+            is_ragged: Whether the last micro-batch of a step may be smaller than the others.
         """
-        per_device = math.ceil(global_batch_size / devices)
-        sizes = range(1, min(self.largest, per_device) + 1)
-        if is_ragged:
-            chunks = {math.ceil(per_device / size) for size in sizes}
-            candidates = [math.ceil(per_device / count) for count in chunks]
-        else:
-            candidates = [size for size in sizes if per_device % size == 0]
-        time = self.step_time
-        if time is None:
-            return _choice(max(candidates), per_device, None)
-        choices = [_choice(size, per_device, time) for size in candidates]
-        return min(choices, key=lambda c: (c.seconds or 0.0, -c.micro_batch_size))
+        share = math.ceil(global_batch_size / devices)
+        return cut_global_batch(self.largest, share, is_ragged=is_ragged)
 
     def choice(self, micro_batch_size: int) -> Choice:
         """Word a micro-batch size as a choice with the evidence of the probes."""
@@ -142,7 +113,8 @@ class FinderResult:
         failed = f", {failures} of them out of memory" if failures else ""
         reason = (
             f"in {len(self.probes)} probes{failed}: {self.largest} fit, measured up to "
-            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB; "
+            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB, "
+            f"{100 * self.headroom_ratio:.3g} % kept free; "
             f"full throughput from {self.knee}"
         )
         return Choice("micro_batch_size", micro_batch_size, "measured", reason)
@@ -164,11 +136,3 @@ class FinderResult:
             "seconds_per_sample": None if time is None else time.seconds_per_sample,
             "probes": [probe.as_dict() for probe in self.probes],
         }
-
-
-def _choice(size: int, per_device: int, time: StepTime | None) -> BatchChoice:
-    whole, rest = divmod(per_device, size)
-    seconds = None
-    if time is not None:
-        seconds = whole * time.at(size) + (time.at(rest) if rest else 0.0)
-    return BatchChoice(size, whole + bool(rest), seconds)

@@ -1,4 +1,8 @@
-"""What a device says about its memory, behind a seam that tests replace."""
+"""What a device says about its memory while a training goes on, behind a seam that tests replace.
+
+Readings never wait for the device, so that every step can take them. What a probe may do
+besides, which has the device to itself, is in `gpuopt.memory.probe_meter`, on top of this.
+"""
 
 from dataclasses import dataclass
 from typing import Any, Protocol

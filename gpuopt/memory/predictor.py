@@ -56,12 +56,18 @@ def predict_memory(
 
 def _follow(setup: MemorySetup) -> StepMemory:
     # torch and timm take seconds to import.
+    from gpuopt.memory.batch_dependence import depends_on_batch
     from gpuopt.memory.meta_model import MetaModel
     from gpuopt.memory.step_trace import step_lines
 
     try:
         model = MetaModel(setup)
-        lines = step_lines(model, training=setup.training, accumulates=setup.accumulates)
+        lines = step_lines(
+            model,
+            training=setup.training,
+            accumulates=setup.accumulates,
+            apart=setup.accumulates and bool(depends_on_batch(model.network)),
+        )
     # What timm's models raise: TypeError for an option that they lack, AssertionError and
     # ValueError for a size that they do not take, RuntimeError for shapes and for missing data.
     except (RuntimeError, AssertionError, ValueError, TypeError) as error:

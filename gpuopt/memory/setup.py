@@ -28,7 +28,8 @@ class MemorySetup:
             of small parameters.
         accumulates: Whether gradients of earlier micro-batches are there in a backward pass. A
             step of one micro-batch makes them as it goes on: with checkpointing, whose peak may
-            come early in the backward pass, it needs less.
+            come early in the backward pass, it needs less. Networks with BatchNorm or dropout keep
+            a pass's own gradients beside the earlier ones until it ends, for `OomRecovery`.
     """
 
     model_name: str

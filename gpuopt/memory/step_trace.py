@@ -14,34 +14,46 @@ __all__ = ["follow_step", "step_lines"]
 _PRIME_SAMPLES = 10_007
 
 
-def step_lines(model: MetaModel, *, training: bool, accumulates: bool = True) -> tuple[Line, ...]:
+def step_lines(
+    model: MetaModel, *, training: bool, accumulates: bool = True, apart: bool = False
+) -> tuple[Line, ...]:
     """Find the moments of a step that are its peak at some batch size.
 
     Args:
         model: In training or evaluation mode.
         training: Whether to follow forward and backward pass, or a forward pass alone.
         accumulates: Whether the backward pass adds to gradients that are there.
+        apart: Whether it does so at its end, and keeps its own beside them until then.
 
     Returns:
         Bytes alive at these moments, without parameters, gradients and buffers; less than 0 where
         gradients are not there yet.
     """
-    live = follow_step(model, _PRIME_SAMPLES, training=training, accumulates=accumulates)
+    live = follow_step(
+        model, _PRIME_SAMPLES, training=training, accumulates=accumulates, apart=apart
+    )
     return highest_lines(Line(fixed, each) for fixed, each in set(live.history))
 
 
 def follow_step(
-    model: MetaModel, samples: int, *, training: bool, accumulates: bool = True
+    model: MetaModel,
+    samples: int,
+    *,
+    training: bool,
+    accumulates: bool = True,
+    apart: bool = False,
 ) -> LiveBytes:
     """Follow one step of that many samples.
 
     Where it accumulates, gradients exist beforehand, so that only temporaries count. Else the last
     step's are there during the forward pass, after which Lightning drops them, and each
-    gradient appears when the backward pass has come to it.
+    gradient appears when the backward pass has come to it; so do a pass's own that are kept apart,
+    on top of those that were there.
     """
     gradients = []
+    adds_in_place = training and accumulates and not apart
     for parameter in model.parameters:
-        parameter.grad = torch.empty_like(parameter) if training and accumulates else None
+        parameter.grad = torch.empty_like(parameter) if adds_in_place else None
         if parameter.grad is not None:
             gradients.append(parameter.grad)
     live = LiveBytes((*model.parameters, *gradients, *model.buffers), samples)

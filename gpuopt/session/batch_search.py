@@ -13,7 +13,6 @@ __all__ = ["search_arguments", "searching_where_asked", "with_found"]
 _log = logging.getLogger(__name__)
 
 _NAME = "batch_size_finder"
-_HEADROOM_RATIO = 0.05  # of a card without a preset
 
 
 def searching_where_asked(
@@ -34,9 +33,8 @@ def search_arguments(plan: Plan, data: ImageDataModule) -> dict[str, Any]:
     def set_size(size: int) -> None:
         data.micro_batch_size = size
 
-    headroom_ratio = plan.gpu.headroom_ratio
     return {
-        "headroom_ratio": _HEADROOM_RATIO if headroom_ratio is None else headroom_ratio,
+        "headroom_ratio": plan.gpu.headroom("measured"),
         "global_batch_size": plan.global_batches.largest,  # of all epochs
         "is_ragged": True,
         "prior": plan.memory,

@@ -1,5 +1,6 @@
 """The weights of a run, of one training or of several folds, and the mean of what they predict."""
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ from gpuopt.storage.checkpoint import read_checkpoint
 from gpuopt.tta import LastPass, TestTimeAugmentation, TtaPredictor, stream_pass
 
 __all__ = ["Ensemble"]
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -128,6 +131,8 @@ class Ensemble:
             resumes=options.resumes,
         )
         with going_on_later(parts, output, len(images.ids)), setup.applied():
+            if parts.has_begun:
+                _log.info("going on after %s", parts.progress(len(images.ids)))
             while True:
                 if not parts.is_complete:
                     group = [self.paths[number] for number in groups[parts.number]]

@@ -6,7 +6,7 @@ from typing import Any
 
 from gpuopt.batch_schedule import BatchSchedule
 from gpuopt.choice import Choice
-from gpuopt.hardware import Gpu, resolve_precision
+from gpuopt.hardware import Gpu, choose_image_size, resolve_precision
 from gpuopt.memory import MemoryEstimate, MemorySetup, choose_micro_batch, predict_memory
 from gpuopt.recomputation import NONE
 from gpuopt.session.checkpointing import choose_checkpointing
@@ -62,7 +62,7 @@ def absent_choices(gpu: Gpu, config: Mapping[str, Any]) -> list[Choice]:
     Raises:
         InputError: When not one sample fits, or the model is unknown to timm.
     """
-    size = config["image_size"] if config["image_size"] != "auto" else gpu.image_size
+    size = int(choose_image_size(config["image_size"], gpu).value)
 
     def predict(level: str) -> MemoryEstimate:
         setup = memory_setup(

@@ -85,6 +85,16 @@ class PartFiles:
         """Whether the present pass has seen all batches."""
         return self._is_complete(self.file)
 
+    @property
+    def has_begun(self) -> bool:
+        """Whether any batch is done."""
+        return bool(self.number or self.file.batches)
+
+    def progress(self, images: int) -> str:
+        """Say how many images are done, of those of each pass."""
+        of_pass = f" of pass {self.number + 1}" if self.number else ""
+        return f"{self.samples} of {images} images{of_pass}"
+
     def next_pass(self) -> None:
         """Begin the next pass, which needs the present one's file and no earlier one."""
         if self.earlier is not None:
@@ -98,7 +108,7 @@ class PartFiles:
         for file in (self.file, self.earlier):
             if file is not None:
                 file.close()
-        if not self.number and not self.file.batches:
+        if not self.has_begun:
             part_file(self._output, 0).unlink(missing_ok=True)
 
     def remove(self) -> None:
@@ -153,11 +163,8 @@ def going_on_later(parts: PartFiles, output: Path, images: int) -> Iterator[None
     try:
         yield
     except BaseException as error:
-        samples, passed = parts.samples, parts.number
         parts.close()
-        is_begun = bool(samples or passed)
-        of_pass = f" of pass {passed + 1}" if passed else ""
-        done = f"{samples} of {images} images{of_pass}"
+        is_begun, done = parts.has_begun, parts.progress(images)
         how = f"the same command with resume={output.parent} goes on"
         if isinstance(error, KeyboardInterrupt) and is_begun:
             reason = str(error) or "Ctrl-C"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from gpuopt.choice import Choice, Evidence
 from gpuopt.errors import InputError
 from gpuopt.hardware import host_memory_bytes
-from gpuopt.memory import MemoryEstimate, MemorySetup, predict_memory
+from gpuopt.memory import MemoryEstimate, MemorySetup, cut_global_batch, predict_memory
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription
 from gpuopt.tta import TestTimeAugmentation
@@ -162,9 +162,9 @@ def _chunk_on_card(room: _Room | None, models: int, batch_size: int, work: int) 
 
 def _chunk(most: int, work: int, evidence: Evidence, reason: str) -> Choice:
     """Cut a batch's views into as few and as equal chunks as possible: what is left is padding."""
-    forwards = math.ceil(work / most)
-    reason = f"{reason}; {work} views of a batch in {forwards}"
-    return Choice("tta.chunk_size", math.ceil(work / forwards), evidence, reason)
+    best = cut_global_batch(most, work)
+    reason = f"{reason}; {work} views of a batch in {best.accumulate_grad_batches}"
+    return Choice("tta.chunk_size", best.micro_batch_size, evidence, reason)
 
 
 def _gib(size_bytes: int) -> str:

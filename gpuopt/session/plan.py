@@ -10,6 +10,7 @@ from gpuopt.choice import Choice
 from gpuopt.hardware import (
     Gpu,
     available_cpus,
+    choose_image_size,
     recommended_workers,
     resolve_precision,
     select_gpu,
@@ -23,8 +24,6 @@ from gpuopt.session.memory import memory_setup
 from gpuopt.session.offloading import check_offload, offload_choice
 
 __all__ = ["Plan", "make_plan"]
-
-_DEFAULT_IMAGE_SIZE = 224
 
 
 @dataclass(frozen=True)
@@ -158,8 +157,7 @@ def make_plan(
     choices = [gpu_choice]
     is_cuda = properties is not None
     chosen_precision = resolve_precision(precision, gpu, is_cuda)
-    size = _choose_image_size(image_size, gpu)
-
+    size = choose_image_size(image_size, gpu)
     offloads = check_offload(
         optimizer, is_cuda=is_cuda, devices=devices, precision=str(chosen_precision.value)
     )
@@ -212,14 +210,6 @@ def make_plan(
         learning_rate=learning_rate,
         learning_rate_rule=learning_rate_rule,
     )
-
-
-def _choose_image_size(requested: int | str, gpu: Gpu) -> Choice:
-    if requested != "auto":
-        return Choice("image_size", int(requested), "given", "by mode, experiment or command line")
-    if gpu.image_size is not None:
-        return Choice("image_size", gpu.image_size, "table", f"recommended for {gpu.name}")
-    return Choice("image_size", _DEFAULT_IMAGE_SIZE, "table", f"{gpu.name} has no recommendation")
 
 
 def _choose_learning_rate(

@@ -16,7 +16,7 @@ from gpuopt.data.loader import WindowLoader
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, recommended_workers, resolve_precision, select_gpu
 from gpuopt.measure import Interval, bootstrap_interval, macro_f1
-from gpuopt.memory import MemorySetup, choose_micro_batch, predict_memory
+from gpuopt.memory import MemorySetup, choose_prediction_batch, predict_memory
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import Sidecar
@@ -33,8 +33,6 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
-
-_LARGEST_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -99,8 +97,7 @@ class PredictionSetup:
             name, size = description.model, description.image_size
             setup = MemorySetup(name, size, str(arithmetic.value), training=False)
             estimate = predict_memory(setup, cache_dir=cache_dir) if is_cuda else None
-            fits = choose_micro_batch(gpu, estimate, _LARGEST_BATCH)
-            batch = Choice("batch_size", fits.value, fits.evidence, fits.reason)
+            batch = choose_prediction_batch(gpu, estimate)
         else:
             batch = Choice("batch_size", int(batch_size), "given", "asked for")
         asked: Any = num_workers if num_workers == "auto" else int(num_workers)

@@ -1,12 +1,22 @@
 """Set gradients aside and put them back, without copies."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-__all__ = ["add_gradients", "deliver", "drop_gradients", "put_gradients", "take_gradients"]
+__all__ = [
+    "add_gradients",
+    "deliver",
+    "drop_gradients",
+    "optimized_parameters",
+    "put_gradients",
+    "sum_of",
+    "take_gradients",
+    "zeros_for_none",
+]
 
 
 def take_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
@@ -52,6 +62,28 @@ def deliver(parameters: Sequence[nn.Parameter], gradients: Sequence[Tensor | Non
     DistributedDataParallel reduces a bucket when the last of its parameters has had its gradient.
     """
     _Deliver.apply(gradients, *parameters).backward()
+
+
+def optimized_parameters(optimizer: Optimizer) -> Iterator[nn.Parameter]:
+    """Yield an optimizer's parameters; some may not be the module's, those of a loss for instance.
+
+    An offloading optimizer lists its copies on the host, whose gradients it fills by itself.
+    """
+    copies = {id(copy) for copy in getattr(optimizer, "param_d2h_map", {}).values()}
+    for group in optimizer.param_groups:
+        yield from (p for p in group["params"] if id(p) not in copies)
+
+
+def sum_of(one: Tensor | None, other: Tensor | None) -> Tensor | None:
+    """Add two gradients of which either may be missing."""
+    if one is None or other is None:
+        return other if one is None else one
+    return one + other
+
+
+def zeros_for_none(gradient: Tensor | None, parameter: Tensor) -> Tensor:
+    """Return the gradient, or zeros where the loss does not reach the parameter."""
+    return torch.zeros_like(parameter) if gradient is None else gradient
 
 
 class _Deliver(torch.autograd.Function):

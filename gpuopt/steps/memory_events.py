@@ -3,24 +3,53 @@
 from typing import Any
 
 import lightning.pytorch as L
-import torch
 
+from gpuopt.steps.event_file import drop_events, read_events, write_events
 from gpuopt.steps.step_count import steps_done
 
 __all__ = ["MemoryEvents"]
 
 _COUNTED = ("out_of_memory", "thrash")
+_OUTSIDE_OF_STEPS = ("validation", "test", "prediction")
 
 
 class MemoryEvents:
     """The events of one run, in order, as plain values.
 
+    Ranks that train together keep them in files as well (see `gpuopt.steps.event_file`); none
+    waits for another.
+
     Attributes:
-        entries: Those of this rank; after `gather` those of all ranks.
+        entries: Those of this rank.
     """
 
     def __init__(self) -> None:
         self.entries: list[dict[str, Any]] = []
+
+    def begin(self, trainer: L.Trainer, *, is_resumed: bool) -> None:
+        """Go on with what this rank has written before, or leave nothing of an earlier run.
+
+        Args:
+            trainer: At the start of training, its counts those of the checkpoint.
+            is_resumed: Whether there was one.
+        """
+        if trainer.world_size == 1:
+            return
+        if not is_resumed:
+            drop_events(trainer)
+            return
+        # What came after the checkpoint is going to be done, and noted, again.
+        written = read_events(trainer, trainer.global_rank)
+        if written is not None:
+            self.entries[:] = [event for event in written if _is_done(event, trainer.global_step)]
+        if written or self.entries:
+            write_events(trainer, self.entries)
+
+    def of_all_ranks(self, trainer: L.Trainer) -> list[dict[str, Any]]:
+        """Return the events of all ranks as far as they are written, by step."""
+        others = (rank for rank in range(trainer.world_size) if rank != trainer.global_rank)
+        found = [event for rank in others for event in read_events(trainer, rank) or ()]
+        return sorted([*self.entries, *found], key=lambda event: event["step"])
 
     def note(
         self, trainer: L.Trainer, kind: str, phase: str, samples: int, size: int, **more: float
@@ -48,6 +77,8 @@ class MemoryEvents:
         if trainer.world_size > 1:
             entry["rank"] = trainer.global_rank
         self.entries.append(entry)
+        if trainer.world_size > 1:
+            write_events(trainer, self.entries)
         values = {"memory/micro_batch_size": float(size)}
         values |= {f"memory/{name}": float(value) for name, value in more.items()}
         for counted in _COUNTED:
@@ -57,20 +88,20 @@ class MemoryEvents:
         for logger in trainer.loggers:
             logger.log_metrics(values, step=step)
 
-    def gather(self, trainer: L.Trainer) -> None:
-        """Let the first rank, which alone writes, know what happened on the others.
-
-        Every rank must call it, at the end of training.
-        """
-        if trainer.world_size == 1:
+    def log_others(self, trainer: L.Trainer) -> None:
+        """Send the other ranks' events to the loggers, of which only the first rank's write."""
+        if trainer.world_size == 1 or not trainer.is_global_zero:
             return
-        everyone: list[Any] = [None] * trainer.world_size
-        torch.distributed.all_gather_object(everyone, self.entries)
-        self.entries[:] = sorted(
-            (event for entries in everyone for event in entries), key=lambda event: event["step"]
-        )
-        others = [e for e in self.entries if e.get("rank", 0) != trainer.global_rank]
+        others = [e for e in self.of_all_ranks(trainer) if e["rank"] != trainer.global_rank]
         for event in others:
             values = {f"memory/rank{event['rank']}/micro_batch_size": event["micro_batch_size"]}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=event["step"])
+
+
+def _is_done(event: dict[str, Any], step: int) -> bool:
+    """Tell whether an event lies before a checkpoint of a step, or ended the run that made it."""
+    is_before = event["step"] < step or (
+        event["step"] == step and event["phase"] in _OUTSIDE_OF_STEPS
+    )
+    return is_before or event["event"] == "give_up"

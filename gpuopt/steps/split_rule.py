@@ -11,10 +11,9 @@ import lightning.pytorch as L
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
 
 from gpuopt.errors import FaultError, InputError
+from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.steps.accumulation_window import has_loss_weight
 from gpuopt.steps.batch_parts import picked, tensors_of
@@ -25,7 +24,7 @@ from gpuopt.steps.step_logs import LogCall, recorded_logs
 from gpuopt.steps.step_state import StateKeeper, StepState
 from gpuopt.steps.weighted_loss import ignores_some, is_weighted
 
-__all__ = ["SplitRule", "depends_on_batch"]
+__all__ = ["SplitRule"]
 
 _log = logging.getLogger(__name__)
 
@@ -191,11 +190,6 @@ class SplitRule:
         return loss, calls
 
 
-def depends_on_batch(module: nn.Module) -> list[nn.Module]:
-    """List what makes a sample's result depend on the others or on random numbers."""
-    return [part for part in module.modules() if _depends(part)]
-
-
 @contextlib.contextmanager
 def _made_certain(module: nn.Module) -> Iterator[None]:
     """Let BatchNorm and dropout behave as in evaluation, and nothing else."""
@@ -207,19 +201,6 @@ def _made_certain(module: nn.Module) -> Iterator[None]:
     finally:
         for part in parts:
             part.training = True
-
-
-def _depends(part: nn.Module) -> bool:
-    if isinstance(part, _BatchNorm):
-        return True
-    if isinstance(part, _DropoutNd):
-        return bool(part.p > 0)
-    if isinstance(part, nn.MultiheadAttention):
-        return bool(part.dropout > 0)
-    # timm's DropPath, torchvision's StochasticDepth and the like have no common class.
-    rate = getattr(part, "drop_prob", None) or getattr(part, "p", None)
-    name = type(part).__name__.lower()
-    return isinstance(rate, float) and rate > 0 and ("drop" in name or "stochastic" in name)
 
 
 def _draw(device: torch.device) -> None:

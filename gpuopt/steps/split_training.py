@@ -7,14 +7,13 @@ So the graph belongs to this file alone, and can be freed before a retry; and wh
 the same operations run in the same order as without it.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from gpuopt.errors import FaultError, InputError
 from gpuopt.memory.device_errors import free_memory
@@ -24,9 +23,14 @@ from gpuopt.steps.gradients import (
     add_gradients,
     deliver,
     drop_gradients,
+    optimized_parameters,
     put_gradients,
+    sum_of,
     take_gradients,
+    zeros_for_none,
 )
+from gpuopt.steps.hook_changes import HookChanges
+from gpuopt.steps.loss_scale import LossScale
 from gpuopt.steps.split_rule import SplitRule
 from gpuopt.steps.split_size import SplitSize
 from gpuopt.steps.split_step import (
@@ -40,6 +44,7 @@ from gpuopt.steps.split_step import (
 from gpuopt.steps.split_work import Arguments, Work, loss_of, without_loss
 from gpuopt.steps.step_logs import merged, recorded_logs, replay
 from gpuopt.steps.step_state import StateKeeper, StepState
+from gpuopt.steps.window_gradients import WindowGradients
 
 __all__ = ["SplitTraining"]
 
@@ -67,9 +72,11 @@ class SplitTraining:
         self._observer = observer
         self._keeper = StateKeeper(trainer, module)
         self._rule = SplitRule(module, self._keeper, self._call, self._give_up, self._weigh)
+        self._scale = LossScale(trainer)
+        self._gradients = WindowGradients(module)
+        self._hooks = HookChanges(trainer, module, self._keeper)
         self._work: Work | None = None
         self._corrected: Tensor | None = None
-        self._is_scale_known = False
         # Of the newest batch: how many samples were taken at a time, and whether all went well.
         self.part = 0
         self.is_undisturbed = True
@@ -99,8 +106,12 @@ class SplitTraining:
 
     def start(self) -> None:
         """Look at the module, which lies on its device by now."""
-        optimized = [p for optimizer in self._trainer.optimizers for p in _optimized(optimizer)]
+        optimized = [
+            p for optimizer in self._trainer.optimizers for p in optimized_parameters(optimizer)
+        ]
         self._parameters = list(dict.fromkeys([*self._module.parameters(), *optimized]))
+        self._gradients = WindowGradients(self._module)
+        self._hooks = HookChanges(self._trainer, self._module, self._keeper)
         if self._is_shared:
             # PyTorch gives this method no types.
             self._handles = [
@@ -120,6 +131,7 @@ class SplitTraining:
             handle.remove()
         self._handles, self._work, self._parameters = [], None, []
         self._window_start = None
+        self._hooks.forget()
         self._done.clear()
 
     def correct(self, outputs: Any) -> None:
@@ -157,13 +169,16 @@ class SplitTraining:
             self._rule.settle(work.batch, work.count, work.arguments)
         while not is_fit_for(lambda: self._go_forward(work)):
             self._shrink(work, "forward pass")
-        self._keeper.learn(work.before)
+        self._gradients.see_forward(work.before.generators)
+        if not self._hooks.are_there:  # else buffers that only hooks write to are copied as well
+            self._keeper.learn(work.before)
         if work.logs:
             self._replay(work)
         if work.loss is None:
             return None
         work.cut = work.loss.detach().requires_grad_()
         self._work = work
+        self._hooks.begin()
         rest = work.outputs[0] if len(work.outputs) == 1 else join(work.outputs, work.counts())
         return {"loss": work.cut, **rest} if isinstance(rest, Mapping) else work.cut
 
@@ -173,7 +188,8 @@ class SplitTraining:
             self._run_parts(work)
             return
         kept = take_gradients(self._parameters)
-        if self._is_first_of_window():  # Lightning drops them after this step
+        # Lightning drops them after this step.
+        if self._is_first_of_window() and not self._hooks.see_last_gradients:
             kept = [None] * len(kept)
         try:
             self._run_parts(work)
@@ -197,7 +213,7 @@ class SplitTraining:
             if span is parts[-1] and scale is None:
                 work.waiting, work.span, work.weight = loss, span, weight
                 return
-            work.scale = self._foreseen_scale(loss) if scale is None else scale
+            work.scale = self._scale.foreseen(loss) if scale is None else scale
             with torch.autocast(self._module.device.type, enabled=False):
                 self._own_backward(loss * (work.scale * weight))
             del loss, output
@@ -248,6 +264,7 @@ class SplitTraining:
         if work is None or work.cut is None:
             self._own_backward(loss, *args, **options)
             return
+        self._hooks.end()
         torch.autograd.backward(loss)  # through Lightning's division and scaling alone
         scale = work.cut.grad
         if scale is None:
@@ -255,7 +272,7 @@ class SplitTraining:
                 "the loss that comes to backward() does not follow from that of training_step: "
                 "use callbacks.oom_recovery.enabled=false"
             )
-        self._check_scale(work, scale)
+        self._scale.check(work.scale, scale)
         if self._is_shared:
             self._go_back_shared(work, scale, args, options)
         else:
@@ -264,17 +281,25 @@ class SplitTraining:
     def _go_back_alone(
         self, work: Work, scale: Tensor, args: tuple[Any, ...], options: dict[str, Any]
     ) -> None:
-        accumulated = take_gradients(self._parameters)
-        if is_fit_for(lambda: self._finish_last(work, scale, args, options)):
-            if work.earlier:
-                add_gradients(self._parameters, work.earlier)
-        else:
+        held = self._gradients.held(self._parameters, apart=bool(work.earlier))
+        if work.earlier:
+            put_gradients(self._parameters, work.earlier)
+            work.earlier = []  # a failure repeats all parts
+        if not is_fit_for(lambda: self._finish_watched(work, scale, args, options)):
+            held.part()
             self._shrink(work, "backward pass")
             while not is_fit_for(lambda: self._run_parts(work, scale)):
                 self._shrink(work, "backward pass")
             self._replay(work)
+            self._hooks.reapply()
             self._corrected = work.loss
-        add_gradients(self._parameters, accumulated)
+        held.join()
+
+    def _finish_watched(
+        self, work: Work, scale: Tensor, args: tuple[Any, ...], options: dict[str, Any]
+    ) -> None:
+        with self._gradients.watched(self._parameters):
+            self._finish_last(work, scale, args, options)
 
     def _go_back_shared(
         self, work: Work, scale: Tensor, args: tuple[Any, ...], options: dict[str, Any]
@@ -304,7 +329,7 @@ class SplitTraining:
                 break
         self._observer.lost(self._keeper.restore(after))
         # None would leave the other ranks waiting for it.
-        deliver(missing, [_or_zeros(g, p) for g, p in zip(gradients, missing, strict=True)])
+        deliver(missing, [zeros_for_none(g, p) for g, p in zip(gradients, missing, strict=True)])
 
     def _finish_last(
         self, work: Work, scale: Tensor, args: tuple[Any, ...], options: dict[str, Any]
@@ -330,28 +355,9 @@ class SplitTraining:
             weight = self._weight(work, place)
             gained = torch.autograd.grad(loss * (scale * weight), parameters, allow_unused=True)
             del loss
-            total = [_sum(one, other) for one, other in zip(total, gained, strict=True)]
+            total = [sum_of(one, other) for one, other in zip(total, gained, strict=True)]
             torch.clear_autocast_cache()
         return total
-
-    def _foreseen_scale(self, loss: Tensor) -> Tensor:
-        """Return the factor that Lightning will put before the loss when it has all of it."""
-        one = loss.detach().new_ones(())
-        scaler = getattr(self._trainer.precision_plugin, "scaler", None)
-        scaled: Tensor = one if scaler is None else scaler.scale(one)
-        divided: Tensor = scaled / loss_divisor(self._trainer)
-        return divided
-
-    def _check_scale(self, work: Work, scale: Tensor) -> None:
-        """Look once whether the earlier parts had the factor that the last one has."""
-        if work.scale is None or self._is_scale_known:
-            return
-        if not torch.allclose(work.scale.double(), scale.double(), rtol=1e-6):
-            raise InputError(
-                f"{type(self._trainer.precision_plugin).__name__} scales the loss in a way that "
-                "OomRecovery does not know: use callbacks.oom_recovery.enabled=false"
-            )
-        self._is_scale_known = True
 
     # --- after a failure ---------------------------------------------------------------------
 
@@ -377,23 +383,3 @@ class SplitTraining:
         self.part, self.is_undisturbed = work.largest_part(), False
         self._rule.settle(work.batch, work.count, work.arguments)
         self._keeper.restore(after)
-
-
-def _or_zeros(gradient: Tensor | None, parameter: Tensor) -> Tensor:
-    return torch.zeros_like(parameter) if gradient is None else gradient
-
-
-def _optimized(optimizer: Optimizer) -> Iterator[nn.Parameter]:
-    """Yield an optimizer's parameters; some may not be the module's, those of a loss for instance.
-
-    An offloading optimizer lists its copies on the host, whose gradients it fills by itself.
-    """
-    copies = {id(copy) for copy in getattr(optimizer, "param_d2h_map", {}).values()}
-    for group in optimizer.param_groups:
-        yield from (p for p in group["params"] if id(p) not in copies)
-
-
-def _sum(one: Tensor | None, other: Tensor | None) -> Tensor | None:
-    if one is None or other is None:
-        return other if one is None else one
-    return one + other

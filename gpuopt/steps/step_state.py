@@ -8,6 +8,7 @@ buffers copy nothing. Nothing waits for a device. (Measured on one core of a CPU
 """
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torchmetrics import Metric
+
+from gpuopt.steps.tensor_copies import TensorCopies
 
 __all__ = ["Generators", "StateKeeper", "StepState"]
 
@@ -45,13 +48,28 @@ class Generators:
             device,
         )
 
-    def write(self) -> None:
-        """Put the generators back to these states."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.host)
-        if self.device is not None:
+    def write(self, chosen: Sequence[bool] = (True, True, True, True)) -> None:
+        """Put the generators back to these states, or some of them, in the order of the fields."""
+        of_python, of_numpy, of_host, of_device = chosen
+        if of_python:
+            random.setstate(self.python)
+        if of_numpy:
+            np.random.set_state(self.numpy)
+        if of_host:
+            torch.set_rng_state(self.host)
+        if of_device and self.device is not None:
             torch.cuda.set_rng_state(self.device, self.place)
+
+    def moved_since(self, earlier: "Generators") -> tuple[bool, bool, bool, bool]:
+        """Tell which generators have been drawn from since, in the order of the fields."""
+        (_, keys, *rest), (_, earlier_keys, *earlier_rest) = self.numpy, earlier.numpy
+        has_device = self.device is not None and earlier.device is not None
+        return (
+            self.python != earlier.python,
+            rest != earlier_rest or not np.array_equal(keys, earlier_keys),
+            not torch.equal(self.host, earlier.host),
+            has_device and not torch.equal(self.device, earlier.device),  # type: ignore[arg-type]
+        )
 
 
 class _Slot:
@@ -90,6 +108,16 @@ class StepState:
     logged: dict[str, tuple[Any, dict[str, Any]]] = field(default_factory=dict)
     logged_by: str | None = None
 
+    def numbers(self) -> dict[int, Tensor]:
+        """Return the copied numbers of each slot that has some, by its index."""
+        found: dict[int, Tensor] = {}
+        for members, numbers in self.copies:
+            shapes = [self.values[index].shape for index in members]
+            parts = torch.split(numbers, [shape.numel() for shape in shapes])
+            views = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+            found.update(zip(members, views, strict=True))
+        return found
+
 
 class StateKeeper:
     """Takes and restores the state of a module's step.
@@ -103,6 +131,7 @@ class StateKeeper:
         self._trainer = trainer
         self._module = module
         self._slots: list[_Slot] | None = None
+        self._copies = TensorCopies()
         self._has_learned = False
 
     def take(self) -> StepState:
@@ -112,7 +141,13 @@ class StateKeeper:
         state = StepState(Generators.read(self._module.device), self._slots)
         values = [slot.place.get(slot.name, _GONE) for slot in self._slots]
         state.versions = [_version(value) for value in values]
-        state.copies = _copies(self._slots, values, state.versions)
+        # Writes to tensors of inference mode are not counted, so they are always copied.
+        members = [
+            index
+            for index, (slot, value) in enumerate(zip(self._slots, values, strict=True))
+            if isinstance(value, Tensor) and (slot.is_copied or state.versions[index] < 0)
+        ]
+        state.copies = self._copies.take(members, [values[index] for index in members])
         state.values = [list(value) if type(value) is list else value for value in values]
         results = self._trainer._results
         for key, result in (results or {}).items():
@@ -139,13 +174,9 @@ class StateKeeper:
         Returns:
             Names of what could not be restored.
         """
-        copied: set[int] = set()
-        for members, numbers in state.copies:
-            tensors = [state.values[index] for index in members]
-            parts = torch.split(numbers, [tensor.numel() for tensor in tensors])
-            for tensor, part in zip(tensors, parts, strict=True):
-                tensor.copy_(part.view(tensor.shape))
-            copied.update(members)
+        copied = state.numbers()
+        for index, numbers in copied.items():
+            state.values[index].copy_(numbers)
         lost = []
         for index, (slot, value) in enumerate(zip(state.slots, state.values, strict=True)):
             if index not in copied and state.versions[index] != _version(value):
@@ -159,6 +190,36 @@ class StateKeeper:
         state.generators.write()
         return lost
 
+    @torch.no_grad()
+    def carry(self, earlier: StepState, later: StepState) -> None:
+        """Change the present state as it changed between two others, to the values of the later.
+
+        Args:
+            earlier: Taken first.
+            later: Taken after it, with all that had changed among its copies.
+        """
+        before, after = earlier.numbers(), later.numbers()
+        for index, slot in enumerate(later.slots):
+            if not _has_changed(earlier, later, index, before, after):
+                continue
+            value = later.values[index]
+            if value is _GONE:
+                slot.place.pop(slot.name, None)
+                continue
+            if index in after:
+                value.copy_(after[index])
+            slot.place[slot.name] = list(value) if isinstance(value, list) else value
+        later.generators.write(later.generators.moved_since(earlier.generators))
+        results = self._trainer._results
+        for key, (result, values) in later.logged.items() if results is not None else ():
+            old, old_values = earlier.logged.get(key, (None, {}))
+            if old is not result or any(v is not old_values.get(k) for k, v in values.items()):
+                results[key] = result  # type: ignore[index]  # None was left out above
+                vars(result).clear()
+                vars(result).update(values)
+        if later.logged_by != earlier.logged_by:
+            self._trainer._logger_connector._current_fx = later.logged_by
+
     def _restore_logged(self, state: StepState) -> None:
         results = self._trainer._results
         if results is not None:
@@ -168,22 +229,6 @@ class StateKeeper:
                 vars(result).clear()
                 vars(result).update(values)
         self._trainer._logger_connector._current_fx = state.logged_by
-
-
-@torch.no_grad()
-def _copies(
-    slots: list[_Slot], values: list[Any], versions: list[int]
-) -> list[tuple[list[int], Tensor]]:
-    """Copy what may be overwritten in place, the tensors of one kind by one operation."""
-    kinds: dict[tuple[torch.device, torch.dtype], list[int]] = {}
-    for index, value in enumerate(values):
-        # Writes to tensors of inference mode are not counted, so they are always copied.
-        if isinstance(value, Tensor) and (slots[index].is_copied or versions[index] < 0):
-            kinds.setdefault((value.device, value.dtype), []).append(index)
-    return [
-        (members, torch.cat([values[index].reshape(-1) for index in members]))
-        for members in kinds.values()
-    ]
 
 
 def _slots(module: nn.Module) -> list[_Slot]:
@@ -198,6 +243,25 @@ def _slots(module: nn.Module) -> list[_Slot]:
             names = (*part._defaults, *_METRIC_NOTES)
             found += [_Slot(vars(part), name, may_learn=True) for name in names]
     return found
+
+
+def _has_changed(
+    earlier: StepState,
+    later: StepState,
+    index: int,
+    before: dict[int, Tensor],
+    after: dict[int, Tensor],
+) -> bool:
+    """Tell whether something else is in a slot, or other numbers."""
+    old, new = earlier.values[index], later.values[index]
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) != len(new) or any(a is not b for a, b in zip(old, new, strict=True))
+    if not isinstance(new, Tensor) or old is not new:
+        is_number = isinstance(old, int) and isinstance(new, int)
+        return bool(old != new) if is_number else old is not new
+    if later.versions[index] >= 0:
+        return earlier.versions[index] != later.versions[index]
+    return not torch.equal(before[index], after[index])
 
 
 def _version(value: Any) -> int:

@@ -1,15 +1,22 @@
 """The programs that need a GPU: what they make of measurements, and a tiny run without one."""
 
+import threading
+
 import pytest
 import torch
 
-from benchmarks import finder, memory_peaks, recovery, two_gpus
+from benchmarks import finder, memory_peaks, presets, recovery, same_score, two_gpus
 from benchmarks.batch_size_peers import Found, ultralytics_rule
 from benchmarks.finder import GPUOPT, Judged, finder_rows
 from benchmarks.memory_cells import Cell, largest_that_fits, train_cell
+from benchmarks.memory_jobs import SharedMemory, TaskFailedError, run_task
 from benchmarks.memory_peaks import PeakOfCell, StepClock, peak_rows
+from benchmarks.presets import Fitted, preset_rows, preset_tasks
 from benchmarks.recovery import difference, overhead_rows
+from benchmarks.same_score import Scored, same_score_rows
 from benchmarks.two_gpus import SPEED_CASES, Measured, speed_rows
+from gpuopt.hardware import load_catalogue
+from gpuopt.schema import CONF_DIR
 
 TINY = Cell("test_vit", 32, precision="fp32", device="cpu")
 
@@ -111,13 +118,66 @@ def test_a_clock_counts_the_steps_of_a_trainer():
     assert clock.median_s() > 0
 
 
-@pytest.mark.parametrize("program", [memory_peaks, recovery])
+def test_emulated_cards_wait_until_the_gpu_has_their_memory():
+    shared = SharedMemory([30.0])
+    order = []
+
+    def second():
+        with shared.taken(24):
+            order.append("second")
+
+    with shared.taken(12) as device:
+        assert device == 0
+        thread = threading.Thread(target=second)
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    with shared.taken(80):  # more than there is: alone
+        pass
+
+
+def test_a_task_that_fails_says_why(tmp_path):
+    with pytest.raises(TaskFailedError, match="unrecognized arguments"):
+        run_task("finder", {}, tmp_path / "x.json", device=0, words=["--no-such-word"])
+
+
+def test_every_preset_that_trains_has_a_task_for_both_modes():
+    catalogue = load_catalogue(CONF_DIR / "gpu")
+    tasks = preset_tasks(catalogue)
+    for mode in ("highperf", "basic"):
+        named = [name for task in tasks if task.mode == mode for name in task.presets]
+        assert sorted(named) == sorted(set(catalogue) - {"auto", "cpu", "v100"})
+    assert {task.precision for task in tasks if "rtx2060" in task.presets} == {"fp16"}
+
+
+def test_a_preset_that_does_not_fit_misses_the_goal():
+    good, bad = Fitted("a", 8, 9, 8, True, 0.9), Fitted("b", 8, 5, 8, False, 0.0)
+    assert preset_rows([good])[0].verdict == "met"
+    assert preset_rows([good, bad])[0].verdict == "missed"
+    assert [row.value for row in preset_rows([good])[1:]] == [8, 8, 9]
+
+
+def test_scores_are_compared_on_the_same_images():
+    targets = ["a", "b"] * 60
+    score = {"value": 1.0, "low": 1.0, "high": 1.0}
+    whole = Scored(24, 64, score, targets, targets)
+    rows = by_measure(same_score_rows("net", [whole, Scored(6, 16, score, targets, targets)]))
+    assert rows["difference in macro-F1"].verdict == "met"
+    assert rows["test images predicted alike"].value == 1
+    worse = Scored(6, 16, score, targets, ["a"] * 120)
+    rows = by_measure(same_score_rows("net", [whole, worse]))
+    assert rows["difference in macro-F1"].verdict == "missed"
+
+
+@pytest.mark.parametrize("program", [memory_peaks, recovery, presets, same_score])
 def test_a_tiny_run_goes_through_without_a_gpu(program, tmp_path):
     path = program.main(["--quick", "--output", str(tmp_path)])
     assert path.parent == tmp_path
 
 
-@pytest.mark.parametrize("program", [finder, memory_peaks, recovery, two_gpus])
+@pytest.mark.parametrize("program", [finder, memory_peaks, presets, recovery, same_score, two_gpus])
 @pytest.mark.skipif(torch.cuda.device_count() > 1, reason="has the GPUs that these ask for")
 def test_without_a_gpu_nothing_is_measured(program, tmp_path, capsys):
     with pytest.raises(SystemExit) as stopped:

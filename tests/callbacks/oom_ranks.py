@@ -11,6 +11,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger
@@ -56,6 +57,7 @@ def main() -> None:
     both = run(2, OomRecovery(), MovingAverage(), limits=Limits(backward=2 if SECOND else None))
     found["moving average"] = difference(average, both)
     found["events in the first rank's log"] = 0.0 if is_logged_by_first(folder) else 1.0
+    resume(folder)
     (folder / f"rank{os.environ['RANK']}.json").write_text(json.dumps(found))
     refuse_collectives()
     give_up(folder)
@@ -66,6 +68,7 @@ def run(accumulate, *callbacks, limits=None, **options):
     strategy = DDPStrategy(process_group_backend=BACKENDS[DEVICE], bucket_cap_mb=1e-4)
     options |= {"accelerator": "gpu" if DEVICE == "cuda" else "cpu"}
     options |= {"strategy": strategy, "devices": 2, "accumulate_grad_batches": accumulate}
+    options.setdefault("default_root_dir", sys.argv[1])
     return fit(*callbacks, limits=limits, **options)
 
 
@@ -87,6 +90,27 @@ def is_logged_by_first(folder):
         return True
     written = next((folder / "rank0").rglob("metrics.csv")).read_text("utf-8")
     return "memory/rank1/micro_batch_size" in written
+
+
+class SavesAtEnd(L.Callback):
+    """Writes a checkpoint, which is the first rank's, when an epoch has ended."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def on_train_epoch_end(self, trainer, pl_module):
+        trainer.save_checkpoint(self.path)
+
+
+def resume(folder):
+    """A resumed run knows what happened on both ranks, and each goes on with its own."""
+    path, limits = folder / "epoch.ckpt", Limits(forward=3 if SECOND else 5)
+    run(1, recovery := OomRecovery(), SavesAtEnd(path), limits=limits, max_epochs=1)
+    before = recovery.steps.events.entries
+    assert {event["rank"] for event in before} == {int(SECOND)}
+    run(1, recovery := OomRecovery(), ckpt_path=path)
+    assert recovery.steps.events.entries[: len(before)] == before
+    assert {event["rank"] for event in recovery.summary()["events"]} == {0, 1}
 
 
 class Exchanging(Net):

@@ -1,3 +1,5 @@
+import weakref
+
 import lightning.pytorch as L
 import pytest
 import torch
@@ -242,3 +244,28 @@ def test_a_probe_holds_gradients_where_training_will_add_to_some(global_batch_si
     probes = len(finder.result.probes)
     assert [there for _, there in meter.there] == [False, accumulates, accumulates] * probes
     assert all(p.grad is None for p in module.parameters())
+
+
+class WatchesBoth(Unknown):
+    """Tells which gradients of the step before are alive when its backward pass has ended."""
+
+    def backward(self, loss, *args, **options):
+        earlier = self.meter[0].earlier
+        super().backward(loss, *args, **options)
+        own = {id(p.grad) for p in self.parameters()}
+        alive = [ref for ref in earlier if (g := ref()) is not None and id(g) not in own]
+        self.meter[0].apart.append(len(alive))
+        earlier[:] = [weakref.ref(p.grad) for p in self.parameters()]
+
+
+@pytest.mark.parametrize("recovers", [True, False])
+def test_a_probe_keeps_two_sets_of_gradients_where_recovery_will(recovers):
+    """With BatchNorm; see `gpuopt.steps.window_gradients`."""
+    meter = FakeMeter()
+    meter.earlier, meter.apart = [], []
+    module = WatchesBoth(meter)
+    finder = BatchSizeFinder(meter=meter, global_batch_size=10_000, steps=3, find_only=True)
+    callbacks = [finder, *([OomRecovery()] if recovers else [])]
+    L.Trainer(callbacks=callbacks, **SETTINGS).fit(module, *loaders())
+    sets = 6 if recovers else 0  # tensors of the network
+    assert meter.apart == [0, sets, sets] * len(finder.result.probes)

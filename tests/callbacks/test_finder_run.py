@@ -30,7 +30,7 @@ def meter(monkeypatch):
         return cross_entropy(self, logits, batch)
 
     monkeypatch.setattr(Classifier, "_cross_entropy", taking)
-    monkeypatch.setattr("gpuopt.callbacks.batch_size_finder.step_meter_of", lambda device: fake)
+    monkeypatch.setattr("gpuopt.callbacks.batch_size_finder.probe_meter_of", lambda device: fake)
     return fake
 
 

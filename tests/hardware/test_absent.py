@@ -19,7 +19,7 @@ def test_a_memory_alone_is_a_card(memory):
     assert asked.is_nameless
     card = asked.card()
     assert (card.name, card.memory_mib, card.precision) == ("6 GiB", 6144, "bf16")
-    assert card.headroom_ratio == recommended_headroom_ratio(6144)
+    assert card.headroom("predicted") == recommended_headroom_ratio(6144)
 
 
 def test_what_is_given_wins_over_what_is_recommended():

@@ -7,7 +7,6 @@ from gpuopt.hardware import load_catalogue, recognise
 from gpuopt.hardware.gpu import capability_of
 from gpuopt.hardware.policy import (
     has_tensor_cores,
-    recommended_headroom_ratio,
     recommended_image_size,
     recommended_num_workers,
     recommended_precision,
@@ -49,7 +48,7 @@ def test_a_preset_is_complete_and_recommends_what_the_policy_does(stem):
     assert gpu.precision == recommended_precision(capability, tensor_cores)
     assert gpu.num_workers == recommended_num_workers(gpu.tensor_tflops or gpu.fp32_tflops)
     assert gpu.image_size == recommended_image_size(gpu.memory_mib)
-    assert gpu.headroom_ratio == recommended_headroom_ratio(gpu.memory_mib)
+    assert gpu.headroom_ratio is None  # is left to the evidence
     assert FOLDER.joinpath(f"{stem}.yaml").read_text().startswith("# Source: ")
 
 

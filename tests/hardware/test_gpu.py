@@ -5,7 +5,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
-from gpuopt.hardware import Gpu, SeedRow
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO, Gpu, SeedRow
+from gpuopt.hardware.policy import recommended_headroom_ratio
 
 
 def card(**changes):
@@ -53,6 +54,22 @@ def test_the_budget_is_the_smaller_of_memory_and_limit_less_the_headroom():
     assert card(memory_limit_mib=4096).budget_bytes() == int(4096 * 2**20 * 0.9)
     with pytest.raises(InputError, match="memory_mib is unknown"):
         Gpu().budget_bytes()
+
+
+@pytest.mark.parametrize("ratio", [0.0, 0.08, 0.5])
+def test_a_headroom_that_is_given_holds_for_predictions_and_measurements(ratio):
+    gpu = card(headroom_ratio=ratio)
+    assert gpu.headroom("predicted") == gpu.headroom("measured") == ratio
+    assert gpu.budget_bytes() == int(8192 * 2**20 * (1 - ratio))
+
+
+@pytest.mark.parametrize("limit", [None, 6144])
+def test_without_one_a_measurement_needs_less_than_a_prediction(limit):
+    gpu = card(headroom_ratio=None, memory_limit_mib=limit)
+    assert gpu.headroom("measured") == MEASURED_HEADROOM_RATIO == 0.03
+    predicted = recommended_headroom_ratio(limit or 8192)
+    assert gpu.headroom("predicted") == predicted >= 0.08
+    assert gpu.budget_bytes() == int((limit or 8192) * 2**20 * (1 - predicted))
 
 
 def test_what_is_pinned_on_auto_wins_over_the_card_that_is_found():

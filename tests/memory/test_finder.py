@@ -282,3 +282,26 @@ def test_two_neighbours_do_not_tell_the_slope():
     found = find_batch_size(probe, capacity_bytes=12_085_000_000, headroom_ratio=0.02, prior=prior)
     assert max(tried) < 260, tried
     assert found.largest >= 240
+
+
+def test_after_thrashing_the_search_goes_on_half_way():
+    """As measured for ViT-B on an emulated 6 GiB card, where 53 samples thrashed."""
+    tried = []
+
+    def probe(samples):
+        tried.append(samples)
+        live = int(1.58e9 + 0.0705e9 * samples)
+        return ProbeResult(
+            samples,
+            min(5_635_000_000, live + 450_000_000),
+            1_444_000_000,
+            live_bytes=live,
+            thrashed=samples >= 52,
+        )
+
+    prior = MemoryEstimate(FixedMemory(1_577_000_000, context=CONTEXT), (Line(0, 69_000_000),), 224)
+    found = find_batch_size(probe, capacity_bytes=5_642_387_456, headroom_ratio=0.02, prior=prior)
+    *_, below, above, answer = tried
+    assert above >= 52
+    assert answer == found.largest == (below + above) // 2
+    assert found.is_verified

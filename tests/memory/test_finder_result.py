@@ -48,7 +48,6 @@ def test_the_knee_is_the_least_batch_with_nearly_the_full_throughput():
 def test_the_micro_batch_keeps_the_global_batch_exact():
     best = result(largest=100).best_for(256)
     assert (best.micro_batch_size, best.accumulate_grad_batches) == (64, 4)
-    assert best.seconds == pytest.approx(4 * 0.05 + 256 * 0.001)
     assert result(largest=100).best_for(256, 2).micro_batch_size == 64
     assert result(largest=100).best_for(64).micro_batch_size == 64
     assert result(largest=100, is_timed=False).best_for(256).micro_batch_size == 64
@@ -60,6 +59,7 @@ def test_a_ragged_window_needs_fewer_micro_batches():
     choice = result(largest=100).choice(86)
     assert (choice.value, choice.evidence) == (86, "measured")
     assert "in 3 probes: 100 fit" in choice.reason
+    assert "GiB, 5 % kept free; " in choice.reason
 
 
 def test_the_result_is_plain_json():

@@ -5,7 +5,15 @@ import pytest
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
-from gpuopt.memory import FixedMemory, Line, MemoryEstimate, choose_micro_batch
+from gpuopt.memory import (
+    FixedMemory,
+    Line,
+    MemoryEstimate,
+    StepTime,
+    choose_micro_batch,
+    choose_prediction_batch,
+    cut_global_batch,
+)
 
 MIB = 2**20
 ESTIMATE = MemoryEstimate(
@@ -31,8 +39,45 @@ def test_the_global_batch_is_cut_into_the_fewest_and_most_equal_chunks(
     assert (choice.key, choice.evidence) == ("micro_batch_size", "predicted")
 
 
+@pytest.mark.parametrize("per_device", [1, 2, 7, 64, 96, 97])
+@pytest.mark.parametrize("largest", [1, 3, 10, 64, 1000])
+@pytest.mark.parametrize("base", [0.0, 0.02, 5.0])
+@pytest.mark.parametrize("is_ragged", [False, True])
+def test_no_other_cut_takes_less_time(per_device, largest, base, is_ragged):
+    time = StepTime(base, 0.001)
+
+    def seconds(size):
+        whole, rest = divmod(per_device, size)
+        return whole * time.at(size) + (time.at(rest) if rest else 0.0)
+
+    best = cut_global_batch(largest, per_device, is_ragged=is_ragged)
+    sizes = [
+        size
+        for size in range(1, min(largest, per_device) + 1)
+        if is_ragged or per_device % size == 0
+    ]
+    assert best.micro_batch_size in sizes
+    assert best.accumulate_grad_batches == math.ceil(per_device / best.micro_batch_size)
+    assert seconds(best.micro_batch_size) <= min(map(seconds, sizes)) + 1e-9
+
+
+@pytest.mark.parametrize(("fit", "expected"), [(1, 1), (200, 200), (256, 256), (900, 256)])
+def test_a_prediction_takes_what_fits_as_far_as_it_gains(fit, expected):
+    choice = choose_prediction_batch(card(2000 + 100 * fit), ESTIMATE)
+    assert (choice.key, choice.value, choice.evidence) == ("batch_size", expected, "predicted")
+    assert choice.reason.startswith(f"{fit} fit: ")
+
+
+def test_a_prediction_on_a_cpu_is_bounded_and_a_card_too_small_is_refused():
+    assert choose_prediction_batch(Gpu(name="cpu"), None).value == 32
+    with pytest.raises(InputError, match="batch_size=auto: not one sample fits gpu=card"):
+        choose_prediction_batch(card(2099), ESTIMATE)
+
+
 def test_headroom_and_limit_shrink_it():
     assert choose_micro_batch(card(10_000), ESTIMATE, 1000).value == 77  # 80 fit, 13 chunks
+    by_itself = choose_micro_batch(card(10_000, headroom_ratio=None), ESTIMATE, 1000)
+    assert (by_itself.value, "GiB, 8 % kept free; " in by_itself.reason) == (72, True)
     assert choose_micro_batch(card(10_000, headroom_ratio=0.5), ESTIMATE, 30).value == 30
     assert choose_micro_batch(card(10_000, headroom_ratio=0.5), ESTIMATE, 31).value == 16
     assert choose_micro_batch(card(10_000, memory_limit_mib=2500), ESTIMATE, 1000).value == 5

@@ -11,6 +11,7 @@ import torch
 from gpuopt.errors import InputError
 from gpuopt.hardware import load_catalogue
 from gpuopt.memory import CONTEXT_BYTES, MemorySetup, meta_model, predict_memory
+from gpuopt.memory.step_trace import step_lines
 
 ROOT = Path(__file__).parents[2]
 CATALOGUE = load_catalogue(ROOT / "conf" / "gpu")
@@ -233,3 +234,22 @@ def test_presets_recommend_a_size_at_which_some_samples_fit():
 def test_importing_imports_neither_timm_nor_torch():
     code = "import sys, gpuopt.memory; sys.exit(bool({'timm', 'torch'} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("model", "drop_rate", "is_apart"),
+    [("resnet18", 0.0, True), ("test_vit", 0.0, False), ("test_vit", 0.1, True)],
+)
+def test_what_depends_on_its_batch_keeps_the_gradients_of_a_pass_apart(model, drop_rate, is_apart):
+    """See `gpuopt.steps.window_gradients`; a step of one micro-batch has none to keep apart."""
+    setup = MemorySetup(model, None, "fp32", drop_rate=drop_rate)
+    meta = meta_model.MetaModel(setup)
+    lines = [step_lines(meta, training=True, apart=apart) for apart in (False, True)]
+    assert lines[0] != lines[1]
+    predicted = predict_memory(setup, keep=False)
+    (expected,) = (
+        fixed.base_bytes
+        for fixed in lines[is_apart]
+        if fixed.bytes_per_sample == predicted.bytes_per_sample
+    )
+    assert predicted.lines[-1].base_bytes == expected - predicted.fixed.half_precision_weights

@@ -89,3 +89,14 @@ def test_recomputed_blocks_keep_no_copies_of_their_weights():
     lean = MetaModel(MemorySetup("convnext_nano", 224, "bf16", checkpointing="full"))
     follow_step(lean, 2, training=True)
     assert lean.emulation.weight_copies_bytes < kept / 4
+
+
+def test_gradients_of_a_pass_that_are_kept_apart_come_on_top_of_those_that_were_there():
+    """With BatchNorm, where `OomRecovery` could not take a failed pass back otherwise."""
+    model = MetaModel(MODELS["batch norm"])
+    weights = sum(parameter.nbytes for parameter in model.parameters)
+    added, apart = (
+        follow_step(model, 10_007, training=True, apart=is_apart).history[-1][0]
+        for is_apart in (False, True)
+    )
+    assert apart - added == pytest.approx(weights, rel=0.05)

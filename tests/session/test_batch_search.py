@@ -29,8 +29,8 @@ def test_a_size_that_is_given_is_not_searched(micro, enabled, searches):
     assert nodes["batch_size_finder"]["enabled"] is enabled
 
 
-@pytest.mark.parametrize(("of_card", "used"), [(None, 0.05), (0.09, 0.09), (0.0, 0.0)])
-def test_the_headroom_is_that_of_the_card(of_card, used):
+@pytest.mark.parametrize(("of_card", "used"), [(None, 0.03), (0.09, 0.09), (0.0, 0.0)])
+def test_the_headroom_is_the_dial_or_that_of_a_measurement(of_card, used):
     data = SimpleNamespace(micro_batch_size=57, sample_batch=None)
     arguments = search_arguments(plan(of_card), data)
     assert arguments["headroom_ratio"] == used

@@ -42,7 +42,7 @@ def test_a_card_that_is_not_there_gets_the_micro_batch_of_its_memory(stem, preci
 
 
 def test_averaged_weights_headroom_and_devices_count():
-    words = ["gpu=rtx3060", "model=timm", "model.name=test_vit", "image_size=160"]
+    words = ["gpu=rtx3060", "model=timm", "model.name=resnet18", "image_size=160"]
 
     def largest(*more):
         settings = compose_settings("train", [*words, *more])
@@ -54,6 +54,7 @@ def test_averaged_weights_headroom_and_devices_count():
     plain = largest()
     assert largest("gpu.headroom_ratio=0.5") < 0.6 * plain
     assert largest("model.checkpointing=full") > plain
+    assert largest("callbacks.moving_average.enabled=true") < plain
     settings = compose_settings("train", [*words, "global_batch_size=8", "trainer.devices=2"])
     assert absent_micro_batch(CATALOGUE["rtx3060"], settings).value == 4
 

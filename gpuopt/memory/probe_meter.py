@@ -1,4 +1,9 @@
-"""Measuring a few steps on a device: how much memory they take and how long they last."""
+"""Measuring the steps of a probe: how much memory they need and how long they last.
+
+`gpuopt.memory.meter` reads the device while a training goes on, and must not disturb it. A probe
+owns the device until it ends, so its meter may do more: give the cache back, wait for the queue,
+cap the allocator, and tell what a step needs from what the allocator happens to hold.
+"""
 
 import contextlib
 import time
@@ -11,10 +16,10 @@ import torch
 from gpuopt.memory.device_errors import free_memory
 from gpuopt.memory.meter import CudaMeter
 
-__all__ = ["AllocatorMeter", "CudaStepMeter", "StepMeter", "live_bytes_of", "step_meter_of"]
+__all__ = ["AllocatorMeter", "CudaProbeMeter", "ProbeMeter", "live_bytes_of", "probe_meter_of"]
 
 
-class StepMeter(Protocol):
+class ProbeMeter(Protocol):
     """What a probe asks of a device; tests put a simulated one in the place of CUDA."""
 
     def capacity_bytes(self) -> int:
@@ -59,7 +64,7 @@ class AllocatorMeter(Protocol):
         ...
 
 
-class CudaStepMeter:
+class CudaProbeMeter:
     """Reads PyTorch's allocator and the driver.
 
     The allocator holds more than its tensors: free blocks that it would give back before it fails,
@@ -139,11 +144,11 @@ class CudaStepMeter:
         return int(stats["inactive_split_bytes"]["all"][when])
 
 
-def step_meter_of(device: torch.device) -> StepMeter | None:
+def probe_meter_of(device: torch.device) -> ProbeMeter | None:
     """Return what measures steps on a device; None for a CPU, whose allocator counts nothing."""
-    return CudaStepMeter(device) if device.type == "cuda" else None
+    return CudaProbeMeter(device) if device.type == "cuda" else None
 
 
-def live_bytes_of(meter: StepMeter) -> int:
+def live_bytes_of(meter: ProbeMeter) -> int:
     """Return the peak of the tensors alone; 0 from a meter that does not tell them apart."""
     return meter.live_bytes() if isinstance(meter, AllocatorMeter) else 0

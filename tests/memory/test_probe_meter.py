@@ -1,20 +1,20 @@
 import pytest
 import torch
 
-from gpuopt.memory.step_meter import step_meter_of
+from gpuopt.memory.probe_meter import probe_meter_of
 
 MIB = 2**20
 
 
 def test_a_cpu_has_no_meter():
-    assert step_meter_of(torch.device("cpu")) is None
+    assert probe_meter_of(torch.device("cpu")) is None
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_step_is_measured_and_cannot_take_more_than_is_free():
     device = torch.device("cuda", 0)
-    meter = step_meter_of(device)
+    meter = probe_meter_of(device)
     meter.start()
     before, resident = meter.capacity_bytes(), meter.resident_bytes()
     held = torch.empty(64 * MIB, dtype=torch.uint8, device=device)
@@ -37,7 +37,7 @@ def test_what_the_allocator_could_give_back_is_not_needed():
     def take(mib):
         return torch.empty(mib * MIB, dtype=torch.uint8, device="cuda")
 
-    meter = step_meter_of(torch.device("cuda", 0))
+    meter = probe_meter_of(torch.device("cuda", 0))
     meter.start()
     resident = meter.resident_bytes()
     first, held = take(256), take(64)
