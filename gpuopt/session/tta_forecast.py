@@ -5,12 +5,11 @@ import functools
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, resolve_precision
 from gpuopt.measure.roofline import forward_flops, gpu_rates, predict_forward_s
-from gpuopt.memory import MemoryEstimate, MemorySetup, choose_micro_batch, predict_memory
+from gpuopt.memory import MemoryEstimate, MemorySetup, choose_prediction_batch, predict_memory
 from gpuopt.tta.time_model import TtaTime
 
-__all__ = ["LARGEST_CHUNK", "forecast_tta_time"]
+__all__ = ["forecast_tta_time"]
 
-LARGEST_CHUNK = 256
 # Assumptions: imports, weights and the start of CUDA; a few passes over the pixels for each view.
 _STARTUP_S = 10.0
 _VIEW_BYTES_PER_VALUE = 24.0
@@ -34,7 +33,7 @@ def forecast_tta_time(
         gpu: The card.
         precision: `auto` takes the card's own.
         decode_s: Seconds to decode an image, where it is known.
-        batch_size: Images per forward; `auto` takes what fits, up to 256.
+        batch_size: Images per forward; `auto` takes what fits, as far as throughput grows.
         cache_dir: Folder of all caches; None means the user's cache folder.
 
     Raises:
@@ -51,7 +50,7 @@ def forecast_tta_time(
     inference = MemorySetup(model_name, image_size, arithmetic, training=False)
     memory = _memory(inference, cache_dir)
     if batch_size == "auto":
-        chunk = int(choose_micro_batch(gpu, memory, LARGEST_CHUNK).value)
+        chunk = int(choose_prediction_batch(gpu, memory).value)
     else:
         chunk = int(batch_size)
     training = MemorySetup(model_name, image_size, arithmetic)
