@@ -162,8 +162,13 @@ def interval_text(interval: Interval | None) -> Text:
     )
 
 
-def difference_text(interval: Interval | None) -> Text:
-    """Word a difference; only one that excludes zero is coloured, the other is no finding."""
+def difference_text(interval: Interval | None, *, in_words: bool = True) -> Text:
+    """Word a difference; only one that excludes zero is coloured, the other is no finding.
+
+    Args:
+        interval: Nothing is worded for None.
+        in_words: Also say in words what is no finding.
+    """
     if interval is None:
         return Text("")
     style = "bold"
@@ -172,6 +177,6 @@ def difference_text(interval: Interval | None) -> Text:
     text = Text.assemble(
         (f"{interval.value:+.3f}", style), (f"  {interval.low:+.3f} to {interval.high:+.3f}", "dim")
     )
-    if not interval.excludes_zero:
+    if in_words and not interval.excludes_zero:
         text.append("  (may be 0)", style="dim")
     return text

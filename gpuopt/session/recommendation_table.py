@@ -35,7 +35,8 @@ def _policies(answer: TtaRecommendation) -> Table:
     table.caption = Text(
         f"macro-F1 of {answer.scores.report_images} {held_out} images, 95% bootstrap intervals; "
         f"greedy views were chosen on {answer.scores.selection_images} others\n"
-        "frontier: no quicker policy had a higher macro-F1 on those",
+        "frontier: no quicker policy had a higher macro-F1 on those; a difference whose interval "
+        "holds 0 is none",
         style="dim",
     )
     table.caption_justify = "left"
@@ -51,7 +52,7 @@ def _policies(answer: TtaRecommendation) -> Table:
             str(len(option.scored.views)),
             _minutes(option.minutes),
             interval_text(option.scored.macro_f1),
-            difference_text(option.scored.difference),
+            difference_text(option.scored.difference, in_words=False),
             _mark(answer, option),
         )
     return table

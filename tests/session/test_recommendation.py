@@ -82,6 +82,21 @@ def test_the_table_fits_and_says_what_was_judged_on_what():
         assert words in text.replace("\n", " ")
 
 
+def test_nothing_of_a_long_row_is_cut_off():
+    gain = Interval(-0.911, -0.96, -0.85)
+    score = Interval(0.985, 0.959, 1.0)
+    long = ScoredPolicy("comprehensive", VIEWS * 5, "mean", score, gain, 0.9, 0.9, is_preset=True)
+    time = TtaTime(500.0, 100.0, 1e-4, 0.0, 1e-2, {}, 0.9, 1.13, 32, "measured", "here")
+    options = mark_frontier([(long, time.minutes(654_321, long.views))])
+    found = recommend(options, target_minutes=None, min_f1=0.9)
+    scores = PolicyScores([long], 100, 101)
+    shape = ("run", "test_vit", 32, 1, 654_321, scores, time, options, found, None, 0.9)
+    text = shown(TtaRecommendation(*shape))
+    for words in ("comprehensive", "0.985  0.959 to 1.000", "-0.960 to -0.850", "recommended"):
+        assert words in text
+    assert "\u2026" not in text
+
+
 def test_scores_are_left_for_the_check(tmp_path):
     write_tta_scores(tmp_path, {"checkpoints/best.ckpt": "d"}, SCORES)
     weights, images, found = read_tta_scores(tmp_path / TTA_SCORES)
