@@ -10,7 +10,8 @@ the GPU the program runs on; only the memory is emulated.
 import argparse
 import json
 import tempfile
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -108,6 +109,9 @@ def main(words: Sequence[str] | None = None) -> Path:
     """Run the program and return its result's path."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks presets", description=__doc__)
     parser.add_argument("--jobs", type=int, default=1, help="tasks at once on all GPUs")
+    parser.add_argument(
+        "--most-gib", type=float, help="leave out cards with more memory (default: the GPU's own)"
+    )
     parser.add_argument("--task", help=argparse.SUPPRESS)
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
@@ -119,18 +123,23 @@ def main(words: Sequence[str] | None = None) -> Path:
         written = {"fitted": [asdict(_carry_out(task)) for task in tasks]}
         arguments.output.write_text(json.dumps(written), "utf-8")
         return Path(arguments.output)
-    tasks, too_large = _tasks_here(quick=arguments.quick)
-    found, errors = _run_all(tasks, arguments.jobs)
-    rows = preset_rows(found)
-    print(format_rows(rows))
+    tasks, too_large = _tasks_here(arguments.most_gib, quick=arguments.quick)
+    path = arguments.output
+
+    def keep(found: Sequence[Fitted], errors: Mapping[str, str]) -> None:
+        nonlocal path
+        details = {
+            "fitted": [asdict(one) for one in found],
+            "errors": errors,
+            "left_out": too_large,
+        }
+        path = save("presets", preset_rows(found), arguments, parser, details)
+
+    found, errors = _run_all(tasks, arguments.jobs, keep)
+    print(format_rows(preset_rows(found)))
     for name, reason in errors.items():
         print(f"failed: {name}: {reason}")
-    details = {
-        "fitted": [asdict(one) for one in found],
-        "errors": errors,
-        "larger_than_this_gpu": too_large,
-    }
-    return save("presets", rows, arguments, parser, details)
+    return Path(path)
 
 
 def preset_tasks(catalogue: Mapping[str, Gpu]) -> list[PresetTask]:
@@ -166,23 +175,31 @@ def _are_alike(smaller: PresetTask, larger: PresetTask) -> bool:
     return of_smaller == smaller and larger.memory_mib <= _ALIKE_RATIO * smaller.memory_mib
 
 
-def _tasks_here(*, quick: bool) -> tuple[list[PresetTask], list[str]]:
-    """Return the tasks for this machine, and the presets that have more memory than its GPU."""
+def _tasks_here(most_gib: float | None, *, quick: bool) -> tuple[list[PresetTask], list[str]]:
+    """Return the tasks for this machine, and the presets that have more memory than that."""
     if quick:
         return [PresetTask(("quick",), "quick", "test_vit", 32, "fp32", 6144, 0.08)], []
     total_mib = torch.cuda.get_device_properties(0).total_memory // _MIB
+    if most_gib is not None:
+        total_mib = min(total_mib, int(most_gib * _GIB))
     tasks = preset_tasks(load_catalogue(CONF_DIR / "gpu"))
     here = [task for task in tasks if task.memory_mib <= total_mib]
     absent = {name for task in tasks if task.memory_mib > total_mib for name in task.presets}
     return here, sorted(absent)
 
 
-def _run_all(tasks: Sequence[PresetTask], jobs: int) -> tuple[list[Fitted], dict[str, str]]:
+def _run_all(
+    tasks: Sequence[PresetTask],
+    jobs: int,
+    keep: Callable[[Sequence[Fitted], Mapping[str, str]], None],
+) -> tuple[list[Fitted], dict[str, str]]:
     """Run the modes of a card one after another in a process, several cards at once."""
     found: list[Fitted] = []
     errors: dict[str, str] = {}
     shared = SharedMemory.of_devices()
     threads = max(1, available_cpus() // jobs)
+    order = {str(task): number for number, task in enumerate(tasks)}
+    kept = threading.Lock()
     by_card: dict[tuple[str, ...], list[PresetTask]] = {}
     for task in tasks:
         by_card.setdefault(task.presets, []).append(task)
@@ -198,12 +215,15 @@ def _run_all(tasks: Sequence[PresetTask], jobs: int) -> tuple[list[Fitted], dict
                 errors[", ".join(card[0].presets)] = str(error)
                 print(f"{card[0]}: {error}", flush=True)
                 return
-            found.extend(Fitted(**one) for one in content["fitted"])
-            print(*found[-len(card) :], sep="\n", flush=True)
+            fitted = [Fitted(**one) for one in content["fitted"]]
+            print(*fitted, sep="\n", flush=True)
+            with kept:
+                found.extend(fitted)
+                found.sort(key=lambda one: order[one.task])
+                keep(found, errors)
 
         list(pool.map(run, range(len(by_card)), by_card.values()))
-    order = {str(task): number for number, task in enumerate(tasks)}
-    return sorted(found, key=lambda one: order[one.task]), errors
+    return found, errors
 
 
 def _carry_out(task: PresetTask) -> Fitted:

@@ -68,12 +68,15 @@ class Compile:
     """Compilation of the backbone by torch.compile.
 
     Attributes:
-        mode: `off`, `default`, `reduce-overhead` or `max-autotune`.
+        mode: `off`, `auto` (where it pays back within the run), `default`, `reduce-overhead` or
+            `max-autotune`.
         backend: For example `inductor`, or `eager` to find faults of the compiler.
+        time_limit_s: Most seconds that `auto` compiles, all modes together.
     """
 
     mode: str = "off"
     backend: str = "inductor"
+    time_limit_s: float = 120.0
 
 
 @dataclass

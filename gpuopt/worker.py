@@ -24,6 +24,7 @@ from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import (
     AdaptiveBatchSize,
     BatchSizeFinder,
+    CompileChooser,
     DurableCheckpoint,
     GlobalBatchSchedule,
     GpuStats,
@@ -42,7 +43,7 @@ from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
-from gpuopt.session.compilation import compile_backbone
+from gpuopt.session.compilation import compile_backbone, compile_choosers, with_compiled
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
@@ -146,11 +147,12 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             skip=("checkpoint",),
             given={"batch_size_finder": search_arguments(plan, data)},
         )
+        callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:
             fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)
         if not rank.is_first:
             return {}
-        plan = with_found(plan, callbacks)
+        plan = with_compiled(with_found(plan, callbacks), callbacks)
         best = _load_best(model, fitted.checkpoint)
         with Stopwatch() as test_time:
             evaluation = evaluate(
@@ -385,6 +387,7 @@ def _training_facts(fitted: Fitted, model: Classifier, best: Path | None) -> dic
         "oom_recovery": summary_of(OomRecovery),
         "adaptive_batch_size": summary_of(AdaptiveBatchSize),
         "batch_size_finder": summary_of(BatchSizeFinder),
+        "compile": summary_of(CompileChooser),
         "global_batch": summary_of(GlobalBatchSchedule),
         "gradient_scaler": summary_of(ScalerSteps),
         **(summary_of(GpuStats) or {}),

@@ -115,6 +115,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
+        "gpuopt.prediction_folder",
         "gpuopt.hardware",
         "gpuopt.memory",
         "gpuopt.recomputation",
@@ -145,7 +146,8 @@ for name in sys.argv[1:]:
     assert os.wait()[1] == 0, name
 """
     parts = ("callbacks", "data", "model", "recomputation.apply", "storage.checkpoint")
-    parts += ("tta.frontier", "tta.predictor", "tta.recommender", "tta.time_model")
+    parts += ("tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,

@@ -108,31 +108,6 @@ def test_json_for_programs(call):
     assert "memory_gib" not in answer["command"]
 
 
-def test_the_largest_is_what_the_check_reports(call):
-    from gpuopt.checks.request import CheckRequest, make_report
-    from gpuopt.schema import to_check_config
-
-    words = ("model=timm", "model.name=test_vit", "image_size=32", "gpu.memory_gib=1.5")
-    config = to_check_config(compose_settings("check", ["report=fit", *words]))
-    report = make_report(
-        "fit",
-        CheckRequest(
-            gpu=config.gpu,
-            catalogue={},
-            model=config.model,
-            optimizer=config.optimizer,
-            image_size=32,
-        ),
-    ).as_dict()
-    (card,) = report["cards"]
-    answer = answer_of(call, "gpu.memory_gib=1.5")
-    assert answer["largest"] == card["largest"]["plain"]
-    assert answer["cards"][0]["levels"]["full"] == card["largest"]["checkpointed"]
-    predicts = answer_of(call, "gpu.memory_gib=1.5", "purpose=predict")
-    assert predicts["largest"] == card["largest"]["predict"]
-    assert predicts["cards"][0]["levels"] == {}
-
-
 @pytest.mark.parametrize(
     ("words", "chosen"),
     [

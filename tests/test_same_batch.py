@@ -83,8 +83,10 @@ def test_training_gets_what_was_found_and_checked(card, training, way, size):
     settings = compose_settings("train", [*MODEL, *words])
     gpu = to_find_config(compose_settings("find_batch_size", [*MODEL, *words])).gpu.card()
     assert absent_micro_batch(gpu, settings).value == answer.choice.value
-    largest = checked("gpu=rtx3060", *card, f"image_size={answer.image_size}")[way]
+    check = checked("gpu=rtx3060", *card, f"image_size={answer.image_size}")
+    largest = check[way]
     assert largest == answer.largest
+    assert answer.cards[0].levels["full"] == check["checkpointed"]
     share = math.ceil(20000 / plan.devices)
     assert cut_global_batch(largest, share).micro_batch_size == answer.choice.value < share
 
@@ -105,3 +107,4 @@ def test_prediction_gets_what_was_found_and_checked(limit_mib):
     assert setup.batch_size == answer.choice.value
     assert answer.largest == checked(*words, "image_size=320")["predict"]
     assert answer.choice.value == min(answer.largest, 256)
+    assert answer.cards[0].levels == {}

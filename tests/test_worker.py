@@ -344,6 +344,25 @@ def test_a_compiled_backbone_gives_the_same_scores(train, tmp_path):
     assert plain["metrics"] == compiled["metrics"]
 
 
+def test_a_run_too_short_to_pay_back_compiling_stays_eager_and_says_so(train, tmp_path):
+    plain = train(tmp_path / "plain", "trainer.max_steps=3")
+    found = train(
+        tmp_path / "auto",
+        "trainer.max_steps=3",
+        "compile.mode=auto",
+        "compile.backend=eager",
+        "compile.time_limit_s=30",
+    )
+    assert plain["metrics"] == found["metrics"]
+    assert plain["training"]["compile"] is None
+    trial = found["training"]["compile"]
+    # Of the 64 that each of two micro-batches per step has.
+    assert (trial["mode"], trial["steps_left"], trial["trials"]) == ("off", 6, [])
+    (choice,) = (c for c in found["choices"] if c["key"] == "compile.mode")
+    assert (choice["value"], choice["evidence"]) == ("off", "measured")
+    assert "too few to pay back compiling" in choice["reason"]
+
+
 def test_every_tta_preset_tests(train, tmp_path):
     whole = train(tmp_path, "tta=doc15", "trainer.max_steps=2")
     assert whole["metrics"]["tta"] == "doc15"

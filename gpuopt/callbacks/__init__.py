@@ -2,6 +2,7 @@
 
 from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.batch_size_finder import BatchSizeFinder
+from gpuopt.callbacks.compile_chooser import CompileChooser
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.callbacks.early_stopping import EarlyStopping
 from gpuopt.callbacks.epoch_summary import EpochSummary
@@ -20,6 +21,7 @@ from gpuopt.callbacks.step_log import StepLog
 __all__ = [
     "AdaptiveBatchSize",
     "BatchSizeFinder",
+    "CompileChooser",
     "DurableCheckpoint",
     "EarlyStopping",
     "EpochSummary",

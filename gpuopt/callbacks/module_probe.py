@@ -1,20 +1,18 @@
 """Real steps of a real module at one batch size: how much memory they take and how long."""
 
 import contextlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import lightning.pytorch as L
 import torch
-from lightning.pytorch.loggers.logger import DummyLogger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
 from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.oom_recovery import OomRecovery
+from gpuopt.callbacks.trial_steps import TrialSteps, no_steps_because
 from gpuopt.errors import InputError
 from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory
@@ -24,7 +22,6 @@ from gpuopt.steps.fit_state import FitState, averages_of
 from gpuopt.steps.gradients import take_gradients
 from gpuopt.steps.optimizer_state import make_state
 from gpuopt.steps.split_step import Binding, is_fit_for
-from gpuopt.steps.step_logs import recorded_logs
 from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["ModuleProbe"]
@@ -68,6 +65,7 @@ class ModuleProbe:
         _refuse(trainer, module)
         self._trainer = trainer
         self._module = module
+        self._taker = TrialSteps(trainer, module)
         self._make_batch = make_batch
         self._meter = meter
         self._averages = averages_of(trainer)
@@ -111,8 +109,8 @@ class ModuleProbe:
         for step in range(self._steps):
             if step == 1:
                 started = self._meter.clock_s()
-            before, batch = batch, self._on_device(on_host)
-            self._train(batch)
+            before, batch = batch, self._taker.on_device(on_host)
+            self._taker.train(batch)
             for average in self._averages:
                 average.update_parameters(self._module)
             retries.append(self._retries())
@@ -130,15 +128,6 @@ class ModuleProbe:
 
     # --- one step -----------------------------------------------------------------------------
 
-    def _train(self, batch: Any) -> None:
-        trainer, loop = self._trainer, self._trainer.fit_loop.epoch_loop
-        arguments = loop._build_kwargs(OrderedDict(), batch, 0)
-        with torch.enable_grad():
-            if self._module.automatic_optimization:
-                loop.automatic_optimization.run(trainer.optimizers[0], 0, arguments)
-            else:
-                loop.manual_optimization.run(arguments)
-
     def _validates(self) -> bool:
         return self._trainer.enable_validation and is_overridden("validation_step", self._module)
 
@@ -150,7 +139,7 @@ class ModuleProbe:
         trainer.validating = True
         try:
             with torch.inference_mode() if loop.inference_mode else torch.no_grad():
-                batch = self._on_device(self._make_batch(samples, "validate"))
+                batch = self._taker.on_device(self._make_batch(samples, "validate"))
                 takes_index = is_param_in_hook_signature(
                     module.validation_step, "batch_idx", min_args=2
                 )
@@ -160,12 +149,6 @@ class ModuleProbe:
             trainer.training = True
             for part, mode in modes:
                 part.training = mode
-
-    def _on_device(self, batch: Any) -> Any:
-        trainer, module = self._trainer, self._module
-        batch = trainer.precision_plugin.convert_input(batch)
-        batch = module._on_before_batch_transfer(batch, dataloader_idx=0)
-        return call._call_strategy_hook(trainer, "batch_to_device", batch, dataloader_idx=0)
 
     @contextlib.contextmanager
     def _gradients_for(self, samples: int) -> Iterator[None]:
@@ -213,18 +196,11 @@ class ModuleProbe:
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:
-        """Keep callbacks, loggers and other ranks out of it."""
-        trainer: Any = self._trainer
+        """Keep callbacks, loggers and other ranks out of it, and note the holes in memory."""
         with contextlib.ExitStack() as stack:
-            for callback in self._recovering:
-                stack.enter_context(callback.standing_aside())
-            stack.enter_context(recorded_logs(self._module))
+            stack.enter_context(self._taker.quiet())
             if isinstance(self._meter, AllocatorMeter):
                 stack.enter_context(_before_backward(self._module, self._meter.note_fragments))
-            stack.enter_context(_replaced(trainer, "callbacks", []))
-            loggers = [DummyLogger()] if trainer.loggers else []
-            stack.enter_context(_replaced(trainer, "_loggers", loggers))
-            stack.enter_context(_replaced(trainer.strategy, "model", self._module))
             yield
 
 
@@ -246,26 +222,12 @@ def _before_backward(module: L.LightningModule, notice: Callable[[], None]) -> I
         binding.undo()
 
 
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
 def _refuse(trainer: L.Trainer, module: L.LightningModule) -> None:
     """Refuse what single steps cannot be taken of.
 
     Raises:
         InputError: With the reason.
     """
-    reason = None
-    if is_param_in_hook_signature(module.training_step, "dataloader_iter", explicit=True):
-        reason = "training_step takes its batches from the loader itself"
-    elif not isinstance(trainer.strategy, (SingleDeviceStrategy, DDPStrategy)):
-        reason = f"{type(trainer.strategy).__name__} spreads the weights over several devices"
+    reason = no_steps_because(trainer, module)
     if reason is not None:
         raise InputError(f"BatchSizeFinder cannot measure here: {reason}; give the batch size")

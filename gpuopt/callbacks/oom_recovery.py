@@ -20,6 +20,10 @@ class OomRecovery(L.Callback):
     Scaling, clipping, accumulation, schedules and logging stay Lightning's. An allocator that
     finds memory only by giving back its cache, two steps in a row, counts as a failure to come.
 
+    Hooks between a forward pass and its backward pass count once, also where that fails. While
+    gradients accumulate, networks with BatchNorm or dropout hold those of the running pass beside
+    those of the earlier ones, for otherwise a failed pass could not be taken back.
+
     When a single sample does not fit, and when the optimizer's own step does not, the run ends
     with `FaultError`, a table of who holds the memory (`out_of_memory.json` in the Trainer's
     folder, on CUDA beside the allocator's `memory_snapshot.pickle`) and, where the process trains

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from gpuopt.measure.kept_state import kept_state, restarted_generators
+from gpuopt.measure.logit_difference import compare_logits
 
 __all__ = ["Forward", "PrecisionProbe", "probe_precision"]
 
@@ -120,7 +121,8 @@ def probe_precision(
 
 def _judge(trial: "_Trial", precision: str, samples: int, compared: int) -> PrecisionProbe:
     full, half = trial.logits(compared)
-    difference, largest, agreement = _compare(full, half, _MOST_DIFFERENCE[precision])
+    found = compare_logits(full, half, _MOST_DIFFERENCE[precision])
+    difference, agreement = found.ratio, found.top1_agreement
     speedup = trial.speedup(compared)
     figures = (
         f"{difference:.3f} from fp32 on {compared} samples, "
@@ -141,7 +143,7 @@ def _judge(trial: "_Trial", precision: str, samples: int, compared: int) -> Prec
         samples,
         compared,
         difference,
-        largest,
+        found.largest_ratio,
         agreement,
         speedup,
     )
@@ -238,20 +240,3 @@ class _Trial:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return self._clock()
-
-
-def _compare(
-    full: Tensor, half: Tensor, most_difference: float
-) -> tuple[float, float, float | None]:
-    """Compare logits [n, classes]; see `PrecisionProbe` for the three figures."""
-    centred = full - full.mean(1, keepdim=True)  # a shift of all classes changes no probability
-    scale = centred.square().mean().sqrt().clamp_min(1e-12)
-    difference = half - full
-    ratio = float(difference.square().mean().sqrt() / scale)
-    largest = float(difference.abs().max() / centred.abs().max().clamp_min(1e-12))
-    best, own = full.max(1)
-    second = full.scatter(1, own[:, None], float("-inf")).max(1).values
-    decided = best - second > 2 * most_difference * scale
-    if not bool(decided.any()):
-        return ratio, largest, None
-    return ratio, largest, float((half.argmax(1) == own)[decided].float().mean())

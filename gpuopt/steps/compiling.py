@@ -1,0 +1,161 @@
+"""What is to be compiled, as a process of its own can be told it, without weights."""
+
+import copy
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils import _pytree
+
+from gpuopt.steps.compiled_part import CompiledPart, without_chance
+from gpuopt.steps.compiler_cache import same_keys
+
+__all__ = ["CompileTask", "PartCall", "run_part"]
+
+
+@dataclass(frozen=True)
+class PartCall:
+    """A call of a part in a training step.
+
+    Attributes:
+        args: Positional arguments.
+        kwargs: Keyword arguments.
+        autocast: Format of automatic mixed precision; None without.
+    """
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
+    autocast: torch.dtype | None
+
+
+def run_part(part: nn.Module, call: PartCall, device: torch.device) -> Tensor:
+    """Repeat a call; returns its output.
+
+    Raises:
+        TypeError: When the part returns anything but one tensor.
+    """
+    enabled = call.autocast is not None
+    with torch.autocast(device.type, dtype=call.autocast, enabled=enabled):
+        output = part(*call.args, **call.kwargs)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"{type(part).__name__} returns no tensor but {type(output).__name__}")
+    return output
+
+
+@dataclass(frozen=True)
+class CompileTask:
+    """A part and a call of it, with shapes for tensors, and the settings that it runs under.
+
+    Attributes:
+        part: On the meta device.
+        call: On the meta device.
+        has_chance: Whether dropout draws; then a forward pass without is compiled as well.
+        device: Where it is compiled for.
+        backend: Of torch.compile.
+        matmul_precision: See `torch.set_float32_matmul_precision`; None when it was never set,
+            which the caches tell from its default.
+        deterministic: Whether only deterministic kernels are allowed.
+        threads: That PyTorch computes with on a CPU.
+    """
+
+    part: nn.Module
+    call: PartCall
+    has_chance: bool
+    device: torch.device
+    backend: str
+    matmul_precision: str | None
+    deterministic: bool
+    threads: int
+
+    @classmethod
+    def of(
+        cls,
+        part: nn.Module,
+        call: PartCall,
+        device: torch.device,
+        backend: str,
+        *,
+        has_chance: bool,
+    ) -> "CompileTask":
+        """Describe a part and a call under the present settings; nothing is copied but shapes."""
+        shapes: dict[int, Any] = {
+            id(tensor): _shape_of(tensor) for tensor in (*part.parameters(), *part.buffers())
+        }
+        args, kwargs = _pytree.tree_map_only(Tensor, _shape_of, (call.args, call.kwargs))
+        return cls(
+            copy.deepcopy(part, shapes),
+            PartCall(args, kwargs, call.autocast),
+            has_chance,
+            device,
+            backend,
+            _matmul_precision(),
+            torch.are_deterministic_algorithms_enabled(),
+            torch.get_num_threads(),
+        )
+
+    def digest(self, mode: str) -> str:
+        """Return a name for what compiling this in a mode leaves in PyTorch's caches."""
+        tensors = (*self.part.parameters(), *self.part.buffers())
+        tensors = (*tensors, *_pytree.tree_leaves((self.call.args, self.call.kwargs)))
+        kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        question = [
+            *(torch.__version__, kind, mode, self.backend, self.has_chance, self.call.autocast),
+            *(self.matmul_precision, self.deterministic, self.threads, self.part),
+            *((tuple(t.shape), t.stride(), t.dtype) for t in tensors if isinstance(t, Tensor)),
+        ]
+        return hashlib.sha256(repr(question).encode()).hexdigest()[:32]
+
+    def compile(self, mode: str) -> None:
+        """Compile with made-up numbers, as the first step of a process that starts."""
+        if self.matmul_precision is not None:
+            torch.set_float32_matmul_precision(self.matmul_precision)
+        torch.use_deterministic_algorithms(self.deterministic)
+        torch.set_num_threads(self.threads)
+        _fill(self.part, self.device)
+        args, kwargs = _pytree.tree_map_only(
+            Tensor, lambda t: _filled(t, self.device), (self.call.args, self.call.kwargs)
+        )
+        call = PartCall(args, kwargs, self.call.autocast)
+        CompiledPart(self.part, mode, self.backend).compiling()
+        with same_keys():
+            torch.autograd.backward(run_part(self.part, call, self.device).float().sum())
+            if self.has_chance:
+                with torch.no_grad(), without_chance(self.part):
+                    run_part(self.part, call, self.device)
+
+
+def _matmul_precision() -> str | None:
+    is_default = torch.backends.cuda.matmul.fp32_precision == "none"
+    return None if is_default else torch.get_float32_matmul_precision()
+
+
+def _shape_of(tensor: Tensor) -> Tensor:
+    shape = torch.empty_like(tensor, device="meta")
+    if isinstance(tensor, nn.Parameter):
+        return nn.Parameter(shape, requires_grad=tensor.requires_grad)
+    return shape.requires_grad_(tensor.requires_grad)
+
+
+def _filled(shape: Tensor, device: torch.device) -> Tensor:
+    numbers = torch.empty_strided(shape.shape, shape.stride(), dtype=shape.dtype, device=device)
+    if shape.is_floating_point():
+        with torch.no_grad():
+            numbers.uniform_(0.01, 0.02)  # positive, as a variance has to be
+    else:
+        numbers.zero_()  # an index that there is
+    if isinstance(shape, nn.Parameter):
+        return nn.Parameter(numbers, requires_grad=shape.requires_grad)
+    return numbers.requires_grad_(shape.requires_grad)
+
+
+def _fill(part: nn.Module, device: torch.device) -> None:
+    """Put numbers in the place of all shapes; what is shared stays shared."""
+    made: dict[int, Any] = {}
+    for inner in part.modules():
+        places: tuple[dict[str, Any], ...] = (inner._parameters, inner._buffers)
+        for place in places:
+            for name, shape in place.items():
+                if shape is not None:
+                    place[name] = made.setdefault(id(shape), _filled(shape, device))

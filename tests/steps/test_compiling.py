@@ -1,0 +1,110 @@
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from gpuopt.steps.compiled_part import CompiledPart
+from gpuopt.steps.compiler_cache import CompilerCache, missing_compiler
+from gpuopt.steps.compiling import CompileTask, PartCall, run_part
+from gpuopt.steps.compiling_process import CompilingProcess
+
+CPU = torch.device("cpu")
+
+
+def net():
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
+
+
+def call(samples=2, autocast=None):
+    return PartCall((torch.randn(samples, 3, 4, 4),), {}, autocast)
+
+
+def task(part=None, **options):
+    settings = {"backend": "eager", "has_chance": False, **options}
+    return CompileTask.of(part or net(), settings.pop("call", call()), CPU, **settings)
+
+
+def test_a_task_holds_shapes_only_and_leaves_the_part_alone():
+    part = net().to(memory_format=torch.channels_last)
+    part[0].bias.requires_grad_(False)
+    before = {name: value.clone() for name, value in part.state_dict().items()}
+    made = task(part)
+    inner = [*made.part.parameters(), *made.part.buffers(), *made.call.args]
+    assert all(tensor.is_meta for tensor in inner)
+    for (name, own), (other_name, shape) in zip(
+        part.named_parameters(), made.part.named_parameters(), strict=True
+    ):
+        assert (name, own.shape, own.stride()) == (other_name, shape.shape, shape.stride())
+        assert own.requires_grad == shape.requires_grad
+    assert all(torch.equal(value, part.state_dict()[name]) for name, value in before.items())
+    assert all(parameter.device == CPU for parameter in part.parameters())
+
+
+def test_its_name_tells_apart_what_is_compiled_apart():
+    part = net()
+    names = [
+        task(part).digest("default"),
+        task(part).digest("max-autotune"),
+        task(part, backend="inductor").digest("default"),
+        task(part, has_chance=True).digest("default"),
+        task(part, call=call(samples=3)).digest("default"),
+        task(part, call=call(autocast=torch.bfloat16)).digest("default"),
+        task(nn.Sequential(*part, nn.Dropout())).digest("default"),
+        task(net().to(memory_format=torch.channels_last)).digest("default"),
+    ]
+    assert len(set(names[:-1])) == len(names) - 1
+    assert task(net()).digest("default") == names[0]  # whatever the weights are
+
+
+def test_made_up_numbers_keep_what_is_shared_and_the_settings():
+    part = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+    part[1].weight = part[0].weight
+    part[1].bias.requires_grad_(False)
+    made = task(part, call=PartCall((torch.ones(2, 4),), {}, None))
+    before = torch.get_num_threads()
+    made.compile("default")
+    assert made.part[0].weight is made.part[1].weight
+    assert made.part[0].weight.grad is not None
+    assert made.part[1].bias.grad is None
+    assert torch.get_num_threads() == before
+    torch.compiler.reset()
+
+
+def test_a_part_of_no_one_tensor_is_refused():
+    class Two(nn.Module):
+        def forward(self, x):
+            return x, x
+
+    with pytest.raises(TypeError, match="Two returns no tensor but tuple"):
+        run_part(Two(), call(), CPU)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(missing_compiler(CPU, "inductor") is not None, reason="needs a C++ compiler")
+def test_what_a_process_has_compiled_is_taken_from_the_cache(tmp_path):
+    from torch._dynamo.utils import counters
+
+    # Of a convolution, whose memory format is part of the key, and nothing else to be generated.
+    part, compiled_call = net()[0], call()
+    made = task(part, call=compiled_call, backend="inductor")
+    torch.compiler.reset()
+    counters.clear()
+    with CompilerCache(tmp_path).in_use():
+        process = CompilingProcess(made, "default")
+        try:
+            while not process.is_done:
+                time.sleep(0.05)
+            assert process.fault() is None
+        finally:
+            process.end()
+        compiled = CompiledPart(part, "default", "inductor")
+        eager = run_part(part, compiled_call, CPU)
+        compiled.compiling()
+        found = run_part(part, compiled_call, CPU)
+        torch.autograd.backward(found.sum())
+    torch.testing.assert_close(found, eager)
+    assert counters["aot_autograd"]["autograd_cache_hit"] == 1
+    assert counters["inductor"]["fxgraph_cache_miss"] == 0
+    torch.compiler.reset()
