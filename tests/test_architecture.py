@@ -112,6 +112,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.checks",
         "gpuopt.config",
         "gpuopt.find_batch_size",
+        "gpuopt.recommend_tta",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -148,6 +149,7 @@ for name in sys.argv[1:]:
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,
