@@ -14,6 +14,7 @@ COMMANDS = {
     "predict": "predict the classes of images with a trained run",
     "export": "write a trained model as a faster engine, proved equal before it is used",
     "find_batch_size": "the largest and the best batch of a GPU, measured or predicted",
+    "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
     "check": "which micro-batch fits which GPU, predicted without one",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
     "sweep": "search for good settings with Optuna",

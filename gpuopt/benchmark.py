@@ -106,25 +106,27 @@ def _find_place(config: BenchmarkConfig) -> Path | None:
     return place
 
 
-def _data(config: BenchmarkConfig, place: Path | None) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Read where the images are: what `data=` names, else the run's own."""
+def _data(
+    config: BenchmarkConfig, place: Path | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read where the images are: what `data=` names, else the run's own with their split."""
     node = dict(config.data)
     is_folder = str(node["_target_"]).endswith(".ImageFolder")
     if node.get("root") or not is_folder:
         check_prediction_places(node)
-        return node, {"seed": 0}
+        return node, None
     if place is None or not place.is_dir():
         raise InputError("say which images to time engines on: data.root=FOLDER")
     return data_of_run(place)
 
 
 def _open_source(
-    node: dict[str, Any], split: dict[str, Any], image_size: int, cache_dir: str | None
+    node: dict[str, Any], split: dict[str, Any] | None, image_size: int, cache_dir: str | None
 ) -> Any:
     from gpuopt.build import build
     from gpuopt.session.prediction import source_of
 
-    if split == {"seed": 0} and (found := source_of(node)) is not None:
+    if split is None and (found := source_of(node)) is not None:
         return found
     return build(
         node,
@@ -133,7 +135,7 @@ def _open_source(
         micro_batch_size=1,
         global_batch_size=1,
         num_workers=0,
-        **split,
+        **(split or {"seed": 0}),
         cache_dir=cache_dir,
     )
 

@@ -33,6 +33,7 @@ __all__ = [
     "Logging",
     "Precision",
     "PredictConfig",
+    "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
     "fitting",
@@ -42,6 +43,7 @@ __all__ = [
     "to_export_config",
     "to_find_config",
     "to_predict_config",
+    "to_recommend_config",
     "to_train_config",
 ]
 
@@ -131,6 +133,7 @@ class TrainConfig:
     num_workers: Any = "auto"
     pin_memory: bool = True
     precision_probe: bool = True
+    use_calibration: bool = False
     seed: int = 0
     folds: int | None = None
     fold: int | None = None
@@ -162,6 +165,7 @@ class PredictConfig:
     provider: str = "auto"
     optimize: bool = False
     num_workers: Any = "auto"
+    use_calibration: Any = "auto"
     output: str | None = None
     resume: Any = None
     cache_dir: str | None = None
@@ -202,6 +206,8 @@ class CheckConfig:
     gpu: AbsentGpu = field(default_factory=AbsentGpu)
     image_size: Any = "auto"
     moving_average: bool = False
+    run: str | None = None
+    images: int = 3140
     cache_dir: str | None = None
     debug: bool = False
 
@@ -247,6 +253,25 @@ class FindBatchSizeConfig(TrainConfig):
     format: str = "table"
 
 
+@dataclass
+class RecommendTtaConfig:
+    """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
+
+    run: str = "latest"
+    target_minutes: float | None = None
+    min_f1: float | None = None
+    images: Any = "auto"
+    policies: list[str] = field(default_factory=lambda: ["none"])
+    save_config: str | None = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    batch_size: Any = "auto"
+    num_workers: Any = "auto"
+    cache_dir: str | None = None
+    format: str = "table"
+    debug: bool = False
+
+
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
@@ -254,6 +279,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
+    "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
 }
 
@@ -299,6 +325,11 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(RecommendTtaConfig, content)
 
 
 def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:

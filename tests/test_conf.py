@@ -26,6 +26,7 @@ from gpuopt.schema import (
     Logging,
     Precision,
     PredictConfig,
+    RecommendTtaConfig,
     TrainConfig,
     TrainerValues,
 )
@@ -112,6 +113,19 @@ def test_every_option_that_benchmark_shares_composes(group, name):
 )
 def test_every_option_that_check_shares_composes(group, name):
     assert compose_settings("check", ["report=fit", f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [o for o in COMPOSABLE if o[0] == "precision" or o in [("gpu", "cpu"), ("gpu", "rtx3060")]],
+)
+def test_every_option_that_the_recommender_shares_composes(group, name):
+    assert compose_settings("recommend_tta", [f"{group}={name}"])[group]
+
+
+def test_the_recommender_judges_every_shipped_policy():
+    names = {name for group, name in OPTIONS if group == "tta"}
+    assert set(compose_settings("recommend_tta", [])["policies"]) == names
 
 
 @pytest.mark.parametrize(
@@ -219,7 +233,15 @@ LABELS = {"experiment"}
 
 
 @pytest.mark.parametrize(
-    "kind", [BenchmarkConfig, TrainConfig, PredictConfig, CheckConfig, FindBatchSizeConfig]
+    "kind",
+    [
+        BenchmarkConfig,
+        TrainConfig,
+        PredictConfig,
+        CheckConfig,
+        FindBatchSizeConfig,
+        RecommendTtaConfig,
+    ],
 )
 def test_every_setting_is_read(kind, reads):
     # Composed settings are called `config` wherever they are read.

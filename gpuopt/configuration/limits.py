@@ -1,5 +1,6 @@
 """Refuse a composed configuration that cannot work, before torch is imported or a file written."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -40,13 +41,16 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulate_grad_batches": _COUNT,
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
     "min_batch_size": _COUNT,
+    "min_f1": _SHARE,
     "num_classes": (2, 100_000),
     "optimal_batch_size": _COUNT,
     "target": _COUNT,
+    "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "runs": (2, 1_000_000),
@@ -120,14 +124,23 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
     "purpose": ("train", "predict", "tta"),
-    "report": ("fit",),
+    "report": ("fit", "tta"),  # or a list of them
+    "use_calibration": ("auto", True, False),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
 _AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
-_AUTO = ("batch_size", "folds_per_pass", "image_size", "micro_batch_size", "num_workers")
+_AUTO = (
+    "batch_size",
+    "folds_per_pass",
+    "image_size",
+    "images",
+    "micro_batch_size",
+    "num_workers",
+)
 _MOST_DEVICES = 1024
 _BENCHMARKS = ("engines",)
+_OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -191,6 +204,7 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
         _check_benchmark(config)
+    _check_policies(config.get("policies"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -257,6 +271,12 @@ def _check_benchmark(config: Mapping[str, Any]) -> None:
         raise InputError("give run= or engine_path=, not both: an engine's file is timed alone")
 
 
+def _check_policies(policies: list[str] | None) -> None:
+    for name in [] if policies is None else policies or [""]:
+        if not _OPTION.fullmatch(name):
+            raise InputError(f"policies={policies}: give options of tta=, such as [none,essential]")
+
+
 def _check_callbacks(config: Mapping[str, Any]) -> None:
     callbacks = config["callbacks"]
     if not isinstance(callbacks, Mapping) or "checkpoint" not in callbacks:
@@ -309,8 +329,12 @@ def _check_value(key: str, value: Any) -> None:
         check_level(str(value))
         return
     known = CHOICES.get(key)
-    if key == "report" and value is None:
-        raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
+    if key == "report":
+        if not value:
+            raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
+        if isinstance(value, list):
+            _check_reports(value)
+            return
     if known is not None and not any(value is word or str(value) == word for word in known):
         # YAML reads a bare on or off as true or false.
         slipped = isinstance(value, bool) or value in ("True", "False")
@@ -323,6 +347,13 @@ def _check_value(key: str, value: Any) -> None:
         low, high = RANGES[key]
         if not low <= value <= high:
             raise InputError(f"{key}={value} is out of range: {low:g} to {high:g}")
+
+
+def _check_reports(names: list[Any]) -> None:
+    for name in names:
+        _check_value("report", name if isinstance(name, str) else repr(name))
+    if len(set(names)) < len(names):
+        raise InputError(f"report={names} names a report twice: give each once")
 
 
 def _of_fields(kind: type[_Values], node: Mapping[str, Any], where: str) -> _Values:

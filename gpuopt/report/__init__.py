@@ -2,6 +2,7 @@
 
 from gpuopt.report.confusion import confusion_figure
 from gpuopt.report.figures import png_bytes, save_png
+from gpuopt.report.frontier import FrontierPoint, frontier_figure
 from gpuopt.report.names import class_labels, plain_text, shortened
 from gpuopt.report.predictions import (
     stream_predictions_csv,
@@ -9,12 +10,14 @@ from gpuopt.report.predictions import (
     write_predictions_csv,
     write_rows_csv,
 )
+from gpuopt.report.reliability import reliability_figure
 from gpuopt.report.samples import choose_samples, samples_figure
 from gpuopt.report.sweep import SweepRow, sweep_figure, sweep_table, write_sweep_csv
 from gpuopt.report.tables import FoldRow, PlanRow, ResultRow, folds_table, plan_table, results_table
 
 __all__ = [
     "FoldRow",
+    "FrontierPoint",
     "PlanRow",
     "ResultRow",
     "SweepRow",
@@ -22,9 +25,11 @@ __all__ = [
     "class_labels",
     "confusion_figure",
     "folds_table",
+    "frontier_figure",
     "plain_text",
     "plan_table",
     "png_bytes",
+    "reliability_figure",
     "results_table",
     "samples_figure",
     "save_png",

@@ -6,9 +6,16 @@ from hydra._internal.utils import get_args_parser
 
 from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
-from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS
+from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS, RECOMMENDER_SPELLINGS
 from gpuopt.errors import InputError
-from gpuopt.schema import BenchmarkConfig, FindBatchSizeConfig, PredictConfig, TrainConfig
+from gpuopt.schema import (
+    BenchmarkConfig,
+    CheckConfig,
+    FindBatchSizeConfig,
+    PredictConfig,
+    RecommendTtaConfig,
+    TrainConfig,
+)
 
 HYDRA_OPTIONS = [
     (option, action) for action in get_args_parser()._actions for option in action.option_strings
@@ -106,10 +113,35 @@ def test_every_spelling_of_the_finder_names_a_key(name):
     assert FINDER_SPELLINGS[name].partition("=")[0] in KEYS["find_batch_size"]
 
 
+@pytest.mark.parametrize("name", RECOMMENDER_SPELLINGS)
+def test_every_spelling_of_the_recommender_names_a_key(name):
+    assert RECOMMENDER_SPELLINGS[name].partition("=")[0] in KEYS["recommend_tta"]
+
+
+def test_the_guides_recommender_is_answered():
+    typed = [
+        "--config",
+        "configs/infer_highperf.yaml",
+        "--target-time",
+        "20",
+        "--min-f1-score",
+        "0.945",
+    ]
+    with pytest.raises(InputError) as caught:
+        translate_arguments("recommend_tta", typed)
+    assert str(caught.value).endswith(
+        "options are key=value here: run=latest target_minutes=20 min_f1=0.945"
+    )
+    assert answer("--target-time 20") == "gpuopt recommend_tta takes that"
+    assert answer("min_f1_score=0.9") == "gpuopt recommend_tta takes that"
+
+
 def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["train"]) == {field.name for field in fields(TrainConfig)}
     assert set(KEYS["predict"]) == {field.name for field in fields(PredictConfig)}
     assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
+    assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
+    assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
