@@ -111,7 +111,9 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
+        "gpuopt.export",
         "gpuopt.find_batch_size",
+        "gpuopt.predict_engine",
         "gpuopt.recommend_tta",
         "gpuopt.__main__",
         "gpuopt.schema",
@@ -148,7 +150,7 @@ for name in sys.argv[1:]:
 """
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
-    parts += ("tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
