@@ -58,6 +58,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "tta": "tta=essential",
     "tta_type": "tta=essential",
     "use_amp": "precision=auto",
+    "use_calibration": "use_calibration=true",
     "use_checkpoint": "model.checkpointing=full",
     "warmup_runs": "warmup=N",
 }
@@ -67,6 +68,7 @@ _OFF = {
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "compile_model": "compile.mode=off",
     "offload_optimizer": "optimizer.offload=false",
+    "use_calibration": "use_calibration=false",
     "oom_recovery": "callbacks.oom_recovery.enabled=false",
     "tta": "tta=none",
     "use_amp": "precision=fp32",
