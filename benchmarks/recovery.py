@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory_cells import Cell, build, release, train_cell
-from benchmarks.pairs import paired_ratio, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from benchmarks.recovery_overhead import WITH, WITHOUT, Blocks, time_blocks
 from gpuopt.callbacks import OomRecovery
+from gpuopt.measure.pairs import paired_ratio, verdict
 
 __all__ = ["SqueezeAt", "difference", "main", "overhead_rows"]
 

@@ -14,6 +14,7 @@ from gpuopt.fold_process import train_in_process
 from gpuopt.logs import logging_to
 from gpuopt.parallel.ranks import run_ranks
 from gpuopt.run import RunFolder, fold_folder, read_config
+from gpuopt.session.fold_calibration import calibrate_folds, has_what_calibration_needs
 from gpuopt.session.fold_results import FoldResult, has_predictions, read_fold, write_fold_results
 from gpuopt.session.fold_summary import summarise_folds
 from gpuopt.worker import stopping_on_signals, work
@@ -52,6 +53,8 @@ def train_folds(run: RunFolder, config: Mapping[str, Any], console: Console) -> 
         folds = _all_finished(run, config)
         write_fold_results(run.path, count, folds)
         results = summarise_folds(run.path, count, folds, config["data"], console)
+        calibration = calibrate_folds(run.path, folds, config, console)
+        results["calibration"] = calibration.as_dict() if calibration else None
         run.write_results(results)
     console.print(f"results in {run.path}", soft_wrap=True, markup=False)
     return results
@@ -104,6 +107,8 @@ def _finished(run: RunFolder, config: Mapping[str, Any], fold: int) -> FoldResul
     folder = fold_folder(run.path, fold)
     found = read_fold(folder, fold)
     if found is None or not has_predictions(folder):
+        return None
+    if not has_what_calibration_needs(folder, config):
         return None
     try:
         length = read_config(folder)["trainer"]["max_epochs"]

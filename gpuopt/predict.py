@@ -11,9 +11,11 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.predict_engine import prediction_engines
 from gpuopt.prediction_folder import PREDICTIONS
 from gpuopt.run import has_weights, latest_run, read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
+from gpuopt.session.stored_calibration import find_calibration
 
 __all__ = ["main", "predict"]
 
@@ -51,6 +53,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     output = Path(config.output).expanduser() if config.output else folder / PREDICTIONS
     place = _find_run(config.run)
     node, split = _find_data(config, place)
+    calibration = find_calibration(place, config.use_calibration)
     _require_writable(output)
     submission = _place_of_submission(node, output)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
@@ -89,14 +92,37 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         folds_per_pass=config.folds_per_pass,
         cache_dir=config.cache_dir,
     )
-    for choice in (*setup.choices, *plan.choices):
+    source = _source(config, node, split, description.image_size, setup)
+    choices = [*setup.choices, *plan.choices]
+    if calibration is not None:
+        calibration.require_weights(ensemble.digests)
+        temperature, choice = calibration.choose(config.tta)
+        choices.append(choice)
+    for choice in choices:
         console.print(str(choice), soft_wrap=True, markup=False)
+    if calibration is None and config.use_calibration == "auto" and _waits_for_calibration(place):
+        console.print(
+            f"not calibrated: the run has not come to it yet; go on with resume={place}",
+            soft_wrap=True,
+            markup=False,
+        )
+    engines = prediction_engines(
+        config,
+        place,
+        ensemble,
+        source,
+        batch_size=plan.chunk_size,
+        tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+    )
     options = StreamOptions(
         resumes=bool(config.resume),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
+        forward_of=engines.forward_of,
+        identity=engines.identity,
     )
-    source = _source(config, node, split, description.image_size, setup)
+    if calibration is not None:
+        options = options.calibrated(temperature)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
     written = [output]
@@ -138,6 +164,12 @@ def _folds_of(place: Path) -> int | None:
         return None
     folds = read_config(place).get("folds")
     return folds if isinstance(folds, int) else None
+
+
+def _waits_for_calibration(place: Path) -> bool:
+    """Tell whether a run that was to be calibrated ended before."""
+    asked = (place / "config.yaml").is_file() and read_config(place).get("use_calibration")
+    return asked is True
 
 
 def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict[str, Any]]:

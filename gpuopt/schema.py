@@ -25,8 +25,10 @@ __all__ = [
     "CONF_DIR",
     "SCHEMAS",
     "USER_CONF_MARKER",
+    "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
     "Precision",
@@ -36,7 +38,9 @@ __all__ = [
     "TrainerValues",
     "fitting",
     "register",
+    "to_benchmark_config",
     "to_check_config",
+    "to_export_config",
     "to_find_config",
     "to_predict_config",
     "to_recommend_config",
@@ -129,6 +133,7 @@ class TrainConfig:
     num_workers: Any = "auto"
     pin_memory: bool = True
     precision_probe: bool = True
+    use_calibration: bool = False
     seed: int = 0
     folds: int | None = None
     fold: int | None = None
@@ -155,9 +160,36 @@ class PredictConfig:
     gpu: Gpu = field(default_factory=Gpu)
     batch_size: Any = "auto"
     folds_per_pass: Any = "auto"
+    engine: str = "auto"
+    engine_path: str | None = None
+    provider: str = "auto"
+    optimize: bool = False
     num_workers: Any = "auto"
+    use_calibration: Any = "auto"
     output: str | None = None
     resume: Any = None
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `gpuopt export` can be told; see `conf/export.yaml`."""
+
+    run: str = "latest"
+    checkpoint: str | None = None
+    model: Any = None
+    num_classes: int | None = None
+    image_size: Any = "auto"
+    data: Any = None
+    engine: str = "auto"
+    provider: str = "auto"
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    fp32_layers: list[str] = field(default_factory=list)
+    output: str | None = None
     cache_dir: str | None = None
     debug: bool = False
 
@@ -176,6 +208,27 @@ class CheckConfig:
     moving_average: bool = False
     run: str | None = None
     images: int = 3140
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
+class BenchmarkConfig:
+    """Everything that `gpuopt benchmark` can be told; see `conf/benchmark.yaml`."""
+
+    target: str = "engines"
+    run: str | None = None
+    engine_path: str | None = None
+    engines: list[str] = field(default_factory=list)
+    data: Any = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    warmup: int = 10
+    runs: int = 100
+    least_proof_images: int = 500
+    format: str = "table"
     cache_dir: str | None = None
     debug: bool = False
 
@@ -221,7 +274,9 @@ class RecommendTtaConfig:
 
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
+    "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
     "recommend_tta": RecommendTtaConfig,
@@ -252,9 +307,19 @@ def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
     return _to_object(PredictConfig, content)
 
 
+def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(BenchmarkConfig, content)
+
+
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ExportConfig, content)
 
 
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:

@@ -21,17 +21,7 @@ import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
-from gpuopt.callbacks import (
-    AdaptiveBatchSize,
-    BatchSizeFinder,
-    CompileChooser,
-    DurableCheckpoint,
-    GlobalBatchSchedule,
-    GpuStats,
-    OomRecovery,
-    Preemption,
-    ScalerSteps,
-)
+from gpuopt.callbacks import DurableCheckpoint, Preemption
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError
@@ -42,21 +32,22 @@ from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
-from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
+from gpuopt.session.batch_search import searching_where_asked, with_found
+from gpuopt.session.calibrating import conclude_validation
+from gpuopt.session.callback_arguments import callback_arguments
 from gpuopt.session.compilation import compile_backbone, compile_choosers, with_compiled
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s, samples_seen
-from gpuopt.session.out_of_fold import write_out_of_fold
 from gpuopt.session.plan import Plan, make_plan
 from gpuopt.session.precision_check import settle_precision
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.resuming import checkpoint_to_resume
 from gpuopt.session.scalar_logs import make_logger
+from gpuopt.session.training_facts import training_facts
 from gpuopt.session.weights import export_weights, load_weights
-from gpuopt.steps.trainer_parts import callbacks_of
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import read_checkpoint
 
@@ -145,7 +136,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         callbacks = build_callbacks(
             searching_where_asked(config.callbacks, config.micro_batch_size),
             skip=("checkpoint",),
-            given={"batch_size_finder": search_arguments(plan, data)},
+            given=callback_arguments(plan, data, config.cache_dir),
         )
         callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:
@@ -164,8 +155,16 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             )
         figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
         write_artifacts(run.path, evaluation, data, figures)
-        if data.fold is not None:
-            write_out_of_fold(run.path, model, data, evaluation, config.tta, plan.precision)
+        calibration = conclude_validation(
+            run.path,
+            model,
+            data,
+            evaluation,
+            config.tta,
+            precision=plan.precision,
+            calibrates=config.use_calibration,
+            console=console,
+        )
         export_weights(model, data.class_names, run.file("model.safetensors"))
         last_step = fitted.trainer.global_step
         log_results(logger, raw, evaluation, figures, last_step, plan.learning_rate)
@@ -175,10 +174,11 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             data=data,
             policy=config.tta.name,
             evaluation=evaluation,
+            calibration=calibration,
             training={
                 "predicted_s": forecast_s,
                 "precision_probe": settled.probe,
-                **_training_facts(fitted, model, best),
+                **training_facts(fitted, model, best),
             },
             durations_s={
                 "data": data_time.duration_s,
@@ -367,31 +367,6 @@ def _load_best(model: Classifier, checkpoint: DurableCheckpoint) -> Path | None:
 def _to_device(model: Classifier, fitted: Fitted) -> Classifier:
     """Lightning moves the model back to the CPU after a fit."""
     return model.to(fitted.trainer.strategy.root_device).eval()
-
-
-def _training_facts(fitted: Fitted, model: Classifier, best: Path | None) -> dict[str, Any]:
-    callbacks: list[Any] = list(callbacks_of(fitted.trainer))
-
-    def summary_of(kind: type[Any]) -> dict[str, Any] | None:
-        return next((c.summary() for c in callbacks if isinstance(c, kind)), None)
-
-    best_epoch = fitted.checkpoint.best_epoch
-    return {
-        "epochs": fitted.trainer.current_epoch,
-        "steps": fitted.trainer.global_step,
-        "forecast_s": fitted.summary.forecast_s,
-        "best_epoch": None if best_epoch is None else best_epoch + 1,  # counted as people do
-        "best_validation_score": fitted.checkpoint.best_score,
-        "checkpoint": best.name if best else None,
-        "initial_weights": model.weights_source,
-        "oom_recovery": summary_of(OomRecovery),
-        "adaptive_batch_size": summary_of(AdaptiveBatchSize),
-        "batch_size_finder": summary_of(BatchSizeFinder),
-        "compile": summary_of(CompileChooser),
-        "global_batch": summary_of(GlobalBatchSchedule),
-        "gradient_scaler": summary_of(ScalerSteps),
-        **(summary_of(GpuStats) or {}),
-    }
 
 
 if __name__ == "__main__":

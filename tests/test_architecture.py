@@ -107,6 +107,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt",
         "gpuopt.train",
         "gpuopt.predict",
+        "gpuopt.benchmark",
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
@@ -145,7 +146,8 @@ for name in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, name
 """
-    parts = ("callbacks", "data", "model", "recomputation.apply", "storage.checkpoint")
+    parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(

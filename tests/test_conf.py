@@ -19,6 +19,7 @@ from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
 from gpuopt.schema import (
     CONF_DIR,
+    BenchmarkConfig,
     CheckConfig,
     Compile,
     FindBatchSizeConfig,
@@ -100,6 +101,14 @@ def test_every_option_that_predict_shares_composes(group, name):
 
 
 @pytest.mark.parametrize(
+    ("group", "name"),
+    [o for o in COMPOSABLE if o[0] in ("data", "precision") or o == ("gpu", "cpu")],
+)
+def test_every_option_that_benchmark_shares_composes(group, name):
+    assert compose_settings("benchmark", [f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(
     ("group", "name"), [o for o in COMPOSABLE if o[0] in ("gpu", "model", "optimizer", "precision")]
 )
 def test_every_option_that_check_shares_composes(group, name):
@@ -158,7 +167,7 @@ def test_a_single_callback_is_no_choice(name):
 
 
 # The key that people type is shorter than the class, which is one of several checkpoints.
-NAMED_SHORTER = {"checkpoint": "durable_checkpoint"}
+NAMED_SHORTER = {"checkpoint": "durable_checkpoint", "tensorrt_export": "engine_export"}
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -225,7 +234,14 @@ LABELS = {"experiment"}
 
 @pytest.mark.parametrize(
     "kind",
-    [TrainConfig, PredictConfig, CheckConfig, FindBatchSizeConfig, RecommendTtaConfig],
+    [
+        BenchmarkConfig,
+        TrainConfig,
+        PredictConfig,
+        CheckConfig,
+        FindBatchSizeConfig,
+        RecommendTtaConfig,
+    ],
 )
 def test_every_setting_is_read(kind, reads):
     # Composed settings are called `config` wherever they are read.

@@ -1,10 +1,18 @@
-"""Figures and how sure they are: classification metrics, bootstrap intervals, durations."""
+"""Figures and how sure they are: classification, calibration, bootstrap intervals, durations."""
 
 from gpuopt.measure.bootstrap import (
     bootstrap_interval,
     grouped_bootstrap_interval,
     interval_by_group,
     paired_bootstrap_difference,
+)
+from gpuopt.measure.calibration import (
+    CalibrationChange,
+    CalibrationScores,
+    ReliabilityBins,
+    calibration_change,
+    calibration_scores,
+    reliability_bins,
 )
 from gpuopt.measure.classification import (
     ClassCounts,
@@ -16,6 +24,12 @@ from gpuopt.measure.classification import (
     macro_f1,
 )
 from gpuopt.measure.interval import Interval
+from gpuopt.measure.temperature import (
+    TemperatureFit,
+    apply_temperature,
+    fit_temperature,
+    log_of_probabilities,
+)
 from gpuopt.measure.timing import (
     Instant,
     Mark,
@@ -27,23 +41,33 @@ from gpuopt.measure.timing import (
 )
 
 __all__ = [
+    "CalibrationChange",
+    "CalibrationScores",
     "ClassCounts",
     "Instant",
     "Interval",
     "Mark",
     "Metric",
+    "ReliabilityBins",
     "Segment",
     "StepTimer",
     "Stopwatch",
+    "TemperatureFit",
     "TimedSteps",
     "accuracy",
+    "apply_temperature",
     "bootstrap_interval",
+    "calibration_change",
+    "calibration_scores",
     "class_counts",
     "confusion_matrix",
     "duration_text",
     "f1_per_class",
+    "fit_temperature",
     "grouped_bootstrap_interval",
     "interval_by_group",
+    "log_of_probabilities",
     "macro_f1",
     "paired_bootstrap_difference",
+    "reliability_bins",
 ]

@@ -18,7 +18,7 @@ fits is measured, and an answer beyond the bounds on the whole peak is always on
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gpuopt.hardware import MEASURED_HEADROOM_RATIO
 from gpuopt.memory.estimate import MemoryEstimate
@@ -34,6 +34,9 @@ _GIB = 2**30
 _SCATTER_BYTES = int(0.3 * _GIB)
 # How many times that two sizes must differ by before the slope between them is believed.
 _TELLING_SCATTERS = 4
+# A sample's time, against the least of smaller sizes, from which an allocator that gives back its
+# cache in each step is said to thrash. A flush that takes a millisecond of fifty does no harm.
+_SLOW = 1.05
 # By how much the predictor may be too low.
 _PRIOR_ERROR = 0.2
 # Share of the budget that the first probe is to take by the prior's word: little, since nothing
@@ -115,11 +118,24 @@ class _Search:
         )
 
     def note(self, result: ProbeResult) -> None:
+        if result.thrashed and not self._is_slow(result):
+            result = replace(result, thrashed=False)
         self.probes.append(result)
         if result.capacity_bytes is not None:
             self.capacity_bytes = min(self.capacity_bytes, result.capacity_bytes)
         if not self._agrees(result):
             self.prior = None
+
+    def _is_slow(self, result: ProbeResult) -> bool:
+        """Tell whether giving back the cache costs a step more than it is worth."""
+        seconds = [
+            probe.seconds_per_step / probe.samples
+            for probe in self._fitting
+            if probe.seconds_per_step is not None
+        ]
+        if result.seconds_per_step is None or not seconds:
+            return True
+        return result.seconds_per_step / result.samples > _SLOW * min(seconds)
 
     def next_samples(self) -> int | None:
         """Return the size to measure next; None when nothing more is to be learned."""

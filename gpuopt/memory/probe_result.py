@@ -24,8 +24,8 @@ class ProbeResult:
             processes may have changed it since the search began. None when unknown.
         seconds_per_step: Mean of the steps after the first; None when no step was timed.
         ran_out_of_memory: Whether the probe failed for want of memory.
-        thrashed: Whether the allocator had to give back its cache in both of the last two steps,
-            which is slow.
+        thrashed: Whether the allocator had to give back its cache in both of the last two steps;
+            the search keeps it only where that made the step slow.
         live_bytes: Most bytes of tensors: the peak without the pieces between them, of which the
             allocator makes do with fewer where memory is short. 0 when unknown.
     """

@@ -10,6 +10,7 @@ from gpuopt.report.predictions import (
     write_predictions_csv,
     write_rows_csv,
 )
+from gpuopt.report.reliability import reliability_figure
 from gpuopt.report.samples import choose_samples, samples_figure
 from gpuopt.report.sweep import SweepRow, sweep_figure, sweep_table, write_sweep_csv
 from gpuopt.report.tables import FoldRow, PlanRow, ResultRow, folds_table, plan_table, results_table
@@ -28,6 +29,7 @@ __all__ = [
     "plain_text",
     "plan_table",
     "png_bytes",
+    "reliability_figure",
     "results_table",
     "samples_figure",
     "save_png",

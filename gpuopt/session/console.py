@@ -66,7 +66,7 @@ def print_plan(
         PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
         PlanRow("batch", batch, evidence.get("micro_batch_size", "")),
         PlanRow("steps", f"{steps}, {', then '.join(map(str, per_epoch))} per epoch"),
-        PlanRow("TTA", policy.name if _is_single(policy) else f"{policy.name}, {views} views"),
+        PlanRow("TTA", policy.name if policy.is_single_view else f"{policy.name}, {views} views"),
     ]
     if plan.global_batch_changes:
         later = [f"{n} from epoch {e + 1}" for e, n in plan.global_batch_changes.items()]
@@ -100,7 +100,7 @@ def print_results(
         ("accuracy", evaluation.accuracy, evaluation.tta_accuracy, evaluation.accuracy_difference),
     )
     rows = [
-        ResultRow(name, single) if _is_single(policy) else ResultRow(name, single, merged, gain)
+        ResultRow(name, single) if policy.is_single_view else ResultRow(name, single, merged, gain)
         for name, single, merged, gain in scores
     ]
     title = f"Test on {data_name}"
@@ -111,8 +111,3 @@ def print_results(
         count = len(evaluation.unlabelled.ids)
         console.print(f"no class of the {count} test images is known: they are only predicted")
     console.print(f"results in {folder}", soft_wrap=True, markup=False)
-
-
-def _is_single(policy: TestTimeAugmentation) -> bool:
-    views = policy.parsed_views()
-    return len(views) == 1 and views[0].is_identity

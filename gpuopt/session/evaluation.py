@@ -34,6 +34,7 @@ __all__ = [
     "draw_figures",
     "evaluate",
     "predict_all",
+    "predict_split",
     "progress_bar",
 ]
 
@@ -145,7 +146,7 @@ def evaluate(
     model.eval()
 
     def predict(split: str) -> Predictions:
-        return _predict_split(
+        return predict_split(
             model, data, policy, split, precision=precision, show_progress=show_progress
         )
 
@@ -202,7 +203,7 @@ def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> d
     return figures
 
 
-def _predict_split(
+def predict_split(
     model: Classifier,
     data: ImageDataModule,
     policy: TestTimeAugmentation,
@@ -210,11 +211,22 @@ def _predict_split(
     *,
     precision: str,
     show_progress: bool,
+    with_single_view: bool = True,
 ) -> Predictions:
-    """Predict one split with the policy's views and with the unchanged images alone."""
+    """Predict one split with the policy's views and with the unchanged images alone.
+
+    Args:
+        model: In evaluation mode.
+        data: Provides the images.
+        policy: The views.
+        split: `test` or `validation`.
+        precision: Arithmetic of the forward pass.
+        show_progress: Draw bars.
+        with_single_view: Also predict the unchanged images alone.
+    """
     shares_pass = policy.parsed_views()[0].is_identity
 
-    def predict(views: TestTimeAugmentation, name: str, with_single_view: bool) -> Predictions:
+    def predict(views: TestTimeAugmentation, name: str, with_first: bool) -> Predictions:
         return predict_all(
             model,
             _loader(data, split),
@@ -222,12 +234,12 @@ def _predict_split(
             precision=precision,
             total=data.test_size if split == "test" else data.validation_size,
             label=f"{split}, {name}",
-            with_single_view=with_single_view,
+            with_single_view=with_first,
             show_progress=show_progress,
         )
 
-    merged = predict(policy, policy.name, shares_pass)
-    if shares_pass:
+    merged = predict(policy, policy.name, shares_pass and with_single_view)
+    if shares_pass or not with_single_view:
         return merged
     single = predict(TestTimeAugmentation(), "no TTA", False)
     return replace(merged, single_view=single.probabilities)

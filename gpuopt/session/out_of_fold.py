@@ -1,22 +1,20 @@
 """The predictions of a fold's model for the images it was not trained on."""
 
 import csv
-import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuopt.data import ImageDataModule
-from gpuopt.model import Classifier
 from gpuopt.report import write_rows_csv
-from gpuopt.session.evaluation import Evaluation, predict_all
-from gpuopt.tta import Predictions, TestTimeAugmentation
+from gpuopt.tta import Predictions
 
 __all__ = [
     "OUT_OF_FOLD",
+    "OUT_OF_FOLD_NO_TTA",
     "OutOfFold",
     "pool",
     "read_out_of_fold",
@@ -26,6 +24,7 @@ __all__ = [
 ]
 
 OUT_OF_FOLD = "out_of_fold.csv"
+OUT_OF_FOLD_NO_TTA = "out_of_fold_no_tta.csv"
 _FIXED = ("id", "fold", "target", "prediction")
 
 
@@ -53,44 +52,45 @@ class OutOfFold:
     classes: NDArray[np.int64]
     groups: Sequence[str] | None
 
+    @property
+    def probabilities(self) -> NDArray[np.float32]:
+        """Probability of each class, float32 [n, classes].
+
+        Raises:
+            ValueError: When the file holds something else.
+        """
+        return np.array([row[-len(self.class_names) :] for row in self.rows], np.float32)
+
 
 def write_out_of_fold(
-    folder: Path,
-    model: Classifier,
-    data: ImageDataModule,
-    evaluation: Evaluation,
-    policy: TestTimeAugmentation,
-    precision: str,
+    folder: Path, data: ImageDataModule, predictions: Predictions, *, with_single_view: bool
 ) -> None:
-    """Predict the images of a fold and write `out_of_fold.csv` into its folder.
+    """Write the predictions of a fold's images into its folder.
 
     Args:
         folder: The fold's own.
-        model: Trained on the other folds, in evaluation mode on its device.
         data: Validates on this fold.
-        evaluation: Is used when it scored the validation images already.
-        policy: The views.
-        precision: Arithmetic of the forward pass.
+        predictions: Of its validation images.
+        with_single_view: Also write what the unchanged images alone give, to
+            `out_of_fold_no_tta.csv`.
     """
-    predictions = evaluation.predictions
-    if evaluation.tested_on != "validation":
-        predictions = predict_all(
-            model,
-            data.val_dataloader(),
-            policy,
-            precision=precision,
-            total=data.validation_size,
-            label="out of fold",
-            with_single_view=False,
-            show_progress=sys.stderr.isatty(),
-        )
     names, groups = data.class_names, data.validation_groups
     header = ["id", *([] if groups is None else ["group"]), *_FIXED[1:]]
-    write_rows_csv(
-        folder / OUT_OF_FOLD,
-        [*header, *(f"p_{name}" for name in names)],
-        _rows(predictions, data.validation_ids, groups, data.fold or 0, names),
-    )
+    written = {OUT_OF_FOLD: predictions.probabilities}
+    if with_single_view and predictions.single_view is not None:
+        written[OUT_OF_FOLD_NO_TTA] = predictions.single_view
+    for name, probabilities in written.items():
+        write_rows_csv(
+            folder / name,
+            [*header, *(f"p_{name}" for name in names)],
+            _rows(
+                replace(predictions, probabilities=probabilities),
+                data.validation_ids,
+                groups,
+                data.fold or 0,
+                names,
+            ),
+        )
 
 
 def read_out_of_fold(path: Path) -> OutOfFold:

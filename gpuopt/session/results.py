@@ -17,6 +17,7 @@ from gpuopt import __version__
 from gpuopt.choice import Choice
 from gpuopt.data import ImageDataModule
 from gpuopt.report import save_png, write_predictions_csv
+from gpuopt.session.calibrating import RunCalibration
 from gpuopt.session.contest import SUBMISSION, contest_of_data, write_submission
 from gpuopt.session.evaluation import Evaluation
 from gpuopt.session.plan import Plan
@@ -37,6 +38,7 @@ def assemble_results(
     data: ImageDataModule,
     policy: str,
     evaluation: Evaluation,
+    calibration: RunCalibration | None,
     training: Mapping[str, Any],
     durations_s: Mapping[str, float],
     choices: Sequence[Choice],
@@ -47,6 +49,7 @@ def assemble_results(
         Plain values, with a schema number that changes when a key changes its meaning.
     """
     rejected = data.rejected
+    made = [calibration.choice] if calibration else []
     return {
         "schema": SCHEMA,
         "state": "finished",
@@ -82,7 +85,8 @@ def assemble_results(
             "devices": plan.devices,
             "num_workers": plan.num_workers,
         },
-        "choices": [asdict(choice) for choice in choices],
+        "calibration": calibration.as_dict() if calibration else None,
+        "choices": [asdict(choice) for choice in (*choices, *made)],
         "machine": describe_machine(),
     }
 

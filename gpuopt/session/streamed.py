@@ -2,15 +2,17 @@
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from gpuopt.errors import InputError
+from gpuopt.measure import apply_temperature
 from gpuopt.model import Classifier
 from gpuopt.session.part_files import PartFiles, going_on_later
 
@@ -41,6 +43,15 @@ class StreamOptions:
     forward_of: Callable[[Classifier], Callable[[Tensor], Tensor]] = _itself
     finish: Callable[[Tensor], Tensor] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
+
+    def calibrated(self, temperature: float) -> "StreamOptions":
+        """Calibrate what is finished, after views and models are merged."""
+
+        def finish(probabilities: Tensor) -> Tensor:
+            merged = probabilities if self.finish is None else self.finish(probabilities)
+            return torch.from_numpy(apply_temperature(merged.numpy(), temperature))
+
+        return replace(self, finish=finish, identity={**self.identity, "temperature": temperature})
 
 
 @dataclass(frozen=True, eq=False)

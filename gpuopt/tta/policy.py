@@ -1,5 +1,7 @@
 """The choice of views as a configuration holds it. Imports no torch."""
 
+import hashlib
+import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -46,6 +48,28 @@ class TestTimeAugmentation:
                 f"tta.chunk_size must be auto or a whole number from 1 to {_LARGEST_CHUNK}, "
                 f"not {size!r}"
             )
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of what decides the merged probabilities: the views, their shares, the merge.
+
+        A policy by another name, with its views in another order or with the chunks of another
+        size has the same one.
+
+        Raises:
+            InputError: See `parse_views`.
+        """
+        views = self.parsed_views()
+        total = sum(view.weight for view in views)
+        parts = sorted([view.operations, f"{view.weight / total:.6g}"] for view in views)
+        merge = "" if len(views) == 1 else self.merge  # one view is what it is
+        return hashlib.sha256(json.dumps([parts, merge]).encode()).hexdigest()[:16]
+
+    @property
+    def is_single_view(self) -> bool:
+        """Whether only the unchanged image is predicted."""
+        views = self.parsed_views()
+        return len(views) == 1 and views[0].is_identity
 
     def parsed_views(self) -> tuple[View, ...]:
         """Return the views as objects.

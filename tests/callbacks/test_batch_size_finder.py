@@ -192,10 +192,15 @@ class Cache(FakeMeter):
     def __init__(self, most):
         super().__init__()
         self.most, self.gave_back, self.fullest = most, 0, 0
+        self.lost_s = 0.0
 
     def take(self, samples):
         super().take(samples)
         self.gave_back += samples > self.most
+        self.lost_s += 1000.0 * (samples > self.most)
+
+    def clock_s(self):
+        return super().clock_s() + self.lost_s
 
     def note_fragments(self):
         self.fullest += 1

@@ -36,8 +36,10 @@ def compose_all():
     for data in (None, *options_of("data")):
         yield compose_settings("predict", [f"data={data}"] if data else [])
     yield compose_settings("check", ["report=fit"])
+    yield compose_settings("export", ["num_classes=7"])
     yield compose_settings("recommend_tta", ["target_minutes=20", "min_f1=0.9", "images=100"])
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
+    yield compose_settings("benchmark", ["optimal_batch_size=8"])
 
 
 @pytest.fixture(scope="module")

@@ -9,6 +9,7 @@ from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
 from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS, RECOMMENDER_SPELLINGS
 from gpuopt.errors import InputError
 from gpuopt.schema import (
+    BenchmarkConfig,
     CheckConfig,
     FindBatchSizeConfig,
     PredictConfig,
@@ -104,7 +105,7 @@ def test_the_answer_composes(line, expected):
 @pytest.mark.parametrize("name", SEED_SPELLINGS)
 def test_every_spelling_names_a_key(name):
     key = SEED_SPELLINGS[name].partition("=")[0].partition(".")[0]
-    assert key in {*KEYS["train"], *KEYS["predict"]}
+    assert key in {*KEYS["train"], *KEYS["predict"], *KEYS["benchmark"]}
 
 
 @pytest.mark.parametrize("name", FINDER_SPELLINGS)
@@ -138,6 +139,7 @@ def test_the_guides_recommender_is_answered():
 def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["train"]) == {field.name for field in fields(TrainConfig)}
     assert set(KEYS["predict"]) == {field.name for field in fields(PredictConfig)}
+    assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
     assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
     assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
@@ -268,9 +270,13 @@ def test_a_value_that_is_no_number_is_left_out(line):
         ("mode=highperf", "settled by the run"),
         (
             "--precision fp16 --image_size 384 --use_tensorrt",
-            "options are key=value here: precision=fp16; "
-            "not available yet: --use_tensorrt; settled by the run: --image_size 384",
+            "options are key=value here: precision=fp16 engine=tensorrt; "
+            "settled by the run: --image_size 384",
         ),
+        ("--optimize_for_inference", "options are key=value here: optimize=true"),
+        ("--engine_path x.onnx", "options are key=value here: engine_path=x.onnx"),
+        ("--compile_model", "options are key=value here: engine=compiled"),
+        ("--dynamo_backend inductor", "options are key=value here: engine=compiled"),
     ],
 )
 def test_predict_has_keys_of_its_own(line, expected):
@@ -278,6 +284,16 @@ def test_predict_has_keys_of_its_own(line, expected):
         return sorted(text.split("; "))
 
     assert parts(answer(line, "predict")) == parts(expected)
+
+
+def test_export_has_keys_of_its_own_and_training_names_the_command_that_has_engines():
+    line = "--model_path x.pth --output_path x.engine --precision fp16 --max_batch_size 64"
+    assert answer(line, "export") == (
+        "options are key=value here: checkpoint=x.pth output=x.engine precision=fp16 "
+        "max_batch_size=64"
+    )
+    assert answer("--use_tensorrt", "train") == "gpuopt predict takes that"
+    assert answer("--compile_model", "train").startswith("options are key=value here: compile.mode")
 
 
 @pytest.mark.parametrize(

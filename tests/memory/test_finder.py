@@ -216,7 +216,9 @@ def test_a_size_at_which_the_allocator_thrashes_does_not_count_as_fitting():
     device = Device("efficientnet_b3", 24)
 
     def probe(samples):
-        return dataclasses.replace(device(samples), thrashed=samples > 100)
+        return dataclasses.replace(
+            device(samples), thrashed=samples > 100, seconds_per_step=0.1 + (samples > 100)
+        )
 
     found = find_batch_size(
         probe, capacity_bytes=device.capacity_bytes, prior=Device("efficientnet_b3", 24).prior(0)
@@ -305,3 +307,19 @@ def test_after_thrashing_the_search_goes_on_half_way():
     assert above >= 52
     assert answer == found.largest == (below + above) // 2
     assert found.is_verified
+
+
+@pytest.mark.parametrize(("slowdown", "is_taken"), [(1.0, True), (1.5, False)])
+def test_giving_back_the_cache_matters_only_where_it_makes_steps_slow(slowdown, is_taken):
+    device = Pieces("vit", 6)
+
+    def probe(samples):
+        flushes = samples >= 50
+        seconds = (0.001 + 0.0006 * samples) * (slowdown if flushes else 1.0)
+        return dataclasses.replace(device(samples), thrashed=flushes, seconds_per_step=seconds)
+
+    found = find_batch_size(
+        probe, capacity_bytes=device.capacity_bytes, headroom_ratio=0.02, prior=device.prior(0.0)
+    )
+    assert (found.largest >= 50) == is_taken
+    assert any(one.thrashed for one in found.probes) != is_taken

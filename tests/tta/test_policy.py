@@ -64,3 +64,27 @@ def test_no_other_policy_is_shipped():
 def test_bad_policies_are_refused(options, word):
     with pytest.raises(InputError, match=word):
         TestTimeAugmentation(**options).check()
+
+
+def test_what_decides_the_probabilities_decides_the_fingerprint():
+    def fingerprint(views, **options):
+        return TestTimeAugmentation("any", views, **options).fingerprint
+
+    two = fingerprint([{}, {"rotate": 90, "contrast": 1.2}])
+    assert fingerprint([{"rotate": 90.0, "contrast": 1.2}, {}], chunk_size=4) == two
+    assert fingerprint([{"weight": 3}, {"rotate": 90, "contrast": 1.2, "weight": 3.0}]) == two
+    others = [
+        fingerprint([{}, {"contrast": 1.2, "rotate": 90}]),  # applied in another order
+        fingerprint([{}, {"rotate": 91, "contrast": 1.2}]),
+        fingerprint([{"weight": 2}, {"rotate": 90, "contrast": 1.2}]),
+        fingerprint([{}, {"rotate": 90, "contrast": 1.2}], merge="geometric"),
+        fingerprint([{}]),
+    ]
+    assert len({two, *others}) == 6
+    assert fingerprint([{"weight": 5}], merge="geometric") == TestTimeAugmentation().fingerprint
+
+
+def test_a_single_view_is_the_image_as_it_is():
+    assert TestTimeAugmentation().is_single_view
+    assert not TestTimeAugmentation("turned", [{"rotate": 90}]).is_single_view
+    assert not TestTimeAugmentation("two", [{}, {"rotate": 90}]).is_single_view
