@@ -162,7 +162,14 @@ def _command_cells(run: Path) -> list[Cell]:
             if not policy["is_preset"]:
                 continue
             tta = f"tta={policy['name']}"
-            words = [sys.executable, "-m", "gpuopt.predict", f"run={run.absolute()}", tta]
+            words = [
+                sys.executable,
+                "-m",
+                "gpuopt.predict",
+                f"run={run.absolute()}",
+                tta,
+                "engine=eager",
+            ]
             done = run_timed([*words, f"cache_dir={folder / 'cache'}"], folder)
             minutes = policy["minutes"]
             cells.append(

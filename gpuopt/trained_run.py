@@ -46,7 +46,9 @@ def data_of_run(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     stored = read_config(place)
     node, seed = stored.get("data"), stored.get("seed")
     if not isinstance(node, dict) or "_target_" not in node or not isinstance(seed, int):
-        raise InputError(f"{path} is damaged: it holds no data and seed; give data=...")
+        raise InputError(
+            f"{path} is damaged: it holds no data and seed; restore it or give data=..."
+        )
     split = {"seed": seed}
     if stored.get("folds") and folds_of(place) is None:
         split |= {"folds": stored["folds"], "fold": stored["fold"]}

@@ -178,11 +178,12 @@ def measure_tta_time(
         ]
         view_s = {view.name: timer.view_seconds(view) for view in views}
         decode_s = timer.decode_seconds()
+    how = f"{len(passes)} short predictions, engine=eager"
     return fit_tta_time(
         passes,
         view_s,
         chunk_size=timer.chunk_size,
-        reason=f"{len(passes)} short predictions on {_name(setup)} in {setup.precision}",
+        reason=f"{how}, on {_name(setup)} in {setup.precision}",
         decode_s=decode_s,
         startup_s=startup_s + max(0.0, cold.seconds - warm.seconds),
     )

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
 
 from gpuopt.data.folds import assign_folds
-from gpuopt.tta.held_out import HeldOutScores, log_softmax, safe_log
+from gpuopt.measure import fit_temperature
+from gpuopt.tta.held_out import HeldOutScores, safe_log
 from gpuopt.tta.views import View
 
 __all__ = ["SelectedViews", "calibrated_log_likelihood", "halves", "select_views"]
@@ -23,9 +23,6 @@ _MOST_VIEWS = 15
 _LEAST_GAIN = 1e-4
 # Images x classes that the search looks at; with more a stratified part of the images.
 _MOST_VALUES = 2_000_000
-# Of the logarithm of the temperature.
-_BOUNDS = (-4.0, 4.0)
-_TOLERANCE = 1e-3
 
 
 @dataclass(frozen=True)
@@ -93,20 +90,13 @@ def select_views(scores: HeldOutScores, most: int = _MOST_VIEWS) -> list[Selecte
 def calibrated_log_likelihood(
     log_probabilities: NDArray[np.float64], targets: NDArray[np.int64]
 ) -> float:
-    """Return the mean log-likelihood at the temperature that makes it greatest, in nats.
+    """Return the mean log-likelihood at the temperature that is fitted to it, in nats.
 
     Args:
         log_probabilities: float64 [n, classes].
         targets: True classes, int64 [n].
     """
-    rows = np.arange(len(targets))
-
-    def loss(log_temperature: float) -> float:
-        scaled = log_softmax(log_probabilities / np.exp(log_temperature))
-        return -float(scaled[rows, targets].mean())
-
-    found = minimize_scalar(loss, bounds=_BOUNDS, method="bounded", options={"xatol": _TOLERANCE})
-    return -min(float(found.fun), loss(0.0))
+    return -fit_temperature(targets, log_probabilities).nll_after
 
 
 def _bounded(scores: HeldOutScores) -> HeldOutScores:
