@@ -5,6 +5,7 @@ leaves at most a torn record at the end, which is cut off when the file is opene
 record has to be synced, and none that was written whole is lost with the process.
 """
 
+import errno
 import fcntl
 import json
 import os
@@ -21,6 +22,7 @@ __all__ = ["Journal"]
 
 _MAGIC = b"gpuopt journal 1\n"
 _HEAD = struct.Struct("<QI")  # bytes of the record, and their CRC-32
+_LARGEST_HEADER_BYTES = 1 << 20  # a larger size is a damaged one
 
 
 class Journal:
@@ -28,8 +30,8 @@ class Journal:
 
     Args:
         path: The file; its folder must exist.
-        header: Written into a new file. None goes on with the one that is there, whose header is
-            kept and whose torn end is cut off.
+        header: Written into a new file, or one that was not begun, see `is_begun`. None goes on
+            with the one that is there, whose header is kept and whose torn end is cut off.
 
     Attributes:
         header: What the file was begun with.
@@ -44,17 +46,38 @@ class Journal:
         self.path = path
         self.count = 0
         # Without a buffer: what a full disk has refused would be written at the next occasion.
-        self._stream = path.open("r+b" if header is None else "x+b", buffering=0)
+        is_there = header is None or (path.exists() and not Journal.is_begun(path))
+        self._stream = path.open("r+b" if is_there else "x+b", buffering=0)
         try:
             self._hold()
             if header is None:
                 self.header = self._recover()
             else:
                 self.header = dict(header)
-                self._put(_MAGIC + _framed(json.dumps(self.header).encode()))
+                self._begin()
         except BaseException:
             self._stream.close()
             raise
+
+    @staticmethod
+    def is_begun(path: Path) -> bool:
+        """Tell whether there is more in a file than the first bytes of a journal's header.
+
+        A process that is killed while it begins leaves no more than that.
+
+        Raises:
+            OSError: When the file cannot be read.
+        """
+        with path.open("rb") as stream:
+            content = stream.read(len(_MAGIC) + _HEAD.size)
+            if not content.startswith(_MAGIC):
+                return not _MAGIC.startswith(content)
+            head = content[len(_MAGIC) :]
+            if len(head) < _HEAD.size:
+                return False
+            size_bytes, _ = _HEAD.unpack(head)
+            left_bytes = os.fstat(stream.fileno()).st_size - len(content)
+            return not left_bytes < size_bytes <= _LARGEST_HEADER_BYTES
 
     def append(self, payload: bytes) -> None:
         """Add a record; it outlives the process from here on.
@@ -97,6 +120,17 @@ class Journal:
                 f"{self.path} is being written by another process: wait for it, stop it, or name "
                 "another output"
             ) from None
+
+    def _begin(self) -> None:
+        """Write the header; where that fails there is no file."""
+        if Journal.is_begun(self.path):  # by another process, a moment ago
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(self.path))
+        try:
+            self._stream.truncate(0)
+            self._put(_MAGIC + _framed(json.dumps(self.header).encode()))
+        except BaseException:
+            self.path.unlink()
+            raise
 
     def _recover(self) -> dict[str, Any]:
         with self.path.open("rb") as stream:

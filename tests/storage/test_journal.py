@@ -55,7 +55,12 @@ def test_a_flipped_byte_or_a_lying_size_ends_the_journal_there(tmp_path):
         assert journal.count == 2
 
 
-@pytest.mark.parametrize("content", [b"", b"id,target\n", b"gpuopt journal 1\n", b"gpuopt jour"])
+MAGIC = b"gpuopt journal 1\n"
+DAMAGED = MAGIC + _framed(b'{"begun": 1}')[:-1] + b"?"
+LYING = MAGIC + b"\xff" * 100  # a header of 2**64 - 1 bytes
+
+
+@pytest.mark.parametrize("content", [b"id,target\n", b"gpuopt journey", DAMAGED, LYING])
 def test_another_file_is_refused_and_kept(tmp_path, content):
     path = tmp_path / "j"
     path.write_bytes(content)
@@ -64,6 +69,31 @@ def test_another_file_is_refused_and_kept(tmp_path, content):
     assert path.read_bytes() == content
     with pytest.raises(FileExistsError):
         Journal(path, {})
+
+
+def test_a_file_that_ends_before_a_whole_header_was_not_begun(tmp_path):
+    path = tmp_path / "j"
+    Journal(path, {"begun": "with"}).close()
+    content = path.read_bytes()
+    assert Journal.is_begun(path)
+    for size in range(len(content)):
+        path.write_bytes(content[:size])
+        assert not Journal.is_begun(path)
+        with Journal(path, {"begun": "anew"}) as journal:
+            journal.append(b"one")
+        with Journal(path) as journal:
+            assert (journal.header, journal.count) == ({"begun": "anew"}, 1)
+
+
+def test_a_header_that_a_full_disk_refuses_leaves_no_file(tmp_path, monkeypatch):
+    def full(journal, content):
+        journal._stream.write(content[:5])
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "_put", full)
+    with pytest.raises(OSError, match="No space"):
+        Journal(tmp_path / "j", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_header_that_is_no_mapping_is_refused(tmp_path):
