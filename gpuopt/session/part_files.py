@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from gpuopt.errors import FaultError, InputError, PreemptedError
-from gpuopt.storage import part_file
+from gpuopt.storage import Journal, part_file
 from gpuopt.tta import PredictionFile
 
 __all__ = ["PartFiles", "going_on_later"]
@@ -38,7 +38,8 @@ class PartFiles:
     Raises:
         InputError: When what is there belongs to another prediction, or is damaged, or another
             process writes it.
-        OSError: When the files cannot be read or written.
+        FaultError: When the disk is full.
+        OSError: When the files cannot be read.
     """
 
     def __init__(
@@ -55,20 +56,21 @@ class PartFiles:
         self._passes = passes
         self._batches = batches
         self.earlier: PredictionFile | None = None
-        there = [number for number in range(_MOST) if part_file(output, number).exists()]
+        there = [number for number in range(_MOST) if _is_begun(part_file(output, number))]
         if there and not resumes:
             raise InputError(
                 f"{part_file(output, there[0])} is of a prediction that was cut short: resume=true "
                 "goes on with it; delete it to begin anew"
             )
         self.number = max(there, default=0)
-        self.file = self._open(self.number) if there else self._begin()
-        if self.number:
+        self.file = self._open(self.number) if there else self._begin(0)
+        if self.number and not self.is_complete:
             try:
                 self.earlier = self._open_earlier()
             except BaseException:
                 self.file.close()
                 raise
+        self._remove_before(self.number - 1)
 
     @property
     def samples(self) -> int:
@@ -96,12 +98,17 @@ class PartFiles:
         return f"{self.samples} of {images} images{of_pass}"
 
     def next_pass(self) -> None:
-        """Begin the next pass, which needs the present one's file and no earlier one."""
+        """Begin the next pass, which needs the present one's file and no earlier one.
+
+        Raises:
+            FaultError: When the disk is full; the present pass is kept.
+        """
+        # Before any is removed: whatever happens in between, a complete one can be gone on from.
+        later = self._begin(self.number + 1)
         if self.earlier is not None:
             self.earlier.close()
-            part_file(self._output, self.number - 1).unlink()
-        self.earlier, self.number = self.file, self.number + 1
-        self.file = self._begin()
+        self.earlier, self.file, self.number = self.file, later, self.number + 1
+        self._remove_before(self.number - 1)
 
     def close(self) -> None:
         """Let others open the files; one that holds nothing is removed."""
@@ -117,8 +124,17 @@ class PartFiles:
         for number in range(self._passes):
             part_file(self._output, number).unlink(missing_ok=True)
 
-    def _begin(self) -> PredictionFile:
-        return PredictionFile(part_file(self._output, self.number), self._header)
+    def _begin(self, number: int) -> PredictionFile:
+        path = part_file(self._output, number)
+        try:
+            return PredictionFile(path, self._header)
+        except OSError as error:
+            raise FaultError(f"{path} cannot be written ({error.strerror}): free space") from error
+
+    def _remove_before(self, number: int) -> None:
+        """Remove what no pass needs any more."""
+        for earlier in range(number):
+            part_file(self._output, earlier).unlink(missing_ok=True)
 
     def _open(self, number: int) -> PredictionFile:
         path = part_file(self._output, number)
@@ -172,6 +188,10 @@ def going_on_later(parts: PartFiles, output: Path, images: int) -> Iterator[None
         if isinstance(error, FaultError) and is_begun:
             raise FaultError(f"{error}; {done} are kept: {how}") from error
         raise
+
+
+def _is_begun(path: Path) -> bool:
+    return path.exists() and Journal.is_begun(path)
 
 
 def _differences(stored: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -116,6 +116,72 @@ def test_a_second_pass_without_the_whole_first_is_refused(parts, tmp_path, left)
         parts(resumes=True)
 
 
+def full_disk(*_):
+    raise OSError(28, "No space left on device")
+
+
+def test_no_pass_is_lost_when_the_next_one_cannot_begin(parts, tmp_path, monkeypatch):
+    mine = parts()
+    add(mine, 2)
+    mine.next_pass()
+    add(mine, 2)
+    with monkeypatch.context() as patch:
+        patch.setattr("gpuopt.session.part_files.PredictionFile", full_disk)
+        with pytest.raises(FaultError, match=r"p\.csv\.part3 cannot be written \(No space.*free"):
+            mine.next_pass()
+    assert names(tmp_path) == ["p.csv.part", "p.csv.part2"]
+    mine.close()
+    mine = parts(resumes=True)
+    assert (mine.number, mine.is_complete) == (1, True)
+    mine.next_pass()
+    assert (mine.number, mine.earlier.batches) == (2, 2)
+    assert names(tmp_path) == ["p.csv.part2", "p.csv.part3"]
+
+
+@pytest.mark.parametrize("torn", [False, True])
+def test_killed_between_two_passes_it_goes_on_from_the_complete_one(parts, tmp_path, torn):
+    mine = parts()
+    add(mine, 2)
+    mine.next_pass()
+    add(mine, 2)
+    if torn:  # in the middle of the header of the next one
+        mine.close()
+        (tmp_path / "p.csv.part3").write_bytes(b"gpuopt jour")
+    else:  # before the first one was removed
+        first = part_file(tmp_path / "p.csv").read_bytes()
+        mine.next_pass()
+        mine.close()
+        part_file(tmp_path / "p.csv").write_bytes(first)
+    mine = parts(resumes=True)
+    if torn:
+        assert (mine.number, mine.is_complete) == (1, True)
+        mine.next_pass()
+    assert (mine.number, mine.file.batches, mine.earlier.batches) == (2, 0, 2)
+    assert names(tmp_path) == ["p.csv.part2", "p.csv.part3"]
+
+
+def test_a_complete_pass_needs_no_earlier_one(parts, tmp_path):
+    mine = parts()
+    add(mine, 2)
+    mine.next_pass()
+    add(mine, 2)
+    mine.close()
+    part_file(tmp_path / "p.csv").unlink()
+    mine = parts(resumes=True)
+    assert (mine.number, mine.is_complete, mine.earlier) == (1, True, None)
+
+
+def test_a_file_that_was_not_begun_is_nothing_to_go_on_with(parts, tmp_path):
+    part_file(tmp_path / "p.csv").write_bytes(b"")
+    add(parts())
+
+
+def test_a_disk_that_is_full_at_the_beginning_is_a_fault(parts, monkeypatch):
+    monkeypatch.setattr("gpuopt.session.part_files.PredictionFile", full_disk)
+    with pytest.raises(FaultError, match=r"p\.csv\.part cannot be written \(No space"):
+        parts()
+
+
 def test_two_processes_do_not_share_the_files(parts):
     add(parts())
     with pytest.raises(InputError, match="being written by another process"):
