@@ -117,8 +117,9 @@ class _Predicted:
         assert total is not None  # a predictor has at least one model
         if last is not None and len(self.ids):
             total = total / last.models
-            total = total if last.finish is None else last.finish(total)
-        check_finite(total.numpy(), self.ids)
+        check_finite(total.numpy(), self.ids)  # before they are finished, which takes numbers only
+        if last is not None and last.finish is not None and len(self.ids):
+            total = last.finish(total)
         return PredictionBlock(self.ids, self.targets, total.numpy(), self.chunk_size)
 
 

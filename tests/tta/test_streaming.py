@@ -220,11 +220,12 @@ def test_on_a_gpu_every_batch_is_kept_in_order(files):
     np.testing.assert_allclose(found, expected.probabilities, atol=1e-5)
 
 
-def test_outputs_that_are_not_finite_are_a_fault_and_leave_no_block(files):
+@pytest.mark.parametrize("finish", [None, lambda _: pytest.fail("finished")])
+def test_outputs_that_are_not_finite_are_a_fault_and_leave_no_block(files, finish):
     file = files("p", {})
     predictor = TtaPredictor(lambda images: forward(images) * torch.nan, VIEWS)
     with pytest.raises(FaultError, match="4 of 4 images"):
-        stream_pass(batches([4]), predictor, file, last=LastPass(1))
+        stream_pass(batches([4]), predictor, file, last=LastPass(1, finish))
     assert file.batches == 0
 
 
