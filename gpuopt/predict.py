@@ -56,7 +56,9 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     node, split = _find_data(config, place)
     calibration = find_calibration(place, config.use_calibration)
     _require_writable(output)
-    submission = _place_of_submission(node, output)
+    # Both at once only where a prediction was cut short after it had written them.
+    is_written = bool(config.resume) and output.exists()
+    submission = _place_of_submission(node, output, may_exist=is_written)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
     import sys
 
@@ -129,9 +131,11 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     written = [output]
     try:
         with predictions.written():
-            stream_predictions_csv(output, predictions.rows(), description.class_names)
+            if not is_written:
+                stream_predictions_csv(output, predictions.rows(), description.class_names)
             if submission is not None and contest is not None and interval is None:
-                write_submission(submission, predictions.ids, predictions.classes, contest)
+                if not submission.exists():
+                    write_submission(submission, predictions.ids, predictions.classes, contest)
                 written.append(submission)
     except OSError as error:
         raise FaultError(
@@ -180,13 +184,13 @@ def _require_writable(output: Path) -> None:
         ) from error
 
 
-def _place_of_submission(node: dict[str, Any], output: Path) -> Path | None:
+def _place_of_submission(node: dict[str, Any], output: Path, *, may_exist: bool) -> Path | None:
     """Say where a contest's file would go; nothing of the user's is overwritten."""
     is_csv = str(node["_target_"]).endswith(".ImageCsv")
     if not is_csv or not (node.get("test_csv") or node.get("test_dir")):
         return None
     submission = output.with_name("submission.csv")
-    if submission.exists():
+    if submission.exists() and not may_exist:
         raise InputError(f"{submission} exists: move it away, or name an output elsewhere")
     if submission == output:
         raise InputError(

@@ -15,6 +15,8 @@ PREDICTIONS = "predictions.csv"
 def folder_of_prediction(config: Mapping[str, Any], root: Path) -> Path | None:
     """Decide which folder a prediction works in.
 
+    An output whose parts are still there is not complete: what is written beside it may be missing.
+
     Args:
         config: With `output`, and `resume` where the command can be gone on with.
         root: Where predictions without an `output` lie, each in a folder of its own.
@@ -41,15 +43,15 @@ def folder_of_prediction(config: Mapping[str, Any], root: Path) -> Path | None:
             raise InputError(
                 f"resume={resume} and output={output} name two folders: give one of them"
             )
-    if place.exists():
-        raise InputError(f"{place} exists: that prediction is complete")
     if not has_parts(place):
+        if place.exists():
+            raise InputError(f"{place} exists: that prediction is complete")
         raise InputError(f"{place} was not cut short: leave resume out to begin")
     return place.parent
 
 
 def _check_output(output: Path, *, begins: bool) -> None:
-    if output.exists():
+    if output.exists() and (begins or not has_parts(output)):
         raise InputError(f"output={output} exists: move it away, or name another file")
     if not output.parent.is_dir():
         raise InputError(f"output={output}: the folder {output.parent} does not exist")
@@ -62,7 +64,7 @@ def _check_output(output: Path, *, begins: bool) -> None:
 
 def _latest_cut_short(root: Path) -> Path:
     places = [folder / PREDICTIONS for folder in root.glob("*")]
-    found = [place for place in places if has_parts(place) and not place.exists()]
+    found = [place for place in places if has_parts(place)]
     if not found:
         raise InputError(
             f"resume=true: no prediction under {root} was cut short; name its folder with "

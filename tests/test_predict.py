@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from gpuopt.config import compose_settings
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
 from gpuopt.predict import predict
 from gpuopt.schema import to_predict_config
 
@@ -94,6 +94,28 @@ def test_a_submission_that_exists_is_kept(home, tmp_path):
     assert (tmp_path / "submission.csv").read_text() == "mine"
     with pytest.raises(InputError, match=r"name it predictions\.csv"):
         predicted(home, tmp_path / "p", *contest(home), f"output={tmp_path / 'p/submission.csv'}")
+
+
+def test_a_submission_that_a_full_disk_refused_is_written_by_going_on(home, tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("gpuopt.session.contest.write_contest_csv", full)
+        how = f"free space, and the same command with resume={tmp_path} goes on"
+        with pytest.raises(FaultError, match=how):
+            predicted(home, tmp_path, *contest(home))
+    assert len(read(tmp_path / "predictions.csv")) == 3
+    words = (*contest(home), f"resume={tmp_path}")
+    part = (tmp_path / "predictions.csv.part").read_bytes()
+    before = (tmp_path / "predictions.csv").stat()
+    predicted(home, tmp_path, *words)
+    files = {path.name for path in tmp_path.iterdir()}
+    assert files == {"predictions.csv", "submission.csv"}
+    assert (tmp_path / "predictions.csv").stat() == before
+    (tmp_path / "predictions.csv.part").write_bytes(part)  # killed before it was removed
+    predicted(home, tmp_path, *words)
+    assert {path.name for path in tmp_path.iterdir()} == files
 
 
 def test_labelled_images_get_a_score_and_no_submission(home, tmp_path, capsys):

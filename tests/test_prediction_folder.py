@@ -48,7 +48,11 @@ def test_an_output_that_was_cut_short_is_only_gone_on_with_when_asked():
     assert chosen("p.csv", ".") == Path()
     with pytest.raises(InputError, match=r"resume=there and output=p.csv name two folders"):
         chosen("p.csv", "there")
-    Path("p.csv").touch()
+    Path("p.csv").touch()  # what is written beside it may be missing
+    assert chosen("p.csv", True) == Path()
+    with pytest.raises(InputError, match=r"output=p.csv exists"):
+        chosen("p.csv")
+    Path("p.csv.part").unlink()
     with pytest.raises(InputError, match=r"output=p.csv exists"):
         chosen("p.csv", True)
 
@@ -56,7 +60,7 @@ def test_an_output_that_was_cut_short_is_only_gone_on_with_when_asked():
 def test_true_is_the_latest_that_was_cut_short():
     cut_short(ROOT / "older/predictions.csv.part", age_s=200)
     cut_short(ROOT / "later/predictions.csv.part2", age_s=100)
-    cut_short(ROOT / "complete/predictions.csv.part")
+    (ROOT / "complete").mkdir()
     (ROOT / "complete/predictions.csv").touch()
     (ROOT / "other").mkdir()
     (ROOT / "other/predictions.csv.party").touch()
@@ -72,7 +76,7 @@ def test_nothing_to_go_on_with_is_bad_input():
         chosen("p.csv", True)
     with pytest.raises(InputError, match=r"nowhere/predictions.csv was not cut short"):
         chosen(resume="nowhere")
-    cut_short("done/predictions.csv.part")
+    Path("done").mkdir()
     Path("done/predictions.csv").touch()
     with pytest.raises(InputError, match="that prediction is complete"):
         chosen(resume="done")
