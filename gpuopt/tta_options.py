@@ -12,6 +12,8 @@ __all__ = ["compose_policy", "shipped_policies"]
 def compose_policy(name: str) -> TestTimeAugmentation:
     """Compose an option of `tta=` from the folders that the running command reads.
 
+    The policy is called as its option is, whatever `name:` says in the file: that is what is typed.
+
     Raises:
         MissingConfigException: When there is no such option; other errors of Hydra.
         InputError: When its views cannot be made.
@@ -20,6 +22,7 @@ def compose_policy(name: str) -> TestTimeAugmentation:
     content = OmegaConf.to_container(node, resolve=True)
     assert isinstance(content, dict)  # the schema's node is a mapping
     policy = TestTimeAugmentation(**{str(key): value for key, value in content.items()})
+    policy.name = name
     policy.check()
     return policy
 
