@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from gpuopt.errors import FaultError, InputError
+from gpuopt.memory.device_errors import is_out_of_memory
 from gpuopt.tta.apply import apply_view
 from gpuopt.tta.views import View
 
@@ -123,7 +124,9 @@ class ViewChunks:
                     logits = forward(chunk)
                 scores.append(logits[: stop - start].float().log_softmax(1).clamp_(min=_LOWEST))
                 del logits  # not beside the next model's activations
-        except torch.OutOfMemoryError:
+        except RuntimeError as error:  # cuDNN and cuBLAS have other words for it than PyTorch
+            if not is_out_of_memory(error):
+                raise
             return None
         return scores
 

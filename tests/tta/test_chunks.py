@@ -52,13 +52,22 @@ def test_views_are_made_once_for_all_models(monkeypatch):
     assert sum(made) == 3 * 5
 
 
-def test_memory_that_runs_out_in_a_later_model_repeats_the_chunk_for_all():
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("injected"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    ],
+    ids=["pytorch", "cudnn", "cublas"],
+)
+def test_memory_that_runs_out_in_a_later_model_repeats_the_chunk_for_all(error):
     sizes = []
 
     def crowded(images):
         sizes.append(len(images))
         if len(images) > 2:
-            raise torch.OutOfMemoryError("injected")
+            raise error
         return model(0.2)(images)
 
     chunks = ViewChunks([model(0.1), crowded], VIEWS, chunk_size=4)
@@ -68,6 +77,14 @@ def test_memory_that_runs_out_in_a_later_model_repeats_the_chunk_for_all():
     assert chunks.chunk_size == 2
     whole = collected(ViewChunks([model(0.1), model(0.2)], VIEWS, chunk_size=4), images)
     assert all(torch.allclose(got[key], whole[key], atol=1e-6) for key in whole)
+
+
+def test_another_error_is_not_taken_for_want_of_memory():
+    def broken(images):
+        raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        collected(ViewChunks([broken], VIEWS), pictures())
 
 
 def test_a_class_that_is_ruled_out_stays_a_number():
