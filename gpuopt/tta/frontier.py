@@ -7,7 +7,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuopt.errors import InputError
 from gpuopt.measure import (
     Interval,
     bootstrap_interval,
@@ -23,8 +22,6 @@ from gpuopt.tta.selection import calibrated_log_likelihood, halves, select_views
 from gpuopt.tta.views import View
 
 __all__ = ["PolicyScores", "ScoredPolicy", "score_policies"]
-
-_FEWEST_IMAGES = 4
 
 
 @dataclass(frozen=True)
@@ -98,13 +95,8 @@ def score_policies(
         seed: Of the split and the bootstrap.
 
     Raises:
-        InputError: For fewer than four images.
+        InputError: When a half has fewer than two images, or groups.
     """
-    if len(scores.targets) < _FEWEST_IMAGES:
-        raise InputError(
-            f"{len(scores.targets)} validation images are too few to choose views by: train with "
-            "a larger data.validation_ratio"
-        )
     chosen_by, reported = (
         scores.take(rows) for rows in halves(scores.targets, scores.groups, seed)
     )

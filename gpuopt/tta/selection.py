@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuopt.data.folds import assign_folds
+from gpuopt.errors import InputError
 from gpuopt.measure import fit_temperature
 from gpuopt.tta.held_out import HeldOutScores, safe_log
 from gpuopt.tta.views import View
@@ -19,6 +20,7 @@ from gpuopt.tta.views import View
 __all__ = ["SelectedViews", "calibrated_log_likelihood", "halves", "select_views"]
 
 _MOST_VIEWS = 15
+_FEWEST_IN_A_HALF = 2
 # In nats per image; what is gained below that is noise.
 _LEAST_GAIN = 1e-4
 # Images x classes that the search looks at; with more a stratified part of the images.
@@ -50,9 +52,20 @@ def halves(
 
     Returns:
         Rows to select on and rows to report on, each ascending.
+
+    Raises:
+        InputError: When a half has fewer than two images, or groups.
     """
     half = assign_folds(targets, 2, seed, groups)
-    return np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+    found = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
+    counts = [len(rows if groups is None else {groups[row] for row in rows}) for rows in found]
+    if min(counts) < _FEWEST_IN_A_HALF:
+        kind = "images" if groups is None else "groups of images"
+        raise InputError(
+            f"{sum(counts)} {kind} for validation are too few to choose views by one half and to "
+            "judge them by the other: train with a larger data.validation_ratio"
+        )
+    return found
 
 
 def select_views(scores: HeldOutScores, most: int = _MOST_VIEWS) -> list[SelectedViews]:

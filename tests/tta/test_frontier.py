@@ -84,6 +84,22 @@ def test_images_of_a_group_err_together(found):
     assert grouped.policies[1].macro_f1 != found.policies[1].macro_f1
 
 
-def test_too_few_images_are_refused():
-    with pytest.raises(InputError, match="3 validation images are too few"):
-        score_policies(made(3), [TURNS])
+@pytest.mark.parametrize(
+    ("groups", "words"),
+    [
+        (None, "3 images for validation are too few"),
+        (["a"] * 8, "1 groups of images for validation are too few"),
+        (["a"] * 4 + ["b"] * 4, "2 groups of images"),
+        (["a"] * 6 + ["b", "c"], "3 groups of images"),
+    ],
+)
+def test_too_few_images_or_groups_are_refused(groups, words):
+    samples = 3 if groups is None else len(groups)
+    with pytest.raises(InputError, match=f"{words}.*larger data.validation_ratio"):
+        score_policies(made(samples, groups), [TURNS])
+
+
+def test_two_images_or_groups_in_a_half_are_enough():
+    groups = [f"g{i // 2}" for i in range(8)]
+    for scores in (made(4), made(8, groups)):
+        assert score_policies(scores, [TURNS], resamples=20).policies
