@@ -99,6 +99,12 @@ def test_json_says_what_was_found_and_how_sure(call):
     assert answer["time"]["evidence"] == "measured"
 
 
+def test_a_list_of_none_alone_is_timed(call):
+    (policy,) = answer_of(call, "policies=[none]")["policies"]
+    assert policy["name"] == "none"
+    assert policy["minutes"]["value"] > 0
+
+
 def test_what_cannot_be_reached_is_told_with_the_nearest_and_code_4(call, home):
     answer = answer_of(call, "min_f1=1", "target_minutes=600", "save_config=mine", code=4)
     assert answer["chosen"] is None

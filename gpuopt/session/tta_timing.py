@@ -21,7 +21,7 @@ from gpuopt.tta.apply import apply_view
 from gpuopt.tta.predictions import predict_loader
 from gpuopt.tta.predictor import TtaPredictor
 from gpuopt.tta.time_model import TimedPass, TtaTime, fit_tta_time
-from gpuopt.tta.views import View
+from gpuopt.tta.views import View, parse_views
 
 __all__ = ["PassTimer", "kept_tta_time", "measure_tta_time"]
 
@@ -169,6 +169,8 @@ def measure_tta_time(
     setup = timer.setup
     with setup.applied(), torch.inference_mode():
         few, many = (View(),), tuple(views[:_MANY_VIEWS])
+        if len(many) < 2:  # two numbers of views tell what one costs
+            many = (View(), *parse_views([{"hflip": True}]))
         cold = timer(setup.batch_size, few)
         warm = timer(setup.batch_size, few)
         batch_s = timer(setup.batch_size, many).seconds / len(many)
@@ -176,7 +178,7 @@ def measure_tta_time(
             timer(images, seen)._replace(turn=turn)
             for turn, images, seen in _design(setup.batch_size, few, many, batch_s, budget_s)
         ]
-        view_s = {view.name: timer.view_seconds(view) for view in views}
+        view_s = {view.name: timer.view_seconds(view) for view in dict.fromkeys((*views, *many))}
         decode_s = timer.decode_seconds()
     how = f"{len(passes)} short predictions, engine=eager"
     return fit_tta_time(

@@ -59,6 +59,14 @@ def test_the_parts_are_found_and_the_warm_up_is_part_of_the_start():
     assert {views for _, views in timer.passes} == {1, 5}
 
 
+def test_without_another_view_one_is_timed_to_tell_what_a_view_costs():
+    timer = FakeTimer()
+    time = measure_tta_time(timer, VIEWS[:1])
+    assert time.forward_s == pytest.approx(0.05 / 32)
+    assert set(time.view_s) == {"identity", "hflip"}
+    assert {views for _, views in timer.passes} == {1, 2}
+
+
 @pytest.mark.parametrize("chunk_s", [1e-5, 0.02, 0.3, 40.0])
 def test_passes_fill_the_budget_and_on_a_slow_device_are_few(chunk_s):
     passes = list(_design(32, VIEWS[:1], VIEWS[:5], chunk_s, 15.0))
