@@ -34,7 +34,7 @@ def known_run(name: str) -> KnownRun:
 
 
 def _worth(place: Path) -> tuple[dict[str, Interval], str]:
-    from gpuopt.session.recommendation import TTA_SCORES, read_tta_scores
+    from gpuopt.session.tta_scores import TTA_SCORES, read_tta_scores
     from gpuopt.storage import sha256_of
 
     ask = f"gpuopt recommend_tta run={place}"
@@ -44,13 +44,16 @@ def _worth(place: Path) -> tuple[dict[str, Interval], str]:
         return {}, f"left out, because nothing was scored yet: {ask}"
     except (OSError, ValueError) as error:
         return {}, f"left out, because {TTA_SCORES} is damaged ({error}): {ask}"
-    inside = {path: place / path for path in weights}
-    is_same = all(
-        file.resolve().is_relative_to(place.resolve())
-        and file.is_file()
-        and sha256_of(file) == weights[path]
-        for path, file in inside.items()
-    )
+    inside = {place / path: digest for path, digest in weights.items()}
+    try:
+        is_same = all(
+            file.resolve().is_relative_to(place.resolve())
+            and file.is_file()
+            and sha256_of(file) == digest
+            for file, digest in inside.items()
+        )
+    except (OSError, RuntimeError):  # unreadable, or links in a circle
+        is_same = False
     if not is_same:
         return {}, f"left out, because the weights have changed since: {ask}"
     return worth, f"of {images} held-out images of {place}, 95% bootstrap intervals"

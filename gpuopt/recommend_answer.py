@@ -1,5 +1,6 @@
 """From the settings of `gpuopt recommend_tta` to its answer."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,10 +15,11 @@ from gpuopt.schema import CONF_DIR, RecommendTtaConfig
 from gpuopt.session.ensemble import Ensemble
 from gpuopt.session.pass_plan import PassPlan, plan_passes
 from gpuopt.session.prediction import PredictionSetup
-from gpuopt.session.recommendation import TtaRecommendation, write_tta_scores
+from gpuopt.session.recommendation import TtaRecommendation
 from gpuopt.session.tta_forecast import forecast_tta_time
+from gpuopt.session.tta_scores import write_tta_scores
 from gpuopt.session.tta_timing import kept_tta_time
-from gpuopt.session.view_passes import HeldOutPart, score_parts
+from gpuopt.session.view_passes import HeldOutPart, digest_of_images, score_parts
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import AnswerCache, default_cache_dir, sha256_of
 from gpuopt.trained_run import data_of_run, find_run, folds_of
@@ -166,8 +168,9 @@ def _keep(place: Path, parts: Sequence[HeldOutPart], scores: PolicyScores) -> li
     weights = {
         str(part.checkpoint.relative_to(place)): sha256_of(part.checkpoint) for part in parts
     }
+    images = hashlib.sha256("".join(digest_of_images(part.data) for part in parts).encode())
     try:
-        write_tta_scores(place, weights, scores)
+        write_tta_scores(place, weights, images.hexdigest(), scores)
     except OSError as error:
         return [f"the scores are not kept in {place} ({error.strerror})"]
     return []

@@ -6,7 +6,7 @@ import pytest
 from gpuopt.errors import InputError
 from gpuopt.known_run import known_run
 from gpuopt.measure import Interval
-from gpuopt.session.recommendation import TTA_SCORES, write_tta_scores
+from gpuopt.session.tta_scores import TTA_SCORES, write_tta_scores
 from gpuopt.storage import sha256_of
 from gpuopt.tta import View
 from gpuopt.tta.frontier import PolicyScores, ScoredPolicy
@@ -31,7 +31,7 @@ def run(trained, tmp_path):
 
 
 def test_a_run_tells_its_model_and_what_was_scored(run):
-    write_tta_scores(run, {BEST: sha256_of(run / BEST)}, SCORES)
+    write_tta_scores(run, {BEST: sha256_of(run / BEST)}, "images", SCORES)
     found = known_run(str(run))
     assert (found.model_name, found.image_size, found.models) == ("test_vit", 32, 1)
     assert found.worth == {"none": WORTH}
@@ -49,7 +49,7 @@ def test_a_run_tells_its_model_and_what_was_scored(run):
 )
 def test_scores_of_other_weights_are_left_out_with_the_reason(run, weights, reason):
     if weights is not None:
-        write_tta_scores(run, weights, SCORES)
+        write_tta_scores(run, weights, "images", SCORES)
     found = known_run(str(run))
     assert found.worth == {}
     assert reason in found.worth_reason
@@ -57,9 +57,18 @@ def test_scores_of_other_weights_are_left_out_with_the_reason(run, weights, reas
 
 
 def test_damaged_scores_are_left_out_with_the_reason(run):
-    for text in ("{", json.dumps({"schema": 9}), "[]"):
+    for text in ("{", json.dumps({"schema": 9}), "[]", "[" * 100_000):
         (run / TTA_SCORES).write_text(text)
         assert "is damaged" in known_run(str(run)).worth_reason
+    for weights in ({}, {"a\0b": "x"}):
+        write_tta_scores(run, weights, "images", SCORES)
+        assert "is damaged (weights)" in known_run(str(run)).worth_reason
+
+
+def test_weights_that_cannot_be_followed_are_other_ones(run):
+    (run / "circle").symlink_to("circle")
+    write_tta_scores(run, {"circle": "x"}, "images", SCORES)
+    assert "the weights have changed" in known_run(str(run)).worth_reason
 
 
 def test_there_must_be_a_run():

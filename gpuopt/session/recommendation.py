@@ -1,24 +1,17 @@
 """What `gpuopt recommend_tta` found: the policies with worth and price, and the one to take."""
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from gpuopt.choice import Choice
-from gpuopt.errors import one_line
 from gpuopt.measure import Interval, duration_text
 from gpuopt.report import FrontierPoint
-from gpuopt.storage import write_json
 from gpuopt.tta.frontier import PolicyScores
 from gpuopt.tta.recommender import Option, Recommendation
 from gpuopt.tta.time_model import TtaTime
 
-__all__ = ["TTA_SCORES", "TtaRecommendation", "read_tta_scores", "write_tta_scores"]
-
-TTA_SCORES = "tta_scores.json"
-_SCHEMA = 1
+__all__ = ["TtaRecommendation"]
 
 
 @dataclass(frozen=True)
@@ -124,47 +117,3 @@ class TtaRecommendation:
             "choices": [choice.as_dict() for choice in self.choices],
             "notes": list(self.notes),
         }
-
-
-def write_tta_scores(folder: Path, weights: Mapping[str, str], scores: PolicyScores) -> None:
-    """Leave what policies are worth in the folder of their run, for `gpuopt check report=tta`.
-
-    Args:
-        folder: Of the run.
-        weights: Digest of each checkpoint, by its path relative to the folder.
-        scores: What the policies are worth.
-
-    Raises:
-        OSError: When the folder cannot be written.
-    """
-    content = {
-        "schema": _SCHEMA,
-        "weights": dict(weights),
-        "report_images": scores.report_images,
-        "policies": [policy.as_dict() for policy in scores.policies],
-    }
-    write_json(folder / TTA_SCORES, content)
-
-
-def read_tta_scores(path: Path) -> tuple[dict[str, str], int, dict[str, Interval]]:
-    """Read such a file.
-
-    Returns:
-        The weights as they were given, the number of images, and macro-F1 by policy.
-
-    Raises:
-        OSError: When it is missing.
-        ValueError: When it is damaged, or of another version.
-    """
-    content = json.loads(path.read_text("utf-8"))
-    try:
-        if content["schema"] != _SCHEMA:
-            raise ValueError(f"schema {content['schema']!r}")
-        weights = {str(name): str(digest) for name, digest in content["weights"].items()}
-        found = {}
-        for policy in content["policies"]:
-            bounds = (float(policy["macro_f1"][key]) for key in ("value", "low", "high"))
-            found[one_line(str(policy["name"]), 60)] = Interval(*bounds)
-        return weights, int(content["report_images"]), found
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{type(error).__name__}: {error}") from error

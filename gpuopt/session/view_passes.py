@@ -29,7 +29,14 @@ from gpuopt.tta.held_out import HeldOutScores
 from gpuopt.tta.view_scores import score_views
 from gpuopt.tta.views import View
 
-__all__ = ["HeldOutPart", "code_versions", "image_files", "load_part", "score_parts"]
+__all__ = [
+    "HeldOutPart",
+    "code_versions",
+    "digest_of_images",
+    "image_files",
+    "load_part",
+    "score_parts",
+]
 
 _PACKAGES = ("timm", "torch", "torchvision")
 
@@ -117,6 +124,17 @@ def image_files(data: ImageDataModule) -> list[Path]:
     return images if isinstance(images, list) else []
 
 
+def digest_of_images(data: ImageDataModule) -> str:
+    """Digest names and classes of the validation images, and sizes and times of all files."""
+    digest = hashlib.sha256(type(data).__name__.encode())
+    for name, target in zip(data.validation_ids, data.validation_targets, strict=True):
+        digest.update(f"{name}\t{target}\n".encode("utf-8", "surrogateescape"))
+    for path in image_files(data):
+        status = path.stat()
+        digest.update(os.fsencode(path.name) + f"\t{status.st_size} {status.st_mtime_ns}".encode())
+    return digest.hexdigest()
+
+
 def _score_part(
     part: HeldOutPart,
     description: ModelDescription,
@@ -177,23 +195,12 @@ def _question(part: HeldOutPart, setup: PredictionSetup) -> dict[str, Any]:
     return {
         "kind": "log-probabilities of a view",
         "weights": sha256_of(part.checkpoint),
-        "images": _digest_of_images(part.data),
+        "images": digest_of_images(part.data),
         "image_size": part.data.image_size,
         "precision": setup.precision,
         "device": setup.device,
         **code_versions(),
     }
-
-
-def _digest_of_images(data: ImageDataModule) -> str:
-    """Digest names and classes of the validation images, and sizes and times of all files."""
-    digest = hashlib.sha256(type(data).__name__.encode())
-    for name, target in zip(data.validation_ids, data.validation_targets, strict=True):
-        digest.update(f"{name}\t{target}\n".encode("utf-8", "surrogateescape"))
-    for path in image_files(data):
-        status = path.stat()
-        digest.update(os.fsencode(path.name) + f"\t{status.st_size} {status.st_mtime_ns}".encode())
-    return digest.hexdigest()
 
 
 def code_versions() -> dict[str, str]:

@@ -1,16 +1,9 @@
 import io
-import json
 
-import pytest
 from rich.console import Console
 
 from gpuopt.measure import Interval
-from gpuopt.session.recommendation import (
-    TTA_SCORES,
-    TtaRecommendation,
-    read_tta_scores,
-    write_tta_scores,
-)
+from gpuopt.session.recommendation import TtaRecommendation
 from gpuopt.session.recommendation_table import recommendation_table
 from gpuopt.tta import parse_views
 from gpuopt.tta.frontier import PolicyScores, ScoredPolicy
@@ -95,30 +88,3 @@ def test_nothing_of_a_long_row_is_cut_off():
     for words in ("comprehensive", "0.985  0.959 to 1.000", "-0.960 to -0.850", "recommended"):
         assert words in text
     assert "\u2026" not in text
-
-
-def test_scores_are_left_for_the_check(tmp_path):
-    write_tta_scores(tmp_path, {"checkpoints/best.ckpt": "d"}, SCORES)
-    weights, images, found = read_tta_scores(tmp_path / TTA_SCORES)
-    assert (weights, images) == ({"checkpoints/best.ckpt": "d"}, 101)
-    assert found == {p.name: p.macro_f1 for p in SCORES.policies}
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda content: content.update(schema=2),
-        lambda content: content.pop("weights"),
-        lambda content: content.update(weights=[1]),
-        lambda content: content["policies"][0].update(macro_f1=None),
-        lambda content: content["policies"][0]["macro_f1"].update(low="x"),
-        lambda content: content.update(policies=3),
-    ],
-)
-def test_a_damaged_file_is_a_value_error(tmp_path, change):
-    write_tta_scores(tmp_path, {"a": "d"}, SCORES)
-    content = json.loads((tmp_path / TTA_SCORES).read_text())
-    change(content)
-    (tmp_path / TTA_SCORES).write_text(json.dumps(content))
-    with pytest.raises(ValueError, match=r"\w"):
-        read_tta_scores(tmp_path / TTA_SCORES)
