@@ -1,7 +1,8 @@
-"""How many CPUs this process may use, and how many of them load data."""
+"""Which CPUs this process may use, how many, and how many of them load data."""
 
 import math
 import os
+import platform
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -9,10 +10,11 @@ from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.hardware.gpu import Gpu
 
-__all__ = ["available_cpus", "recommended_workers"]
+__all__ = ["available_cpus", "processor_name", "recommended_workers"]
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
+_CPU_INFO = Path("/proc/cpuinfo")
 _KEY = "num_workers"
 _WORKERS_FOR_DECODED = 2
 
@@ -32,6 +34,21 @@ def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERS
     cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
     quota = min(_quotas(cgroup_root, membership), default=math.inf)
     return max(1, math.floor(min(cpus, quota)))
+
+
+def processor_name(cpu_info: Path = _CPU_INFO) -> str:
+    """Name the model of the first CPU, or its architecture where the system does not tell.
+
+    Args:
+        cpu_info: The file in which Linux tells.
+    """
+    try:
+        lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    facts = (line.partition(":") for line in lines)
+    names = [value.strip() for key, _, value in facts if key.strip() == "model name"]
+    return names[0] if names and names[0] else platform.processor() or platform.machine()
 
 
 def recommended_workers(

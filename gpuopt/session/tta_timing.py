@@ -10,11 +10,17 @@ import torch
 
 from gpuopt.data import ImageDataModule, WindowLoader, decode_image
 from gpuopt.data.repeating_sampler import RepeatingSampler
-from gpuopt.hardware import available_cpus
+from gpuopt.hardware import available_cpus, processor_name
 from gpuopt.model import Classifier
 from gpuopt.session.evaluation import autocast_of
 from gpuopt.session.prediction import PredictionSetup
-from gpuopt.session.view_passes import HeldOutPart, code_versions, image_files, load_part
+from gpuopt.session.view_passes import (
+    HeldOutPart,
+    code_versions,
+    digest_of_images,
+    image_files,
+    load_part,
+)
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import AnswerCache
 from gpuopt.tta.apply import apply_view
@@ -117,10 +123,10 @@ def kept_tta_time(
     chunk_size: int,
     startup_s: float,
 ) -> TtaTime:
-    """Measure the time of predictions, or read what was measured on the same device before.
+    """Measure the time of predictions, or read what was measured with all the same before.
 
     Args:
-        part: A model and images to predict.
+        part: A model and images to predict, which are set up.
         description: What the model was trained on.
         setup: Device, precision and batch.
         views: All that a policy may have.
@@ -133,7 +139,10 @@ def kept_tta_time(
         "model": description.model,
         "image_size": description.image_size,
         "classes": len(description.class_names),
+        "images": digest_of_images(part.data),
+        "cache": [part.data.cache, part.data.cache_limit_gib],
         "device": _name(setup),
+        "processors": [processor_name(), available_cpus()],  # decode, also for a card
         "precision": setup.precision,
         "batch_size": setup.batch_size,
         "chunk_size": chunk_size,
@@ -144,7 +153,8 @@ def kept_tta_time(
     answer = cache.read(question)
     if answer is not None:
         return TtaTime(**json.loads(answer))
-    model = load_part(part, description).to(setup.device)
+    with setup.applied():  # words what may go wrong on the device
+        model = load_part(part, description).to(setup.device)
     timer = PassTimer(model, part.data, setup, chunk_size)
     time_s = measure_tta_time(timer, views, startup_s=startup_s)
     cache.write(question, json.dumps(time_s.as_dict()).encode())

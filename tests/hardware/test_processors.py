@@ -3,7 +3,7 @@ import os
 import pytest
 
 from gpuopt.errors import InputError
-from gpuopt.hardware import Gpu, available_cpus, recommended_workers
+from gpuopt.hardware import Gpu, available_cpus, processor_name, recommended_workers
 
 
 @pytest.fixture
@@ -67,6 +67,16 @@ def test_systems_without_affinity_count_their_cpus(monkeypatch, tmp_path):
     monkeypatch.delattr(os, "sched_getaffinity", raising=False)
     monkeypatch.setattr(os, "cpu_count", lambda: 6)
     assert available_cpus(tmp_path, tmp_path / "none") == 6
+
+
+def test_a_processor_is_named_as_the_system_does(tmp_path, monkeypatch):
+    info = tmp_path / "cpuinfo"
+    info.write_text("processor\t: 0\nmodel name\t: Some CPU @ 2: fast\nmodel name\t: other\n")
+    assert processor_name(info) == "Some CPU @ 2: fast"
+    monkeypatch.setattr("platform.processor", lambda: "")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    info.write_text("processor\t: 0\nmodel name\t:\n")
+    assert processor_name(info) == processor_name(tmp_path / "none") == "aarch64"
 
 
 CPU = Gpu(name="cpu", num_workers=2)

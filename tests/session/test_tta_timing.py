@@ -1,8 +1,11 @@
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
+import torch
 
+from gpuopt.errors import FaultError
 from gpuopt.hardware import load_catalogue
 from gpuopt.schema import CONF_DIR
 from gpuopt.session import tta_timing
@@ -105,14 +108,18 @@ def test_a_real_pass_predicts_as_many_images_as_asked_for():
 def test_what_was_measured_is_kept_for_the_same_device(monkeypatch, tmp_path):
     monkeypatch.setattr(tta_timing, "load_part", lambda part, description: Movable())
     monkeypatch.setattr(tta_timing, "PassTimer", lambda *_: FakeTimer())
+    monkeypatch.setattr(tta_timing, "digest_of_images", lambda data: data.digest)
+    monkeypatch.setattr(tta_timing, "processor_name", lambda: "a CPU")
 
     class Movable:
         def to(self, device):
             return self
 
-    cache, part = AnswerCache(tmp_path), HeldOutPart(tmp_path / "a.ckpt", None)
+    cache = AnswerCache(tmp_path)
+    plain = SimpleNamespace(digest="d", cache="auto", cache_limit_gib=4.0)
 
-    def kept(setup=SETUP, views=VIEWS, chunk=32):
+    def kept(setup=SETUP, views=VIEWS, chunk=32, **changed):
+        part = HeldOutPart(tmp_path / "a.ckpt", SimpleNamespace(**{**vars(plain), **changed}))
         return kept_tta_time(
             part, DESCRIPTION, setup, views, cache, chunk_size=chunk, startup_s=1.0
         )
@@ -125,3 +132,22 @@ def test_what_was_measured_is_kept_for_the_same_device(monkeypatch, tmp_path):
     for other in others:
         with pytest.raises(pytest.fail.Exception, match="measured again"):
             kept(*other)
+    for change in ({"digest": "e"}, {"cache": "off"}, {"cache_limit_gib": 0.0}):
+        with pytest.raises(pytest.fail.Exception, match="measured again"):
+            kept(**change)
+    monkeypatch.setattr(tta_timing, "processor_name", lambda: "another CPU")
+    with pytest.raises(pytest.fail.Exception, match="measured again"):
+        kept()
+
+
+def test_a_model_that_does_not_fit_is_told_in_words(monkeypatch, tmp_path):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(tta_timing, "load_part", full)
+    monkeypatch.setattr(tta_timing, "digest_of_images", lambda _: "d")
+    part = HeldOutPart(tmp_path / "a.ckpt", SimpleNamespace(cache="off", cache_limit_gib=4.0))
+    with pytest.raises(FaultError, match="memory"):
+        kept_tta_time(
+            *(part, DESCRIPTION, SETUP, VIEWS, AnswerCache(tmp_path)), chunk_size=8, startup_s=1.0
+        )
