@@ -1,6 +1,7 @@
 """Recommend the views of test-time augmentation for a trained run: worth, time, and a choice."""
 
 import json
+import re
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,6 +20,7 @@ from gpuopt.errors import InputError, TargetNotMetError, one_line
 from gpuopt.logs import logging_to
 from gpuopt.run import remove_empty
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, RecommendTtaConfig, to_recommend_config
+from gpuopt.session.sweep_words import quoted
 from gpuopt.storage import write_json
 from gpuopt.trained_run import data_of_run, find_run
 from gpuopt.tta import TestTimeAugmentation
@@ -31,6 +33,10 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _SCHEMA = 1
+_PLAIN_PATH = re.compile(r"[\w./-][\w./ -]*[\w./-]|[\w.]")
+# Settings, by the first part of their keys, that predicting and recommending have in common.
+_SHARED = ("gpu", "precision", "batch_size", "num_workers", "cache_dir")
+_OF_ABSENT_CARDS = ("gpu.memory_gib",)
 
 
 def main() -> None:
@@ -72,7 +78,7 @@ def _answer(
         file.create(_text(policy, answer.answer))
         written.append(file.path)
     is_named = file is not None or (chosen is not None and chosen.scored.is_preset)
-    command = None if policy is None else _command(config, policy, is_named=is_named)
+    command = None if policy is None else _command(answer.run, policy, is_named=is_named)
     content = {
         "schema": _SCHEMA,
         **answer.as_dict(),
@@ -155,12 +161,18 @@ def _text(policy: dict[str, Any], why: str) -> str:
     return head + yaml.safe_dump(policy, sort_keys=False, allow_unicode=True)
 
 
-def _command(config: RecommendTtaConfig, policy: dict[str, Any], *, is_named: bool) -> str:
-    """Word the one command that predicts with the answer."""
+def _command(run: str, policy: dict[str, Any], *, is_named: bool) -> str:
+    """Word the one command that predicts with the answer, as it was timed.
+
+    Args:
+        run: Where it lies: the latest one may be another when the command is called.
+        policy: What is recommended.
+        is_named: Whether it is an option of `tta=`.
+    """
     words = ["gpuopt", "predict"]
     if (folder := _typed_conf()) is not None:
         words += ["--config-dir", str(folder)]
-    words.append(f"run={config.run}")
+    words += [f"run={_value(run)}", *_typed_for_predict(), "engine=eager"]
     if is_named:
         return shlex.join([*words, f"tta={policy['name']}"])
     views = ",".join(
@@ -168,6 +180,22 @@ def _command(config: RecommendTtaConfig, policy: dict[str, Any], *, is_named: bo
         for view in policy["views"]
     )
     return shlex.join([*words, f"tta.name={policy['name']}", f"tta.views=[{views}]"])
+
+
+def _value(path: str) -> str:
+    """Write a path in Hydra's grammar, quoted where that is needed."""
+    return path if _PLAIN_PATH.fullmatch(path) else quoted(Path(path))
+
+
+def _typed_for_predict() -> list[str]:
+    """Take what was typed about the device and the loading, which `gpuopt predict` takes too."""
+    keys = {str(w): str(w).lstrip("+~").partition("=")[0] for w in HydraConfig.get().overrides.task}
+    return [
+        word
+        for word, key in keys.items()
+        if key.partition(".")[0] in _SHARED and key not in _OF_ABSENT_CARDS
+    ]
+
 
 
 if __name__ == "__main__":

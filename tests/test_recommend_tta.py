@@ -64,7 +64,9 @@ def test_a_table_for_people_and_the_command_that_uses_it(call, home):
     assert (code, err) == (0, "")
     for words in ("test_efficientnet at 32 px: 450 images", "essential", "recommended", "measured"):
         assert words in out
-    assert out.strip().splitlines()[-1] == "gpuopt predict run=run tta=none"
+    assert out.strip().splitlines()[-1] == (
+        f"gpuopt predict run=run num_workers=0 cache_dir={home}/cache engine=eager tta=none"
+    )
     (folder,) = (home / "outputs/recommend_tta").iterdir()
     assert {path.name for path in folder.iterdir()} == {"recommendation.json", "frontier.png"}
     assert (folder / "frontier.png").read_bytes().startswith(b"\x89PNG")
@@ -128,8 +130,9 @@ def test_the_saved_views_are_an_option_that_predict_takes(call, home):
     assert (content["name"], content["views"]) == ("mine", [{}])
     assert f"written: {file.relative_to(home)}" in out
     command = shlex.split(out.strip().splitlines()[-1])
-    assert command == ["gpuopt", "predict", "run=run", "tta=mine"]
-    code, out, err = call(*command[2:], "num_workers=0", "gpu=cpu", command=gpuopt.predict)
+    assert command[:3] == ["gpuopt", "predict", "run=run"]
+    assert command[-2:] == ["engine=eager", "tta=mine"]
+    code, out, err = call(*command[2:], "gpu=cpu", command=gpuopt.predict)
     assert code == 0, err
     assert "macro-F1 with tta=mine" in out
     before = file.read_bytes()
@@ -150,22 +153,49 @@ def test_the_users_own_views_are_policies_too(call, home):
     assert own["merge"] == "geometric"
 
 
-def test_views_of_the_search_are_spelled_out_for_predict():
-    config = SimpleNamespace(run="a b")
-    policy = {"name": "greedy_2", "views": [{}, {"rotate": -7, "hflip": True}]}
-
-    class Source:
-        provider = "main"
-
-    node = SimpleNamespace(runtime=SimpleNamespace(config_sources=[Source]))
+def worded(run, *typed, views=({},)):
+    """Word the command as after these words; returns what predict makes of it."""
+    policy = {"name": "greedy_2", "views": list(views)}
+    source = SimpleNamespace(provider="main")
+    node = SimpleNamespace(
+        runtime=SimpleNamespace(config_sources=[source]), overrides=SimpleNamespace(task=typed)
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(gpuopt.recommend_tta.HydraConfig, "get", lambda: node)
-        command = gpuopt.recommend_tta._command(config, policy, is_named=False)
-    words = shlex.split(command)[2:]
-    settings = compose_settings("predict", words)
+        command = gpuopt.recommend_tta._command(run, policy, is_named=False)
+    return compose_settings("predict", shlex.split(command)[2:])
+
+
+def test_views_of_the_search_are_spelled_out_for_predict():
+    views = [{}, {"rotate": -7, "hflip": True}]
+    settings = worded("a b", views=views)
     assert settings["run"] == "a b"
-    assert settings["tta"]["views"] == policy["views"]
+    assert settings["tta"]["views"] == views
     assert settings["tta"]["name"] == "greedy_2"
+
+
+@pytest.mark.parametrize("run", ["outputs/train/2026-01-02/03-04-05", "a,b", "x=1", "it's", "r", "/"])
+def test_a_run_by_any_name_is_the_one_that_predict_takes(run):
+    assert worded(run)["run"] == run
+
+
+def test_what_was_typed_about_the_device_is_said_to_predict_too():
+    shared = ("gpu=rtx3060", "++gpu.memory_mib=6000", "precision=fp32", "batch_size=7")
+    others = ("gpu.memory_gib=6", "run=latest", "policies=[none]", "min_f1=0.5", "images=9")
+    settings = worded("r", *others, *shared, "num_workers=1", "cache_dir=c", "format=json")
+    assert (settings["gpu"]["memory_mib"], settings["precision"]["name"]) == (6000, "fp32")
+    assert (settings["batch_size"], settings["num_workers"]) == (7, 1)
+    assert (settings["cache_dir"], settings["engine"]) == ("c", "eager")
+
+
+def test_the_latest_run_is_named(call, home):
+    (home / "outputs/train").mkdir(parents=True)
+    (home / "outputs/train/one").symlink_to(home / "run")
+    try:
+        command = answer_of(call, "run=latest")["command"]
+        assert "run=outputs/train/one " in command
+    finally:
+        shutil.rmtree(home / "outputs")
 
 
 def test_a_card_that_is_not_here_is_predicted_and_new_images_are_counted(call):
