@@ -161,6 +161,22 @@ def test_another_prediction_is_refused_with_the_difference(
     assert (tmp_path / "predictions.csv.part").read_bytes() == content
 
 
+@pytest.mark.parametrize(
+    ("name", "found", "difference"),
+    [
+        ("processor_name", "another CPU", "device: .* -> another CPU"),
+        ("code_versions", {"code": "0", "timm": "0.1"}, "another version of gpuopt; timm: .* -> 0.1"),
+    ],
+)
+def test_another_device_or_version_is_refused(
+    words, part, tmp_path, monkeypatch, name, found, difference
+):
+    (tmp_path / "predictions.csv.part").write_bytes(part.read_bytes())
+    monkeypatch.setattr(f"gpuopt.session.ensemble.{name}", lambda: found)
+    with pytest.raises(InputError, match=f"part was begun otherwise .*{difference}"):
+        predicted(tmp_path, *words, "data=digits", "resume=true")
+
+
 @pytest.fixture(scope="module")
 def part(words, tmp_path_factory):
     """What an interrupted prediction leaves behind."""

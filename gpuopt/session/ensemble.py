@@ -10,6 +10,7 @@ import torch
 
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
+from gpuopt.hardware import processor_name
 from gpuopt.model import Classifier
 from gpuopt.session.evaluation import autocast_of, progress_bar
 from gpuopt.session.fold_results import read_fold
@@ -23,6 +24,7 @@ from gpuopt.session.prediction import (
     open_images,
 )
 from gpuopt.session.streamed import StreamedPredictions, StreamOptions
+from gpuopt.session.view_passes import code_versions
 from gpuopt.session.weights import ModelDescription, load_described
 from gpuopt.storage import Sidecar, sha256_of
 from gpuopt.storage.checkpoint import read_checkpoint
@@ -198,8 +200,8 @@ class Ensemble:
             "folds_per_pass": plan.models_per_pass,
             "batch_size": setup.batch_size,
             "precision": setup.precision,
-            "device": setup.device,
-            "torch": torch.__version__,
+            "device": _name_of_device(setup),
+            **code_versions(),
         }
 
     def _take(self, path: Path) -> Classifier:
@@ -225,6 +227,11 @@ class Ensemble:
                 "the run's data has no test images, and the folds were trained on all others: say "
                 "what to predict with data=...; out_of_fold.csv has the training images"
             )
+
+
+def _name_of_device(setup: PredictionSetup) -> str:
+    """Name what computes: another card or processor rounds otherwise."""
+    return torch.cuda.get_device_name() if setup.device == "cuda" else processor_name()
 
 
 def _vouched(path: Path) -> str:

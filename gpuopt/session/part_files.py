@@ -17,6 +17,7 @@ _MOST = 20  # passes, as there may be so many folds
 _IN_WORDS = {
     "images": "other images, or other names, sizes or times of their files",
     "weights": "other weights",
+    "code": "another version of gpuopt",
 }
 
 

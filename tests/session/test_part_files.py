@@ -87,6 +87,7 @@ def test_what_is_there_is_not_overwritten(parts, tmp_path):
         ({"precision": "bf16"}, r"precision: fp32 -> bf16"),
         ({"images": "abd"}, r"other images, or other names, sizes or times of their files"),
         ({"weights": ["x"], "precision": "bf16"}, r"precision: fp32 -> bf16; other weights"),
+        ({"code": "0123"}, r"another version of gpuopt"),
         ({"engine": "onnx"}, r"engine: None -> onnx"),
     ],
 )
