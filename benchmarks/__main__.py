@@ -22,6 +22,8 @@ PROGRAMS = {
     "two_gpus": "two GPUs against one: losses, images per second, death and resume",
     "memory_peaks": "predicted against measured peak memory, on a GPU",
     "finder": "the batch-size finder against the true maximum and its peers, on a GPU",
+    "engine_start": "an engine's build, and its second start from the cache",
+    "tta_time": "predicted against measured time of test-time augmentation",
     "presets": "every GPU preset with its memory emulated: what it plans, and what fits",
     "same_score": "one training under 6, 8 and 24 GiB: the same macro-F1",
     "recovery": "what running out of memory does to the weights, and recovery to the time",

@@ -10,8 +10,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.pairs import abba_orders, paired_ratio
 from benchmarks.record import Row, add_common_arguments, format_rows, save
+from gpuopt.measure.pairs import abba_orders, paired_ratio
 
 __all__ = ["freed_memory_rows", "main", "measure_step"]
 

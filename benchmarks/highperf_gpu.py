@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import spread
 from benchmarks.record import Row, add_common_arguments, format_rows, hardware, save
 from benchmarks.step_setting import (
     MemoryImages,
@@ -26,6 +25,7 @@ from benchmarks.step_time import compare_steps, step_rows
 from benchmarks.trainer_segments import GPUOPT, Design, time_fit
 from gpuopt.callbacks import MovingAverage
 from gpuopt.hardware import load_catalogue
+from gpuopt.measure.pairs import spread
 from gpuopt.memory import MemorySetup, predict_memory
 from gpuopt.session.plan import Plan, make_plan
 

@@ -17,11 +17,11 @@ from torchvision.transforms import functional, v2
 from torchvision.transforms.v2 import functional as functional_v2
 
 from benchmarks.jpeg_files import FILE_SETS, make_files
-from benchmarks.pairs import abba_orders, paired_ratio, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from benchmarks.step_setting import synchronizer
 from gpuopt.data import Augmentation, Batch, ImageFolder
 from gpuopt.hardware import available_cpus, keep_freed_memory
+from gpuopt.measure.pairs import abba_orders, paired_ratio, verdict
 from gpuopt.model import normalise
 
 __all__ = ["GPUOPT", "Letterbox", "loader_rows", "main", "make_passes", "time_passes"]

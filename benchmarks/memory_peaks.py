@@ -120,6 +120,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     deadline_s = time.monotonic() + arguments.budget_s
     peaks: list[PeakOfCell] = []
     errors: dict[str, str] = {}
+    path = arguments.output
     for cell, samples in _cells(device, arguments.only, quick=arguments.quick):
         if time.monotonic() > deadline_s:
             errors[f"{cell}, batch {samples}"] = "no time left"
@@ -133,12 +134,13 @@ def main(words: Sequence[str] | None = None) -> Path:
         release()
         if peaks:
             print(_line(peaks[-1]), flush=True)
-    rows = peak_rows(peaks)
-    print(format_rows(rows))
+        # After each cell: a run that is cut off keeps what it has measured.
+        details = {"peaks": [asdict(peak) for peak in peaks], "errors": errors}
+        path = save("memory_peaks", peak_rows(peaks), arguments, parser, details)
+    print(format_rows(peak_rows(peaks)))
     for name, reason in errors.items():
         print(f"failed: {name}: {reason}")
-    details = {"peaks": [asdict(peak) for peak in peaks], "errors": errors}
-    return save("memory_peaks", rows, arguments, parser, details)
+    return Path(path)
 
 
 def _cells(device: str, only: Sequence[str], *, quick: bool) -> list[tuple[Cell, int]]:

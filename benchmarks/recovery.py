@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.memory_cells import Cell, build, release, train_cell
-from benchmarks.pairs import paired_ratio, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from benchmarks.recovery_overhead import WITH, WITHOUT, Blocks, time_blocks
 from gpuopt.callbacks import OomRecovery
+from gpuopt.measure.pairs import paired_ratio, verdict
 
 __all__ = ["SqueezeAt", "difference", "main", "overhead_rows"]
 
@@ -70,6 +70,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     found, details["squeezed"] = _squeezed(exact, 8 if quick else 64)
     rows += found
     print(format_rows(found), details, flush=True)
+    path = save("recovery", rows, arguments, parser, details)
     for cell, samples in _overhead_cells(device, quick=quick):
         print(f"overhead of {cell} ...", flush=True)
         timer = time_blocks(
@@ -80,8 +81,9 @@ def main(words: Sequence[str] | None = None) -> Path:
         rows += found
         steps = {f"{name}_s": times for name, times in timer.step_s.items()}
         details[str(cell)] = {**steps, "timed_steps_of_a_block": timer.blocks.steps}
+        path = save("recovery", rows, arguments, parser, details)
     print(format_rows(rows))
-    return save("recovery", rows, arguments, parser, details)
+    return path
 
 
 _EXACT = Cell("vit_base_patch16_224", 224, "none", "fp32")

@@ -14,12 +14,12 @@ import lightning.pytorch as L
 import torch
 
 from benchmarks.memory_cells import Cell, build, images_of, quiet, release
-from benchmarks.pairs import abba_orders
 from benchmarks.step_setting import CLIP_NORM, synchronizer
 from benchmarks.trainer_segments import MeasuredError
 from gpuopt.callbacks import OomRecovery
 from gpuopt.data import Batch
 from gpuopt.hardware import float32_matmul_precision, lightning_precision
+from gpuopt.measure.pairs import abba_orders
 from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["WITH", "WITHOUT", "Blocks", "OnAndOff", "blocks_within", "time_blocks"]

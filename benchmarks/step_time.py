@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.pairs import PairedRatio, paired_ratio, verdict
 from benchmarks.peer_loops import BareLoop, NormalisedNetwork, Peer, TimmLoop
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from benchmarks.step_setting import (
@@ -21,6 +20,7 @@ from benchmarks.step_setting import (
     parse_setting,
 )
 from benchmarks.trainer_segments import GPUOPT, Design, time_fit
+from gpuopt.measure.pairs import PairedRatio, paired_ratio, verdict
 from gpuopt.model import Classifier
 
 __all__ = ["compare_steps", "main", "step_ratios", "step_rows"]

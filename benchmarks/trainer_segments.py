@@ -11,10 +11,10 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from benchmarks.pairs import abba_orders
 from benchmarks.step_setting import CLIP_NORM, MemoryImages, StepSetting, synchronizer
 from gpuopt.callbacks import DurableCheckpoint, GpuStats
 from gpuopt.hardware import Gpu, float32_matmul_precision, keep_freed_memory
+from gpuopt.measure.pairs import abba_orders
 from gpuopt.model import Classifier
 from gpuopt.session.fitting import FitSettings, fit
 from gpuopt.session.plan import Plan

@@ -15,8 +15,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.pairs import paired_ratio, spread, verdict
 from benchmarks.record import Row, add_common_arguments, format_rows, save
+from gpuopt.measure.pairs import paired_ratio, spread, verdict
 
 __all__ = ["SPEED_CASES", "Measured", "SpeedCase", "ended_after_death", "main", "speed_rows"]
 

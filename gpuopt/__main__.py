@@ -12,8 +12,11 @@ __all__ = ["COMMANDS", "main"]
 COMMANDS = {
     "train": "train, test with and without test-time augmentation, write a run folder",
     "predict": "predict the classes of images with a trained run",
+    "export": "write a trained model as a faster engine, proved equal before it is used",
     "find_batch_size": "the largest and the best batch of a GPU, measured or predicted",
+    "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
     "check": "which micro-batch fits which GPU, predicted without one",
+    "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",
 }

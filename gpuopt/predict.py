@@ -11,10 +11,12 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.predict_engine import prediction_engines
 from gpuopt.prediction_folder import PREDICTIONS
-from gpuopt.run import has_weights, latest_run, read_config, remove_empty
+from gpuopt.run import read_config, remove_empty
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 from gpuopt.session.stored_calibration import find_calibration
+from gpuopt.trained_run import data_of_run, find_run, folds_of
 
 __all__ = ["main", "predict"]
 
@@ -50,7 +52,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
     output = Path(config.output).expanduser() if config.output else folder / PREDICTIONS
-    place = _find_run(config.run)
+    place = find_run(config.run)
     node, split = _find_data(config, place)
     calibration = find_calibration(place, config.use_calibration)
     _require_writable(output)
@@ -68,7 +70,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     from gpuopt.session.streamed import StreamOptions
 
     console = make_console()
-    ensemble = Ensemble.open(place, folds=_folds_of(place))
+    ensemble = Ensemble.open(place, folds=folds_of(place))
     if ensemble.missing:
         console.print(ensemble.missing_in_words, soft_wrap=True, markup=False)
     description = ensemble.description
@@ -91,16 +93,11 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         folds_per_pass=config.folds_per_pass,
         cache_dir=config.cache_dir,
     )
-    options = StreamOptions(
-        resumes=bool(config.resume),
-        cache_dir=config.cache_dir,
-        show_progress=sys.stderr.isatty(),
-    )
+    source = _source(config, node, split, description.image_size, setup)
     choices = [*setup.choices, *plan.choices]
     if calibration is not None:
         calibration.require_weights(ensemble.digests)
         temperature, choice = calibration.choose(config.tta)
-        options = options.calibrated(temperature)
         choices.append(choice)
     for choice in choices:
         console.print(str(choice), soft_wrap=True, markup=False)
@@ -110,7 +107,23 @@ def predict(config: PredictConfig, folder: Path) -> Path:
             soft_wrap=True,
             markup=False,
         )
-    source = _source(config, node, split, description.image_size, setup)
+    engines = prediction_engines(
+        config,
+        place,
+        ensemble,
+        source,
+        batch_size=plan.chunk_size,
+        tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+    )
+    options = StreamOptions(
+        resumes=bool(config.resume),
+        cache_dir=config.cache_dir,
+        show_progress=sys.stderr.isatty(),
+        forward_of=engines.forward_of,
+        identity=engines.identity,
+    )
+    if calibration is not None:
+        options = options.calibrated(temperature)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
     written = [output]
@@ -134,26 +147,6 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     return output
 
 
-def _find_run(name: str) -> Path:
-    """Find the run folder or checkpoint file, and that there are weights at all."""
-    place = latest_run(trained=True) if name == "latest" else Path(name).expanduser()
-    if not place.exists():
-        raise InputError(f"run={name} does not exist: name a run folder or a checkpoint file")
-    if place.name == "fold_results.yaml":
-        place = place.absolute().parent
-    if place.is_dir() and not has_weights(place):
-        raise InputError(f"run={name} has no checkpoint: name the folder of a trained run")
-    return place
-
-
-def _folds_of(place: Path) -> int | None:
-    """Return the number of folds of a run of folds; one fold alone is a run like any other."""
-    if not (place / "config.yaml").is_file() or any((place / "checkpoints").glob("*.ckpt")):
-        return None
-    folds = read_config(place).get("folds")
-    return folds if isinstance(folds, int) else None
-
-
 def _waits_for_calibration(place: Path) -> bool:
     """Tell whether a run that was to be calibrated ended before."""
     asked = (place / "config.yaml").is_file() and read_config(place).get("use_calibration")
@@ -170,14 +163,7 @@ def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict
     path = place / "config.yaml"
     if not path.is_file():
         raise InputError(f"run={place} holds no config.yaml: say what to predict with data=...")
-    stored = read_config(place)
-    node, seed = stored.get("data"), stored.get("seed")
-    if not isinstance(node, dict) or "_target_" not in node or not isinstance(seed, int):
-        raise InputError(f"{path} is damaged: it holds no data and seed; give data=...")
-    split = {"seed": seed}
-    if stored.get("folds") and _folds_of(place) is None:
-        split |= {"folds": stored["folds"], "fold": stored["fold"]}
-    return node, split
+    return data_of_run(place)
 
 
 def _require_writable(output: Path) -> None:

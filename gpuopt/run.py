@@ -142,7 +142,8 @@ def choose_folder(config: Mapping[str, Any], fresh: Path, typed: Collection[str]
         InputError: When there is nothing to resume, what the user typed contradicts the stored
             run, or the folder cannot be made.
     """
-    if "run" not in config or "purpose" in config:  # a command that leaves nothing behind
+    leaves_nothing = {"checkpoint", "purpose"} & config.keys() or fresh == Path()
+    if "run" not in config or leaves_nothing:
         return fresh
     if "output" in config:
         return folder_of_prediction(config, fresh.parent) or _unused(fresh)

@@ -25,19 +25,25 @@ __all__ = [
     "CONF_DIR",
     "SCHEMAS",
     "USER_CONF_MARKER",
+    "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
     "Precision",
     "PredictConfig",
+    "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
     "fitting",
     "register",
+    "to_benchmark_config",
     "to_check_config",
+    "to_export_config",
     "to_find_config",
     "to_predict_config",
+    "to_recommend_config",
     "to_train_config",
 ]
 
@@ -154,10 +160,36 @@ class PredictConfig:
     gpu: Gpu = field(default_factory=Gpu)
     batch_size: Any = "auto"
     folds_per_pass: Any = "auto"
+    engine: str = "auto"
+    engine_path: str | None = None
+    provider: str = "auto"
+    optimize: bool = False
     num_workers: Any = "auto"
     use_calibration: Any = "auto"
     output: str | None = None
     resume: Any = None
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `gpuopt export` can be told; see `conf/export.yaml`."""
+
+    run: str = "latest"
+    checkpoint: str | None = None
+    model: Any = None
+    num_classes: int | None = None
+    image_size: Any = "auto"
+    data: Any = None
+    engine: str = "auto"
+    provider: str = "auto"
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    fp32_layers: list[str] = field(default_factory=list)
+    output: str | None = None
     cache_dir: str | None = None
     debug: bool = False
 
@@ -174,6 +206,29 @@ class CheckConfig:
     gpu: AbsentGpu = field(default_factory=AbsentGpu)
     image_size: Any = "auto"
     moving_average: bool = False
+    run: str | None = None
+    images: int = 3140
+    cache_dir: str | None = None
+    debug: bool = False
+
+
+@dataclass
+class BenchmarkConfig:
+    """Everything that `gpuopt benchmark` can be told; see `conf/benchmark.yaml`."""
+
+    target: str = "engines"
+    run: str | None = None
+    engine_path: str | None = None
+    engines: list[str] = field(default_factory=list)
+    data: Any = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: Gpu = field(default_factory=Gpu)
+    optimal_batch_size: Any = "auto"
+    max_batch_size: Any = "auto"
+    warmup: int = 10
+    runs: int = 100
+    least_proof_images: int = 500
+    format: str = "table"
     cache_dir: str | None = None
     debug: bool = False
 
@@ -198,11 +253,33 @@ class FindBatchSizeConfig(TrainConfig):
     format: str = "table"
 
 
+@dataclass
+class RecommendTtaConfig:
+    """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
+
+    run: str = "latest"
+    target_minutes: float | None = None
+    min_f1: float | None = None
+    images: Any = "auto"
+    policies: list[str] = field(default_factory=lambda: ["none"])
+    save_config: str | None = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    batch_size: Any = "auto"
+    num_workers: Any = "auto"
+    cache_dir: str | None = None
+    format: str = "table"
+    debug: bool = False
+
+
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
+    "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
+    "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
 }
 
@@ -230,14 +307,29 @@ def to_predict_config(content: Mapping[str, Any]) -> PredictConfig:
     return _to_object(PredictConfig, content)
 
 
+def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(BenchmarkConfig, content)
+
+
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
 
 
+def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ExportConfig, content)
+
+
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(RecommendTtaConfig, content)
 
 
 def fitting(kind: type[Any], content: Mapping[str, Any]) -> dict[str, Any]:

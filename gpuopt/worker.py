@@ -32,8 +32,9 @@ from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
 from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
-from gpuopt.session.batch_search import search_arguments, searching_where_asked, with_found
+from gpuopt.session.batch_search import searching_where_asked, with_found
 from gpuopt.session.calibrating import conclude_validation
+from gpuopt.session.callback_arguments import callback_arguments
 from gpuopt.session.compilation import compile_backbone, compile_choosers, with_compiled
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
@@ -135,7 +136,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         callbacks = build_callbacks(
             searching_where_asked(config.callbacks, config.micro_batch_size),
             skip=("checkpoint",),
-            given={"batch_size_finder": search_arguments(plan, data)},
+            given=callback_arguments(plan, data, config.cache_dir),
         )
         callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:

@@ -61,7 +61,9 @@ def _quick_collection():
 @pytest.fixture(autouse=True)
 def _open_loggers():
     """Hydra, run in this process, silences the loggers that it finds; the next test needs them."""
+    level = logging.root.level
     yield
+    logging.root.setLevel(level)
     for name, logger in logging.root.manager.loggerDict.items():
         if name.startswith("gpuopt") and isinstance(logger, logging.Logger):
             logger.disabled, logger.propagate = False, True

@@ -107,10 +107,14 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt",
         "gpuopt.train",
         "gpuopt.predict",
+        "gpuopt.benchmark",
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
+        "gpuopt.export",
         "gpuopt.find_batch_size",
+        "gpuopt.predict_engine",
+        "gpuopt.recommend_tta",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -145,7 +149,9 @@ for name in sys.argv[1:]:
     assert os.wait()[1] == 0, name
 """
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
-    parts += ("tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("engine.benchmark", "engine.fallback", "engine.record")
+    parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,

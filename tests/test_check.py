@@ -49,11 +49,28 @@ def test_json_for_programs(check):
     assert card["largest"]["plain"] > 0
 
 
+def test_several_reports_come_one_after_another(check, warm):
+    words = ("report=[fit,tta]", *TINY[1:], "gpu=rtx3060")
+    done = check(*words, warm=warm)
+    assert done.code == 0, done.stderr
+    assert done.stdout.index("largest micro-batch") < done.stdout.index("minutes for 3140 images")
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    values = json.loads(check(*words, "format=json", "images=10", warm=warm).stdout)
+    assert [report["report"] for report in values["reports"]] == ["fit", "tta"]
+    assert (values["schema"], values["reports"][1]["images"]) == (1, 10)
+
+
 @pytest.mark.parametrize(
     ("words", "last"),
     [
         ([], "gpuopt check: say what to report: report=fit"),
-        (["report=fitt"], "gpuopt check: report=fitt is not one of fit"),
+        (["report=fitt"], "gpuopt check: report=fitt is not one of fit, tta"),
+        (["report=[]"], "gpuopt check: say what to report: report=fit or tta"),
+        (["report=[fit,ttta]"], "gpuopt check: report=ttta is not one of fit, tta"),
+        (["report=[fit,fit]"], "gpuopt check: report=['fit', 'fit'] names a report twice"),
+        (["report=fit", "run=latest"], "gpuopt check: run=... is for report=tta"),
+        (["report=tta", "run=nowhere"], "gpuopt check: run=nowhere does not exist"),
+        (["report=tta", "images=0"], "gpuopt check: images=0 is out of range"),
         (["report=fit", "fomat=json"], "gpuopt check: fomat is no setting (nearest: format)"),
         (["report=fit", "format=xml"], "gpuopt check: format=xml is not one of table, json"),
         (["report=fit", "gpu=rtx306"], "gpuopt check: gpu=rtx306: no such option (nearest: rtx30"),

@@ -1,10 +1,8 @@
-"""Every shipped option composes and binds, every setting is read, and overrides win in order."""
+"""Every shipped option composes and binds, and every setting is read."""
 
 import ast
 import importlib
 import inspect
-import subprocess
-import sys
 import textwrap
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -19,12 +17,14 @@ from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
 from gpuopt.schema import (
     CONF_DIR,
+    BenchmarkConfig,
     CheckConfig,
     Compile,
     FindBatchSizeConfig,
     Logging,
     Precision,
     PredictConfig,
+    RecommendTtaConfig,
     TrainConfig,
     TrainerValues,
 )
@@ -99,10 +99,31 @@ def test_every_option_that_predict_shares_composes(group, name):
 
 
 @pytest.mark.parametrize(
+    ("group", "name"),
+    [o for o in COMPOSABLE if o[0] in ("data", "precision") or o == ("gpu", "cpu")],
+)
+def test_every_option_that_benchmark_shares_composes(group, name):
+    assert compose_settings("benchmark", [f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(
     ("group", "name"), [o for o in COMPOSABLE if o[0] in ("gpu", "model", "optimizer", "precision")]
 )
 def test_every_option_that_check_shares_composes(group, name):
     assert compose_settings("check", ["report=fit", f"{group}={name}"])[group]
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [o for o in COMPOSABLE if o[0] == "precision" or o in [("gpu", "cpu"), ("gpu", "rtx3060")]],
+)
+def test_every_option_that_the_recommender_shares_composes(group, name):
+    assert compose_settings("recommend_tta", [f"{group}={name}"])[group]
+
+
+def test_the_recommender_judges_every_shipped_policy():
+    names = {name for group, name in OPTIONS if group == "tta"}
+    assert set(compose_settings("recommend_tta", [])["policies"]) == names
 
 
 @pytest.mark.parametrize(
@@ -144,7 +165,7 @@ def test_a_single_callback_is_no_choice(name):
 
 
 # The key that people type is shorter than the class, which is one of several checkpoints.
-NAMED_SHORTER = {"checkpoint": "durable_checkpoint"}
+NAMED_SHORTER = {"checkpoint": "durable_checkpoint", "tensorrt_export": "engine_export"}
 
 
 @pytest.mark.parametrize("name", PARTS)
@@ -209,7 +230,17 @@ def reads():
 LABELS = {"experiment"}
 
 
-@pytest.mark.parametrize("kind", [TrainConfig, PredictConfig, CheckConfig, FindBatchSizeConfig])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        BenchmarkConfig,
+        TrainConfig,
+        PredictConfig,
+        CheckConfig,
+        FindBatchSizeConfig,
+        RecommendTtaConfig,
+    ],
+)
 def test_every_setting_is_read(kind, reads):
     # Composed settings are called `config` wherever they are read.
     unread = {field.name for field in fields(kind) if f"config.{field.name}" not in reads}
@@ -267,125 +298,3 @@ def test_every_argument_of_a_built_class_is_read(kind):
         used = {node.id for node in ast.walk(init) if isinstance(node, ast.Name)}
         named = [argument.arg for argument in (*init.args.args, *init.args.kwonlyargs)]
         assert set(named) - used <= {"self"}, f"{owner.__name__} ignores its arguments"
-
-
-# --- the command line beats the experiment beats the mode beats the card ----------------------
-
-
-@pytest.fixture
-def own(tmp_path):
-    """A user's configuration folder, and how Hydra is told of it."""
-    files = {
-        "gpu/mine": "# @package _global_\ndefaults:\n  - override /precision: fp16\n"
-        "num_workers: 3\nimage_size: 96\ntrainer:\n  max_epochs: 2\n"
-        "gpu:\n  name: mine\n  memory_mib: 8192\n",
-        "mode/own": "# @package _global_\ndefaults:\n  - override /precision: bf16\n"
-        "mode: own\nimage_size: 160\nglobal_batch_size: 64\nnum_workers: 1\n",
-        "experiment/card": "# @package _global_\ndefaults:\n  - override /gpu: rtx3060\n"
-        "  - override /mode: basic\n  - override /precision: fp32\nexperiment: card\n",
-        "experiment/values": "# @package _global_\nexperiment: values\nimage_size: 200\n"
-        "global_batch_size: 48\ngpu:\n  headroom_ratio: 0.5\nmodel:\n  learning_rate: 0.5\n"
-        "callbacks:\n  moving_average:\n    enabled: false\n",
-    }
-    for name, text in files.items():
-        path = tmp_path / f"{name}.yaml"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(text, "utf-8")
-    return tmp_path
-
-
-def at(settings, key):
-    for part in key.split("."):
-        settings = settings[part]
-    return settings
-
-
-ORDER = {
-    "a mode beats the defaults": (["mode=basic"], "trainer.max_epochs", 10),
-    "a mode chooses the model": (["mode=basic"], "model.name", "efficientnet_b3"),
-    "a value beats the mode": (["trainer.max_epochs=5", "mode=basic"], "trainer.max_epochs", 5),
-    "an option beats the mode": (["model=resnet50", "mode=highperf"], "model.name", "resnet50"),
-    "the typed model keeps a mode's value": (
-        ["mode=lowend_highperf", "model=resnet50"],
-        "model.checkpointing",
-        "full",
-    ),
-    "a card beats the defaults": (["gpu=mine"], "precision.name", "fp16"),
-    "a card's value beats the defaults": (["gpu=mine"], "num_workers", 3),
-    "a mode's value beats the card": (["gpu=mine", "mode=own"], "num_workers", 1),
-    "a mode's size beats the card": (["gpu=mine", "mode=own"], "image_size", 160),
-    "a mode's option beats the card": (["gpu=mine", "mode=own"], "precision.name", "bf16"),
-    "an option beats card and mode": (
-        ["precision=tf32", "gpu=mine", "mode=own"],
-        "precision.name",
-        "tf32",
-    ),
-    "an experiment overrides the card": (["experiment=card"], "gpu.name", "RTX 3060 12GB"),
-    "an experiment overrides the mode": (["experiment=card"], "mode", "basic"),
-    "an experiment overrides precision": (["experiment=card"], "precision.name", "fp32"),
-    "an experiment's card brings its values": (["experiment=card"], "gpu.memory_mib", 12288),
-    "an experiment's precision beats the mode": (
-        ["experiment=card", "mode=own"],
-        "precision.name",
-        "fp32",
-    ),
-    "a typed card beats the experiment": (["experiment=card", "gpu=t4"], "gpu.memory_mib", 15360),
-    "a typed mode beats the experiment": (["experiment=card", "mode=highperf"], "mode", "highperf"),
-    "typed precision beats the experiment": (
-        ["experiment=card", "precision=bf16"],
-        "precision.name",
-        "bf16",
-    ),
-    "an experiment's value beats the mode": (
-        ["experiment=values", "mode=highperf"],
-        "global_batch_size",
-        48,
-    ),
-    "an experiment switches a mode's callback": (
-        ["experiment=values", "mode=highperf"],
-        "callbacks.moving_average.enabled",
-        False,
-    ),
-    "an experiment's value beats the card": (
-        ["experiment=values", "gpu=rtx3060"],
-        "gpu.headroom_ratio",
-        0.5,
-    ),
-    "a value beats the experiment": (["experiment=values", "image_size=64"], "image_size", 64),
-    "a value beats everything": (
-        ["image_size=72", "experiment=values", "mode=own", "gpu=mine"],
-        "image_size",
-        72,
-    ),
-    "the last value wins": (["seed=1", "seed=2"], "seed", 2),
-}
-
-
-@pytest.mark.parametrize("case", ORDER)
-def test_overrides_win_in_order(case, own):
-    words, key, expected = ORDER[case]
-    assert at(compose_settings("train", [*words, f"hydra.searchpath=[file://{own}]"]), key) == (
-        expected
-    )
-
-
-@pytest.mark.parametrize(
-    "case", [case for case, (words, *_) in ORDER.items() if len(words) > 1 and "last" not in case]
-)
-def test_where_a_word_stands_does_not_matter(case, own):
-    words, key, expected = ORDER[case]
-    words = [f"hydra.searchpath=[file://{own}]", *reversed(words)]
-    assert at(compose_settings("train", words), key) == expected
-
-
-@pytest.mark.slow
-def test_a_configuration_folder_is_given_on_the_command_line(own):
-    words = ["experiment=card", "precision=tf32", "--config-dir", str(own), "--cfg", "job"]
-    done = subprocess.run(
-        [sys.executable, "-m", "gpuopt.train", *words], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    shown = yaml.safe_load(done.stdout)
-    assert shown["mode"] == "basic"
-    assert shown["gpu"]["name"] == "RTX 3060 12GB"
-    assert shown["precision"]["name"] == "tf32"

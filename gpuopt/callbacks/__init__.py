@@ -5,6 +5,7 @@ from gpuopt.callbacks.batch_size_finder import BatchSizeFinder
 from gpuopt.callbacks.compile_chooser import CompileChooser
 from gpuopt.callbacks.durable_checkpoint import DurableCheckpoint
 from gpuopt.callbacks.early_stopping import EarlyStopping
+from gpuopt.callbacks.engine_export import EngineExport, TensorRTExport
 from gpuopt.callbacks.epoch_summary import EpochSummary
 from gpuopt.callbacks.exact_resume import ExactResume
 from gpuopt.callbacks.global_batch_schedule import GlobalBatchSchedule
@@ -24,6 +25,7 @@ __all__ = [
     "CompileChooser",
     "DurableCheckpoint",
     "EarlyStopping",
+    "EngineExport",
     "EpochSummary",
     "ExactResume",
     "GlobalBatchSchedule",
@@ -36,4 +38,5 @@ __all__ = [
     "Preemption",
     "ScalerSteps",
     "StepLog",
+    "TensorRTExport",
 ]

@@ -1,8 +1,8 @@
 """Floor 6: what `gpuopt check` reports, one file per report. Importing this imports no torch.
 
-A report is a module of this package, named in `REPORTS`, with a function `report`.
+A report is a module of this package, named as `report=` has it, with a function `report`.
 """
 
-from gpuopt.checks.request import CheckRequest, Report, make_report
+from gpuopt.checks.request import CheckRequest, KnownRun, Report, make_report
 
-__all__ = ["CheckRequest", "Report", "make_report"]
+__all__ = ["CheckRequest", "KnownRun", "Report", "make_report"]

@@ -7,6 +7,7 @@ from typing import Any
 from rich.console import Group, RenderableType
 
 from gpuopt.checks.card_fit import CardFit, SeedFit
+from gpuopt.checks.cards import asked_cards
 from gpuopt.checks.fit_table import cards_table, parts_table, seed_table
 from gpuopt.checks.request import CheckRequest
 from gpuopt.errors import InputError
@@ -85,7 +86,7 @@ def report(request: CheckRequest) -> FitReport:
         InputError: When timm does not know the model, or it does not take the image size or have
             the level of checkpointing that was asked for.
     """
-    cards = {stem: (gpu, _precision(request, gpu)) for stem, gpu in _cards(request).items()}
+    cards = {stem: (gpu, _precision(request, gpu)) for stem, gpu in asked_cards(request).items()}
     precisions = sorted({precision for _, precision in cards.values() if precision})
     if not precisions:  # the first card says why
         resolve_precision(request.precision, next(iter(cards.values()))[0], is_cuda=True)
@@ -136,23 +137,6 @@ def _estimates(
         for key, setup in setups.items()
         if isinstance(answer := found[setup], MemoryEstimate)
     }
-
-
-def _cards(request: CheckRequest) -> dict[str, Gpu]:
-    """Return the cards in question by what `gpu=` takes, least memory first."""
-    asked = request.gpu
-    if asked.is_cpu:
-        raise InputError("gpu=cpu has no memory of its own: leave it out, or name a card")
-    if asked.is_nameless or asked.name != "auto":
-        card = asked.card()
-        stems = [stem for stem, gpu in request.catalogue.items() if gpu.name == card.name]
-        return {stems[0] if stems else card.name: card}
-    cards = {
-        stem: replace(asked.card().filled_from(gpu), seed=gpu.seed)
-        for stem, gpu in request.catalogue.items()
-        if gpu.memory_mib is not None
-    }
-    return dict(sorted(cards.items(), key=lambda item: (item[1].memory_mib or 0, item[0])))
 
 
 def _precision(request: CheckRequest, gpu: Gpu) -> str | None:

@@ -8,8 +8,29 @@ from typing import Any, Protocol
 from rich.console import RenderableType
 
 from gpuopt.hardware import AbsentGpu, Gpu
+from gpuopt.measure import Interval
+from gpuopt.tta import TestTimeAugmentation
 
-__all__ = ["CheckRequest", "Report", "make_report"]
+__all__ = ["CheckRequest", "KnownRun", "Report", "make_report"]
+
+
+@dataclass(frozen=True)
+class KnownRun:
+    """What a trained run tells.
+
+    Attributes:
+        model_name: timm's name.
+        image_size: Side in pixels.
+        models: That are averaged.
+        worth: Macro-F1 by the name of a policy of views.
+        worth_reason: From what, or why there is none.
+    """
+
+    model_name: str
+    image_size: int
+    models: int
+    worth: Mapping[str, Interval]
+    worth_reason: str
 
 
 @dataclass(frozen=True)
@@ -24,6 +45,9 @@ class CheckRequest:
         precision: `auto` (each card's own) or a name.
         image_size: `auto` (the model's own) or pixels.
         moving_average: Whether the weights are averaged.
+        policies: Policies of views.
+        images: How many are to be predicted.
+        run: A trained run, whose model is taken then.
         cache_dir: Folder of all caches; None means the user's cache folder.
         track: Passes pieces of work on and shows how far they have come.
     """
@@ -35,6 +59,9 @@ class CheckRequest:
     precision: str = "auto"
     image_size: int | str = "auto"
     moving_average: bool = False
+    policies: Sequence[TestTimeAugmentation] = ()
+    images: int = 1
+    run: KnownRun | None = None
     cache_dir: str | None = None
     track: Callable[[Sequence[Any]], Iterable[Any]] = iter
 

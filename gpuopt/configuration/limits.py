@@ -1,5 +1,6 @@
 """Refuse a composed configuration that cannot work, before torch is imported or a file written."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
@@ -31,6 +32,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.checkpoint.every_n_steps": _COUNT,
     "callbacks.early_stopping.min_delta": _SHARE,
     "callbacks.early_stopping.patience": (1, 10_000),
+    "callbacks.engine_export.max_batch_size": _COUNT,
+    "callbacks.tensorrt_export.max_batch_size": _COUNT,
     "callbacks.gpu_stats.interval_s": (0.05, 3600),
     "callbacks.moving_average.decay": (0.0, 0.999999),
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
@@ -38,12 +41,20 @@ RANGES: dict[str, tuple[float, float]] = {
     "accumulate_grad_batches": _COUNT,
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
+    "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
     "min_batch_size": _COUNT,
+    "min_f1": _SHARE,
+    "num_classes": (2, 100_000),
+    "optimal_batch_size": _COUNT,
     "target": _COUNT,
+    "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "runs": (2, 1_000_000),
+    "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
     "folds": (2, 20),
     "folds_per_pass": (1, 20),
@@ -97,23 +108,39 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.mode": ("max", "min"),
     "callbacks.checkpoint.monitor": tuple(_BETTER),
     "callbacks.early_stopping.mode": ("max", "min"),
+    "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
+    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
+    "callbacks.tensorrt_export.engine": ("tensorrt",),
+    "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
     "callbacks.early_stopping.monitor": tuple(_BETTER),
     "compile.mode": ("off", "auto", "default", "reduce-overhead", "max-autotune"),
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
     "learning_rate_rule": LEARNING_RATE_RULES,
+    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
+    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
     "purpose": ("train", "predict", "tta"),
-    "report": ("fit",),
+    "report": ("fit", "tta"),  # or a list of them
     "use_calibration": ("auto", True, False),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
-_AUTO = ("batch_size", "folds_per_pass", "image_size", "micro_batch_size", "num_workers")
+_AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
+_AUTO = (
+    "batch_size",
+    "folds_per_pass",
+    "image_size",
+    "images",
+    "micro_batch_size",
+    "num_workers",
+)
 _MOST_DEVICES = 1024
+_BENCHMARKS = ("engines",)
+_OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -132,8 +159,10 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "take",
     ),
     "callbacks.checkpoint": ("folder",),
+    "callbacks.engine_export": ("cache_dir",),
     "callbacks.gpu_stats": ("devices",),
     "callbacks.oom_recovery": ("meter",),
+    "callbacks.tensorrt_export": ("cache_dir",),
     "data": (
         "cache_dir",
         "fold",
@@ -166,10 +195,16 @@ def check_config(config: Mapping[str, Any]) -> None:
     for key in _AUTO:
         if key in config:
             _check_auto(key, config[key])
+    for key in _AUTO_OR_NULL:
+        if config.get(key) is not None:
+            _check_auto(key, config[key])
     for key, value in leaves(config):
         _check_value(key, value)
     _check_folds(config.get("folds"), config.get("fold"))
     _check_device_ids(config.get("gpu_ids"))
+    if "engines" in config:
+        _check_benchmark(config)
+    _check_policies(config.get("policies"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -217,6 +252,29 @@ def _check_device_ids(gpu_ids: list[int] | None) -> None:
         raise InputError(
             f"gpu_ids={gpu_ids}: give CUDA's numbers of different devices, such as [0,1]"
         )
+
+
+def _check_benchmark(config: Mapping[str, Any]) -> None:
+    if config["target"] not in _BENCHMARKS:
+        raise InputError(f"target={config['target']} is not one of {', '.join(_BENCHMARKS)}")
+    known = [str(name) for name in CHOICES["engine"] if name != "auto"]
+    for name in config["engines"]:
+        if name not in known:
+            raise InputError(f"engines: {name} is no engine{nearest(str(name), known)}")
+    sizes = []
+    for key in ("optimal_batch_size", "max_batch_size"):
+        _check_auto(key, config[key])
+        sizes += [config[key]] if config[key] != "auto" else []
+    if len(sizes) == 2 and sizes[0] > sizes[1]:
+        raise InputError(f"optimal_batch_size={sizes[0]} is above max_batch_size={sizes[1]}")
+    if config["run"] is not None and config["engine_path"] is not None:
+        raise InputError("give run= or engine_path=, not both: an engine's file is timed alone")
+
+
+def _check_policies(policies: list[str] | None) -> None:
+    for name in [] if policies is None else policies or [""]:
+        if not _OPTION.fullmatch(name):
+            raise InputError(f"policies={policies}: give options of tta=, such as [none,essential]")
 
 
 def _check_callbacks(config: Mapping[str, Any]) -> None:
@@ -271,8 +329,12 @@ def _check_value(key: str, value: Any) -> None:
         check_level(str(value))
         return
     known = CHOICES.get(key)
-    if key == "report" and value is None:
-        raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
+    if key == "report":
+        if not value:
+            raise InputError(f"say what to report: report={' or '.join(map(str, known or ()))}")
+        if isinstance(value, list):
+            _check_reports(value)
+            return
     if known is not None and not any(value is word or str(value) == word for word in known):
         # YAML reads a bare on or off as true or false.
         slipped = isinstance(value, bool) or value in ("True", "False")
@@ -285,6 +347,13 @@ def _check_value(key: str, value: Any) -> None:
         low, high = RANGES[key]
         if not low <= value <= high:
             raise InputError(f"{key}={value} is out of range: {low:g} to {high:g}")
+
+
+def _check_reports(names: list[Any]) -> None:
+    for name in names:
+        _check_value("report", name if isinstance(name, str) else repr(name))
+    if len(set(names)) < len(names):
+        raise InputError(f"report={names} names a report twice: give each once")
 
 
 def _of_fields(kind: type[_Values], node: Mapping[str, Any], where: str) -> _Values:

@@ -8,7 +8,13 @@ from typing import NamedTuple
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.errors import InputError
 
-__all__ = ["FINDER_SPELLINGS", "KEYS", "SEED_SPELLINGS", "translate_arguments"]
+__all__ = [
+    "FINDER_SPELLINGS",
+    "KEYS",
+    "RECOMMENDER_SPELLINGS",
+    "SEED_SPELLINGS",
+    "translate_arguments",
+]
 
 _WORDS = re.compile(r"\S+").findall
 # Flags of the guide's scripts and of scripts like them; a typed value replaces the one here.
@@ -17,6 +23,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "adjustment_factor": "callbacks.adaptive_batch_size.growth_ratio=X",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=true",
     "batch_size": "micro_batch_size=N",
+    "benchmark_runs": "runs=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
@@ -46,11 +53,14 @@ SEED_SPELLINGS: dict[str, str] = {
     "output_path": "output=FILE",
     "precision": "precision=fp16",
     "safety_factor": "gpu.headroom_ratio=X",
+    "test_data": "data.root=FOLDER",
     "target_memory_usage": "callbacks.adaptive_batch_size.target_ratio=X",
     "tta": "tta=essential",
     "tta_type": "tta=essential",
     "use_amp": "precision=auto",
+    "use_calibration": "use_calibration=true",
     "use_checkpoint": "model.checkpointing=full",
+    "warmup_runs": "warmup=N",
 }
 # What a switch means that is given as false; only `tta` also takes other values.
 _OFF = {
@@ -58,6 +68,7 @@ _OFF = {
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "compile_model": "compile.mode=off",
     "offload_optimizer": "optimizer.offload=false",
+    "use_calibration": "use_calibration=false",
     "oom_recovery": "callbacks.oom_recovery.enabled=false",
     "tta": "tta=none",
     "use_amp": "precision=fp32",
@@ -74,17 +85,17 @@ _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_us
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
     analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
-    baseline_config benchmark benchmark_runs bucket_size_mb calculate_cost_savings
+    baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
-    duration enable_oom_recovery engine_path export_prometheus find_optimal gpu_ids
+    duration enable_oom_recovery export_prometheus find_optimal gpu_ids
     gradient_compression include_inference interval log_file measure_power_consumption metrics
-    min_batch_size min_f1_score model_parallel model_type monitor_duration multi_gpu
-    optimize_for_inference optimized_config output_dir output_report
+    min_batch_size model_parallel model_type monitor_duration multi_gpu
+    optimized_config output_dir output_report
     output_trace pipeline_parallel_size port profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
-    statistical_significance target_time tensor_parallel_size test_data test_duration test_only
-    threshold_mb update_interval use_deepspeed use_tensorrt warmup_runs
+    statistical_significance tensor_parallel_size test_duration test_only
+    threshold_mb update_interval use_deepspeed
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -99,22 +110,54 @@ FINDER_SPELLINGS: dict[str, str] = {
     "save_profile": "memory_profile=FILE",
     "test_only": "test_only=true",
 }
+# What the commands that know engines call by another name than training does, and what only they
+# know. Whatever value follows, this is meant.
+_ENGINE_SPELLINGS = {"compile_model": "engine=compiled", "dynamo_backend": "engine=compiled"}
+_ENGINE_ONLY = {
+    "engine_path": "engine_path=FILE",
+    "optimize_for_inference": "optimize=true",
+    "use_tensorrt": "engine=tensorrt",
+}
+_EXPORT_SPELLINGS = {"max_batch_size": "max_batch_size=N", "model_path": "checkpoint=FILE"}
 _NOT_NEEDED_TO_FIND = _WORDS("""enable_oom_recovery find_optimal multi_gpu oom_recovery
     profile_memory""")
+# What only `gpuopt recommend_tta` takes, or calls by another name.
+_RECOMMENDER = "recommend_tta"
+RECOMMENDER_SPELLINGS: dict[str, str] = {
+    "config": "run=latest",
+    "min_f1_score": "min_f1=X",
+    "target_time": "target_minutes=N",
+}
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
     optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
     use_calibration""")
-_PREDICT = _WORDS("""batch_size cache_dir data debug folds_per_pass gpu num_workers output
-    precision resume run tta use_calibration""")
+_PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
+    num_workers optimize output precision provider resume run tta
+    use_calibration""")
+_EXPORT = _WORDS("""cache_dir checkpoint data debug engine fp32_layers gpu image_size max_batch_size
+    model num_classes optimal_batch_size output precision provider run""")
 _CHECK = _WORDS(
-    "cache_dir debug format gpu image_size model moving_average optimizer precision report"
+    """cache_dir debug format gpu image_size images model moving_average optimizer precision report
+    run"""
 )
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")
-KEYS = {"train": _TRAIN, "predict": _PREDICT, "check": _CHECK, _FINDER: [*_TRAIN, *_FIND]}
+_BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
+    max_batch_size optimal_batch_size precision run runs target warmup""")
+_RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
+    precision run save_config target_minutes""")
+KEYS = {
+    "train": _TRAIN,
+    "predict": _PREDICT,
+    "check": _CHECK,
+    "benchmark": _BENCHMARK,
+    "export": _EXPORT,
+    _FINDER: [*_TRAIN, *_FIND],
+    _RECOMMENDER: _RECOMMEND,
+}
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
 _DIAL_TELLS_USED = {
@@ -128,7 +171,10 @@ _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
-_SLIPS = {*SEED_SPELLINGS, *FINDER_SPELLINGS, *_LATER, *_NOT_NEEDED, *_BY_END}
+_SLIPS = {
+    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
+    *(*_LATER, *_NOT_NEEDED, *_BY_END),
+}
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
     -sc --shell-completion""")
@@ -225,10 +271,14 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
         key, _, value = _spelling(word, keys).partition("=")
         if text := _for_finder(command, word, key, keys):
             pass
+        elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
+            text = f"gpuopt {_RECOMMENDER} takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
             text = "not needed"
+        elif word.name in _ENGINE_ONLY and key.partition(".")[0] not in keys:
+            text = "gpuopt predict takes that"
         elif not key:
             text = f"no such option{_nearest(word, keys)}"
         elif key.partition(".")[0] not in keys:
@@ -262,15 +312,23 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         return _OFF[name]
     if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
         return f"experiment={written}"
+    if "engine" in keys and name in {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}.keys() - {"engine_path"}:
+        return {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}[name]
     usual = SEED_SPELLINGS.get(name, "")
+    if "checkpoint" in keys:
+        usual = _EXPORT_SPELLINGS.get(name, usual)
     if "purpose" in keys or not usual:
         usual = FINDER_SPELLINGS.get(name, usual)
+    if "target_minutes" in keys or not usual:
+        usual = RECOMMENDER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
         full = name if name.partition(".")[0] in keys else _BY_END.get(name)
         usual = f"{full}=VALUE" if full else ""
     key, _, example = usual.partition("=")
+    if name == "config" and key == "run":  # the guide's file holds the settings of a run
+        return usual
     return f"{key}={_converted(name, value) or example}" if key else ""
 
 

@@ -20,6 +20,7 @@ from gpuopt.data.image_store import (
 from gpuopt.data.loader import WindowLoader, loader_fault
 from gpuopt.data.mixing import mix_batch
 from gpuopt.data.prediction import PredictionImages, prediction_images
+from gpuopt.data.real_images import real_images
 from gpuopt.data.splits import DataSets, ImageSet
 from gpuopt.data.window_sampler import (
     Chunk,
@@ -58,4 +59,5 @@ __all__ = [
     "mix_batch",
     "open_images",
     "prediction_images",
+    "real_images",
 ]

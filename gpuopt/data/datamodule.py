@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 
 import lightning.pytorch as L
 import numpy as np
+import numpy.typing as npt
 
 from gpuopt.data.augmentation import Augmentation
 from gpuopt.data.batch import Batch
@@ -198,6 +199,11 @@ class ImageDataModule(L.LightningDataModule, ABC):
     def validation_ids(self) -> list[str]:
         """Name of each validation sample."""
         return list(self._splits.validation.ids)
+
+    @property
+    def validation_targets(self) -> npt.NDArray[np.int64]:
+        """Class of each validation sample, int64 [n]."""
+        return self._splits.validation.targets
 
     @property
     def validation_groups(self) -> list[str] | None:

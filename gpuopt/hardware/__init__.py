@@ -17,6 +17,7 @@ from gpuopt.hardware.precision import (
     lightning_precision,
     resolve_precision,
 )
+from gpuopt.hardware.process_age import process_age_s
 from gpuopt.hardware.processors import available_cpus, recommended_workers
 from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
@@ -42,6 +43,7 @@ __all__ = [
     "keep_freed_memory",
     "lightning_precision",
     "load_catalogue",
+    "process_age_s",
     "profile_from_device",
     "recognise",
     "recommended_workers",

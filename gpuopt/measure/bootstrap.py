@@ -106,6 +106,7 @@ def paired_bootstrap_difference(
     second: ArrayLike,
     metric: Metric = macro_f1,
     *,
+    groups: Sequence[str] | None = None,
     resamples: int = 2000,
     seed: int = 0,
     level: float = 0.95,
@@ -117,6 +118,7 @@ def paired_bootstrap_difference(
         first: Predictions of the baseline, [n].
         second: Predictions of the candidate, [n].
         metric: From counts to a figure.
+        groups: Group of each sample, [n], where whole groups are resampled.
         resamples: Number of bootstrap resamples.
         seed: Seed of the resampling.
         level: Confidence level.
@@ -128,14 +130,21 @@ def paired_bootstrap_difference(
         InputError: As for `bootstrap_interval`.
     """
     true, (one, two) = checked_labels(targets, first, second)
-    cells, counts = np.unique(np.stack((true, one, two)), axis=1, return_counts=True)
-    drawn = _Resampler(cells, counts, resamples, seed, level)
-    values = drawn.evaluate(
-        lambda weights: (
-            metric(drawn.class_counts(weights, 2)) - metric(drawn.class_counts(weights, 1))
-        )
+    if groups is not None and len(groups) != len(true):
+        raise InputError(f"{len(groups)} groups' names do not go with {len(true)} samples")
+    cells, cell_of, counts = np.unique(
+        np.stack((true, one, two)), axis=1, return_inverse=True, return_counts=True
     )
-    return drawn.interval(values)
+    drawn = _Resampler(cells, counts, resamples, seed, level)
+
+    def gain(weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        second, first = (metric(drawn.class_counts(weights, row)) for row in (2, 1))
+        return second - first
+
+    if groups is None:
+        return drawn.interval(drawn.evaluate(gain))
+    group_of = np.unique(np.array(groups), return_inverse=True)[1]
+    return drawn.interval(drawn.evaluate_groups(gain, cell_of.reshape(-1), group_of))
 
 
 def interval_by_group(

@@ -2,6 +2,7 @@
 
 from gpuopt.report.confusion import confusion_figure
 from gpuopt.report.figures import png_bytes, save_png
+from gpuopt.report.frontier import FrontierPoint, frontier_figure
 from gpuopt.report.names import class_labels, plain_text, shortened
 from gpuopt.report.predictions import (
     stream_predictions_csv,
@@ -16,6 +17,7 @@ from gpuopt.report.tables import FoldRow, PlanRow, ResultRow, folds_table, plan_
 
 __all__ = [
     "FoldRow",
+    "FrontierPoint",
     "PlanRow",
     "ResultRow",
     "SweepRow",
@@ -23,6 +25,7 @@ __all__ = [
     "class_labels",
     "confusion_figure",
     "folds_table",
+    "frontier_figure",
     "plain_text",
     "plan_table",
     "png_bytes",

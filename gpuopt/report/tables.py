@@ -18,7 +18,9 @@ __all__ = [
     "FoldRow",
     "PlanRow",
     "ResultRow",
+    "difference_text",
     "folds_table",
+    "interval_text",
     "new_table",
     "plan_table",
     "results_table",
@@ -115,9 +117,9 @@ def results_table(
         table.add_column(Text(plain_text(f"with TTA {policy}").strip()), justify="right")
         table.add_column("difference", justify="right")
     for row in rows:
-        cells = [Text(plain_text(row.metric)), _interval(row.single)]
+        cells = [Text(plain_text(row.metric)), interval_text(row.single)]
         if has_merged:
-            cells += [_interval(row.merged), _difference(row.difference)]
+            cells += [interval_text(row.merged), difference_text(row.difference)]
         table.add_row(*cells)
     return table
 
@@ -137,7 +139,7 @@ def folds_table(rows: Sequence[FoldRow], *, title: str, caption: str) -> Table:
     table.add_column("images", justify="right")
     table.add_column("macro-F1", justify="right")
     for row in rows:
-        table.add_row(Text(plain_text(row.name)), str(row.images), _interval(row.score))
+        table.add_row(Text(plain_text(row.name)), str(row.images), interval_text(row.score))
     return table
 
 
@@ -151,7 +153,8 @@ def new_table(title: str) -> Table:
     )
 
 
-def _interval(interval: Interval | None) -> Text:
+def interval_text(interval: Interval | None) -> Text:
+    """Word a figure with its interval; nothing for None."""
     if interval is None:
         return Text("")
     return Text.assemble(
@@ -159,8 +162,13 @@ def _interval(interval: Interval | None) -> Text:
     )
 
 
-def _difference(interval: Interval | None) -> Text:
-    """Word a difference; only one that excludes zero is coloured, the other is no finding."""
+def difference_text(interval: Interval | None, *, in_words: bool = True) -> Text:
+    """Word a difference; only one that excludes zero is coloured, the other is no finding.
+
+    Args:
+        interval: Nothing is worded for None.
+        in_words: Also say in words what is no finding.
+    """
     if interval is None:
         return Text("")
     style = "bold"
@@ -169,6 +177,6 @@ def _difference(interval: Interval | None) -> Text:
     text = Text.assemble(
         (f"{interval.value:+.3f}", style), (f"  {interval.low:+.3f} to {interval.high:+.3f}", "dim")
     )
-    if not interval.excludes_zero:
+    if in_words and not interval.excludes_zero:
         text.append("  (may be 0)", style="dim")
     return text

@@ -1,5 +1,6 @@
 """Files that survive: atomic writes, validated checkpoints, folder locks. Imports no torch."""
 
+from gpuopt.storage.answer_cache import AnswerCache
 from gpuopt.storage.atomic import atomic_write, create_text, write_json, write_text
 from gpuopt.storage.cache_folder import default_cache_dir
 from gpuopt.storage.journal import Journal
@@ -9,6 +10,7 @@ from gpuopt.storage.paths import existing_folder, shown
 from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
 
 __all__ = [
+    "AnswerCache",
     "FileRecord",
     "FolderLock",
     "Journal",

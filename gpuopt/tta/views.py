@@ -84,6 +84,15 @@ class View:
         ]
         return " · ".join(words) or "identity"
 
+    @property
+    def mapping(self) -> dict[str, Any]:
+        """The view as a configuration holds it; `parse_views` turns it back."""
+        content: dict[str, Any] = {
+            name: True if OPERATIONS[name].kind == "flag" else _plain_number(value)
+            for name, value in self.operations
+        }
+        return content if self.weight == 1.0 else {**content, "weight": _plain_number(self.weight)}
+
 
 def parse_views(mappings: Sequence[Mapping[str, Any]]) -> tuple[View, ...]:
     """Turn the views of a configuration into `View` objects.
@@ -112,6 +121,11 @@ def parse_views(mappings: Sequence[Mapping[str, Any]]) -> tuple[View, ...]:
                 "give one of them a weight instead"
             )
     return views
+
+
+def _plain_number(value: float) -> int | float:
+    """Return 90 for 90.0, as people write it."""
+    return int(value) if value.is_integer() else value
 
 
 def _parse_view(index: int, mapping: Any) -> View:

@@ -6,8 +6,8 @@ import pytest
 
 from benchmarks import recovery_overhead
 from benchmarks.memory_cells import Cell, build
-from benchmarks.pairs import abba_orders
 from benchmarks.recovery_overhead import WITH, WITHOUT, Blocks, blocks_within, time_blocks
+from gpuopt.measure.pairs import abba_orders
 
 TINY = Cell("test_vit", 32, precision="fp32", device="cpu")
 

@@ -36,7 +36,10 @@ def compose_all():
     for data in (None, *options_of("data")):
         yield compose_settings("predict", [f"data={data}"] if data else [])
     yield compose_settings("check", ["report=fit"])
+    yield compose_settings("export", ["num_classes=7"])
+    yield compose_settings("recommend_tta", ["target_minutes=20", "min_f1=0.9", "images=100"])
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
+    yield compose_settings("benchmark", ["optimal_batch_size=8"])
 
 
 @pytest.fixture(scope="module")
@@ -212,9 +215,9 @@ def test_a_bare_on_or_off_in_a_file_is_explained(key, value, composed):
 
 @pytest.mark.parametrize("key", limits._AUTO)
 def test_auto_or_a_whole_number(key, composed):
-    for value in ("auto", 32):
+    for value in ("auto", 16):
         check_config(with_value(composed, key, value))
-    for wrong in (True, False, 1.5, None, "many", "32", [32], {}):
+    for wrong in (True, False, 1.5, None, "many", "16", [16], {}):
         with pytest.raises(InputError, match=rf"^{key}=.* is neither auto nor a whole number"):
             check_config({**with_value(composed, key, 1), key: wrong})
 

@@ -6,9 +6,16 @@ from hydra._internal.utils import get_args_parser
 
 from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
-from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS
+from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS, RECOMMENDER_SPELLINGS
 from gpuopt.errors import InputError
-from gpuopt.schema import FindBatchSizeConfig, PredictConfig, TrainConfig
+from gpuopt.schema import (
+    BenchmarkConfig,
+    CheckConfig,
+    FindBatchSizeConfig,
+    PredictConfig,
+    RecommendTtaConfig,
+    TrainConfig,
+)
 
 HYDRA_OPTIONS = [
     (option, action) for action in get_args_parser()._actions for option in action.option_strings
@@ -98,7 +105,7 @@ def test_the_answer_composes(line, expected):
 @pytest.mark.parametrize("name", SEED_SPELLINGS)
 def test_every_spelling_names_a_key(name):
     key = SEED_SPELLINGS[name].partition("=")[0].partition(".")[0]
-    assert key in {*KEYS["train"], *KEYS["predict"]}
+    assert key in {*KEYS["train"], *KEYS["predict"], *KEYS["benchmark"]}
 
 
 @pytest.mark.parametrize("name", FINDER_SPELLINGS)
@@ -106,9 +113,35 @@ def test_every_spelling_of_the_finder_names_a_key(name):
     assert FINDER_SPELLINGS[name].partition("=")[0] in KEYS["find_batch_size"]
 
 
+@pytest.mark.parametrize("name", RECOMMENDER_SPELLINGS)
+def test_every_spelling_of_the_recommender_names_a_key(name):
+    assert RECOMMENDER_SPELLINGS[name].partition("=")[0] in KEYS["recommend_tta"]
+
+
+def test_the_guides_recommender_is_answered():
+    typed = [
+        "--config",
+        "configs/infer_highperf.yaml",
+        "--target-time",
+        "20",
+        "--min-f1-score",
+        "0.945",
+    ]
+    with pytest.raises(InputError) as caught:
+        translate_arguments("recommend_tta", typed)
+    assert str(caught.value).endswith(
+        "options are key=value here: run=latest target_minutes=20 min_f1=0.945"
+    )
+    assert answer("--target-time 20") == "gpuopt recommend_tta takes that"
+    assert answer("min_f1_score=0.9") == "gpuopt recommend_tta takes that"
+
+
 def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["train"]) == {field.name for field in fields(TrainConfig)}
     assert set(KEYS["predict"]) == {field.name for field in fields(PredictConfig)}
+    assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
+    assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
+    assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
@@ -237,9 +270,13 @@ def test_a_value_that_is_no_number_is_left_out(line):
         ("mode=highperf", "settled by the run"),
         (
             "--precision fp16 --image_size 384 --use_tensorrt",
-            "options are key=value here: precision=fp16; "
-            "not available yet: --use_tensorrt; settled by the run: --image_size 384",
+            "options are key=value here: precision=fp16 engine=tensorrt; "
+            "settled by the run: --image_size 384",
         ),
+        ("--optimize_for_inference", "options are key=value here: optimize=true"),
+        ("--engine_path x.onnx", "options are key=value here: engine_path=x.onnx"),
+        ("--compile_model", "options are key=value here: engine=compiled"),
+        ("--dynamo_backend inductor", "options are key=value here: engine=compiled"),
     ],
 )
 def test_predict_has_keys_of_its_own(line, expected):
@@ -247,6 +284,16 @@ def test_predict_has_keys_of_its_own(line, expected):
         return sorted(text.split("; "))
 
     assert parts(answer(line, "predict")) == parts(expected)
+
+
+def test_export_has_keys_of_its_own_and_training_names_the_command_that_has_engines():
+    line = "--model_path x.pth --output_path x.engine --precision fp16 --max_batch_size 64"
+    assert answer(line, "export") == (
+        "options are key=value here: checkpoint=x.pth output=x.engine precision=fp16 "
+        "max_batch_size=64"
+    )
+    assert answer("--use_tensorrt", "train") == "gpuopt predict takes that"
+    assert answer("--compile_model", "train").startswith("options are key=value here: compile.mode")
 
 
 @pytest.mark.parametrize(
@@ -275,43 +322,6 @@ def test_the_finder_takes_what_the_guides_finder_took(line, expected):
 )
 def test_other_commands_name_the_finder(line):
     assert answer(line, "train") == "gpuopt find_batch_size takes that"
-
-
-@pytest.mark.parametrize("command", KEYS)
-@pytest.mark.parametrize(
-    ("word", "ratio"),
-    [
-        ("headroom=0.1", "0.1"),
-        ("safety_factor=0.95", "0.05"),
-        ("safety-factor=0.95", "0.05"),
-        ("memory_fraction=.8", "0.2"),
-        ("memory_safety_margin=0.15", "0.15"),
-        ("safety_factor=0.9,0.8", "0.1,0.2"),
-    ],
-)
-def test_the_share_of_memory_is_one_dial_with_several_names(command, word, ratio):
-    found = translate_arguments(command, ["gpu=rtx3060", word, "debug=true"])
-    assert found == ["gpu=rtx3060", f"gpu.headroom_ratio={ratio}", "debug=true"]
-
-
-@pytest.mark.parametrize("second", ["memory_fraction=0.9", "gpu.headroom_ratio=0.1", "headroom=0"])
-def test_two_names_of_the_dial_at_once_are_refused(second):
-    for words in (["safety_factor=0.9", second], [second, "safety_factor=0.9"]):
-        with pytest.raises(InputError, match=r"one dial.*give one of them") as caught:
-            translate_arguments("find_batch_size", words)
-        assert str(caught.value).startswith(" ".join(words))
-
-
-@pytest.mark.parametrize("word", ["headroom=lots", "safety_factor=", "memory_fraction=90%"])
-def test_a_share_that_is_no_number_is_refused(word):
-    with pytest.raises(InputError, match="give a number from 0 to 1"):
-        translate_arguments("train", [word])
-
-
-def test_a_share_out_of_range_is_refused_by_the_card():
-    assert compose_settings("train", ["safety_factor=0.95"])["gpu"]["headroom_ratio"] == 0.05
-    with pytest.raises(InputError, match=r"gpu\.headroom_ratio=-0\.1"):
-        compose_settings("train", ["safety_factor=1.1"])
 
 
 def test_the_batch_size_of_predict_is_a_key():

@@ -180,3 +180,21 @@ def test_groups_of_one_sample_are_samples():
     assert grouped.high == pytest.approx(single.high, abs=0.01)
     with pytest.raises(InputError, match="399 groups"):
         grouped_bootstrap_interval(targets, predictions, ["a"] * 399)
+
+
+def test_a_difference_of_groups_is_less_sure_than_one_of_samples():
+    generator = np.random.default_rng(5)
+    group_of = np.repeat(np.arange(30), 20)
+    targets = generator.integers(0, 3, 600)
+    first = noisy_copy(targets, 0.6, 3, generator)
+    # The second is right in whole groups.
+    second = np.where(generator.random(30)[group_of] < 0.5, targets, first)
+    groups = [f"g{number}" for number in group_of]
+    alone = paired_bootstrap_difference(targets, first, second)
+    grouped = paired_bootstrap_difference(targets, first, second, groups=groups)
+    assert grouped.value == pytest.approx(alone.value)
+    assert grouped.high - grouped.low > 1.5 * (alone.high - alone.low)
+    single = paired_bootstrap_difference(targets, first, second, groups=list(map(str, range(600))))
+    assert single.high - single.low == pytest.approx(alone.high - alone.low, rel=0.15)
+    with pytest.raises(InputError, match="2 groups' names do not go with 600"):
+        paired_bootstrap_difference(targets, first, second, groups=["a", "b"])

@@ -1,7 +1,14 @@
 import pytest
 
 from gpuopt.hardware import Gpu
-from gpuopt.measure.roofline import Rates, cpu_rates, forward_flops, gpu_rates, predict_sample_s
+from gpuopt.measure.roofline import (
+    Rates,
+    cpu_rates,
+    forward_flops,
+    gpu_rates,
+    predict_forward_s,
+    predict_sample_s,
+)
 
 CARD = Gpu(name="c", fp32_tflops=10.0, tensor_tflops=40.0, memory_bandwidth_gb_per_s=500.0)
 
@@ -11,6 +18,14 @@ def test_time_is_arithmetic_plus_traffic_over_the_reached_share():
     assert predict_sample_s(1e9, 0, rates) == pytest.approx(1 / 0.62)
     assert predict_sample_s(0, 1e9, rates) == pytest.approx(1 / 0.62)
     assert predict_sample_s(1e9, 1e9, rates) == pytest.approx(2 / 0.62)
+
+
+def test_a_forward_pass_has_a_range():
+    rates = Rates(flops_per_s=1e9, bytes_per_s=2.1e9)
+    for flops, saved_bytes, parts in ((1e9, 0, 1), (0, 1e9, 1), (1e9, 1e9, 2)):
+        found = predict_forward_s(flops, saved_bytes, rates)
+        assert found.value == pytest.approx(parts / 0.93)
+        assert found.low < found.value < found.high
 
 
 @pytest.mark.parametrize(

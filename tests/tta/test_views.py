@@ -59,3 +59,9 @@ def test_bad_views_are_named(views, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_view_becomes_the_mapping_that_it_came_from():
+    mappings = [{}, {"rotate": 90, "contrast": 1.15}, {"hflip": True, "weight": 0.5}, {"noise": 8}]
+    assert [view.mapping for view in parse_views(mappings)] == mappings
+    assert [type(value) for value in parse_views(mappings)[1].mapping.values()] == [int, float]

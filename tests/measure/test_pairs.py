@@ -4,7 +4,7 @@ import statistics
 
 import pytest
 
-from benchmarks.pairs import (
+from gpuopt.measure.pairs import (
     abba_orders,
     paired_ratio,
     sign_flip_p,

@@ -1,0 +1,170 @@
+"""Benchmark engines: build them from a run, prove them equal to its model, time them."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
+
+from gpuopt.configuration import check_prediction_places
+from gpuopt.entry import checked, run_command
+from gpuopt.errors import InputError, one_line
+from gpuopt.logs import logging_to
+from gpuopt.schema import CONF_DIR, BenchmarkConfig, to_benchmark_config
+from gpuopt.trained_run import data_of_run, find_run, folds_of
+
+__all__ = ["benchmark", "main"]
+
+_SCHEMA = 1
+_WIDTH = 100
+
+
+def main() -> None:
+    """Run `gpuopt benchmark`."""
+    run_command("benchmark", _benchmark)
+
+
+def _benchmark(composed: DictConfig) -> None:
+    config = to_benchmark_config(checked(composed))
+    with logging_to(None):
+        answer = benchmark(config)
+    _PRINT[config.format](answer)
+
+
+def benchmark(config: BenchmarkConfig) -> Any:
+    """Benchmark the engines of a run, or of one file.
+
+    Args:
+        config: The checked settings.
+
+    Returns:
+        The `EngineAnswer`.
+
+    Raises:
+        GpuoptError: See the exit codes in `gpuopt.errors`.
+    """
+    file = None if config.engine_path is None else Path(config.engine_path).expanduser()
+    if file is not None and not file.is_file():
+        raise InputError(f"engine_path={file} is no file: name one of gpuopt export")
+    place = _find_place(config)
+    node, split = _data(config, place)
+    # Only now: torch and Lightning take seconds to import, and bad input ends before.
+    from gpuopt.hardware import load_catalogue
+    from gpuopt.session.engine_benchmark import (
+        BenchmarkSettings,
+        benchmark_file,
+        benchmark_model,
+    )
+    from gpuopt.session.prediction import find_checkpoint
+    from gpuopt.session.weights import load_described
+    from gpuopt.storage.checkpoint import read_checkpoint
+
+    settings = BenchmarkSettings(
+        config.engines,
+        config.precision.name,
+        config.optimal_batch_size,
+        config.max_batch_size,
+        config.warmup,
+        config.runs,
+        config.least_proof_images,
+        config.cache_dir,
+    )
+    catalogue = load_catalogue(CONF_DIR / "gpu")
+
+    def open_source(image_size: int) -> Any:
+        return _open_source(node, split, image_size, config.cache_dir)
+
+    if place is None:
+        assert file is not None  # one of the two is there
+        return benchmark_file(
+            file, open_source, preset=config.gpu, catalogue=catalogue, settings=settings
+        )
+    weights = find_checkpoint(place)
+    model, description = load_described(read_checkpoint(weights), str(weights))
+    return benchmark_model(
+        model,
+        description,
+        open_source,
+        preset=config.gpu,
+        catalogue=catalogue,
+        settings=settings,
+        run=place if place.is_dir() else None,
+        tell=_say,
+    )
+
+
+def _find_place(config: BenchmarkConfig) -> Path | None:
+    """Find the run; None for an engine's file alone."""
+    if config.engine_path is not None:
+        return None
+    place = find_run(config.run or "latest")
+    if folds_of(place) is not None:
+        raise InputError(f"run={place} has several folds: name one, such as run={place}/fold_0")
+    return place
+
+
+def _data(
+    config: BenchmarkConfig, place: Path | None
+) -> tuple[dict[str, Any], dict[str, Any] | None]:
+    """Read where the images are: what `data=` names, else the run's own with their split."""
+    node = dict(config.data)
+    is_folder = str(node["_target_"]).endswith(".ImageFolder")
+    if node.get("root") or not is_folder:
+        check_prediction_places(node)
+        return node, None
+    if place is None or not place.is_dir():
+        raise InputError("say which images to time engines on: data.root=FOLDER")
+    return data_of_run(place)
+
+
+def _open_source(
+    node: dict[str, Any], split: dict[str, Any] | None, image_size: int, cache_dir: str | None
+) -> Any:
+    from gpuopt.build import build
+    from gpuopt.session.prediction import source_of
+
+    if split is None and (found := source_of(node)) is not None:
+        return found
+    return build(
+        node,
+        "data",
+        image_size=image_size,
+        micro_batch_size=1,
+        global_batch_size=1,
+        num_workers=0,
+        **(split or {"seed": 0}),
+        cache_dir=cache_dir,
+    )
+
+
+def _say(line: str) -> None:
+    sys.stderr.write(one_line(line) + "\n")
+
+
+def _print_table(answer: Any) -> None:
+    # Only now: the tables of a report import matplotlib.
+    from gpuopt.session.engine_table import engine_tables
+
+    console = Console(highlight=False)
+    if not console.is_terminal or console.width > _WIDTH:
+        console = Console(width=_WIDTH, highlight=False)
+    console.print(engine_tables(answer))
+    for choice in answer.choices:
+        console.print(Text(one_line(str(choice))), soft_wrap=True)
+    if answer.written is not None:
+        console.print(Text(f"written: {answer.written}"), soft_wrap=True)
+
+
+def _print_json(answer: Any) -> None:
+    content = {"schema": _SCHEMA, **answer.as_dict()}
+    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+_PRINT = {"json": _print_json, "table": _print_table}
+
+
+if __name__ == "__main__":
+    main()

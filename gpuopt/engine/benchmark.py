@@ -1,0 +1,159 @@
+"""Build, prove and time engines of one network, side by side."""
+
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from gpuopt.engine.fallback import EngineSearch, ProofImages, VerifiedEngine
+from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
+from gpuopt.engine.race import race
+from gpuopt.engine.record import EngineRecord
+from gpuopt.engine.served_model import example_images
+from gpuopt.engine.verification import Bounds
+
+__all__ = ["MadeEngine", "benchmark_batch_sizes", "benchmark_engines", "used_bytes"]
+
+_BASELINE = "eager"
+
+
+@dataclass(frozen=True)
+class MadeEngine:
+    """An engine and what it took to make it.
+
+    Attributes:
+        engine: Ready to be called.
+        build_s: Seconds until it could be called; None when it was built before.
+    """
+
+    engine: Engine
+    build_s: float | None
+
+
+def benchmark_batch_sizes(optimal: int, maximum: int) -> tuple[int, ...]:
+    """Name the batch sizes that engines are timed at: 1, the optimal and the largest."""
+    return tuple(sorted({1, optimal, maximum}))
+
+
+def benchmark_engines(
+    names: Sequence[str],
+    request: EngineRequest,
+    network: TrainedNetwork,
+    proof: ProofImages,
+    *,
+    make: Callable[[str, EngineRequest], MadeEngine],
+    warmup: int,
+    runs: int,
+    bounds: Bounds,
+    tell: Callable[[str], None],
+    keep: Callable[[VerifiedEngine], None] = lambda found: None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[EngineRecord]:
+    """Make engines, prove them, and time those that are right against eager.
+
+    An engine that is wrong as it was asked for is tried with more layers in fp32, see
+    `EngineSearch`. With fewer images than the bounds ask for engines are compared and timed, but
+    none counts as proved.
+
+    Args:
+        names: Backends; eager is added, as the baseline.
+        request: What is asked for.
+        network: Left unchanged.
+        proof: Real images, at least one.
+        make: Builds or loads an engine.
+        warmup: Calls before the first that counts.
+        runs: Calls that count, of each engine, scope and batch size.
+        bounds: What proves an engine.
+        tell: Takes one line for each step.
+        keep: Called with each engine that counts as proved.
+        clock: Seconds.
+
+    Returns:
+        A record of each engine, in order; of one that failed with the reason.
+    """
+    builds: dict[tuple[str, EngineRequest], float | None] = {}
+
+    sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
+
+    def timed_make(name: str, asked: EngineRequest) -> Engine:
+        made = make(name, asked)
+        if made.build_s is not None:
+            start = clock()
+            for size in sizes:  # some compile at the first call of a size
+                made.engine(example_images(asked, size))
+            builds[name, asked] = made.build_s + clock() - start
+        return made.engine
+
+    found = min(len(proof.images), bounds.least_images)
+    enough = replace(bounds, least_images=found)
+    search = EngineSearch(request, network, proof, make=timed_make, tell=tell, bounds=enough)
+    records: dict[str, EngineRecord] = {}
+    engines: dict[str, Engine] = {}
+    for name in dict.fromkeys((_BASELINE, *names)):
+        before = used_bytes(request.device, settle=True)
+        proved, attempts = search.prove(name)
+        last = attempts[-1]
+        records[name] = EngineRecord(
+            name,
+            last.precision,
+            last.fp32_layers,
+            builds.get((name, proved.request)) if proved else None,
+            _more(before, used_bytes(request.device)) if proved else None,
+            proved is not None and found >= bounds.least_images,
+            str(last) if found >= bounds.least_images else _unproved(str(last), found, bounds),
+            last.verification,
+            (),
+        )
+        if proved is not None:
+            engines[name] = proved.engine
+            if records[name].is_verified:
+                keep(proved)
+    timings = race(
+        engines,
+        proof.images,
+        batch_sizes=sizes,
+        warmup=warmup,
+        runs=runs,
+        baseline=_BASELINE if _BASELINE in engines else next(iter(engines), _BASELINE),
+        clock=clock,
+    )
+    return [replace(record, timings=timings.get(name, ())) for name, record in records.items()]
+
+
+def used_bytes(device: torch.device, *, settle: bool = False) -> int | None:
+    """Return what is used of a device's memory, or of the host's by this process.
+
+    Engines keep memory outside of PyTorch's allocator, so the driver is asked.
+
+    Args:
+        device: A CUDA device, or the CPU.
+        settle: Give back what nobody uses first.
+
+    Returns:
+        None where the system does not say.
+    """
+    if settle:
+        gc.collect()
+    if device.type == "cuda":
+        if settle:
+            torch.cuda.empty_cache()
+        free, total = torch.cuda.mem_get_info(device)
+        return total - free
+    try:
+        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
+    except (OSError, ValueError, IndexError):
+        return None
+    import resource
+
+    return pages * resource.getpagesize()
+
+
+def _more(before: int | None, after: int | None) -> int | None:
+    return None if before is None or after is None else max(0, after - before)
+
+
+def _unproved(line: str, found: int, bounds: Bounds) -> str:
+    return f"not proved: {found} images, at least {bounds.least_images} are needed; {line}"

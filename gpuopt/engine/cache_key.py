@@ -1,0 +1,115 @@
+"""Everything that an engine depends on, so that a stale one is never used.
+
+Engines are not portable: kernels are chosen for a card, its driver and the libraries at build time,
+and an engine for other weights answers without a word.
+"""
+
+import functools
+import hashlib
+import platform
+from collections.abc import Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
+
+__all__ = ["device_key", "differing", "engine_key", "weights_digest"]
+
+_PACKAGES = ("gpuopt", "torch")
+
+
+def engine_key(backend: Backend, request: EngineRequest, network: TrainedNetwork) -> dict[str, str]:
+    """Word everything that an engine depends on.
+
+    Args:
+        backend: Makes the file.
+        request: What is asked for.
+        network: What it is made from.
+
+    Returns:
+        Words by what they say, equal exactly when an engine can be used again.
+    """
+    asked = request.as_dict()
+    del asked["device"]  # an index; what the device is counts
+    return {
+        "engine": backend.name,
+        "network": network.name,
+        "weights": weights_digest(network),
+        "graph": _digest(str(network.backbone).encode()),
+        **{name: str(value) for name, value in asked.items()},
+        "channels_last": str(network.uses_channels_last),
+        "float32_matmul": torch.get_float32_matmul_precision(),
+        **device_key(request.device),
+        **_own_versions(),
+        **backend.versions(request.device),
+    }
+
+
+def device_key(device: torch.device) -> dict[str, str]:
+    """Name a device, its memory and its driver."""
+    if device.type != "cuda":
+        capability = torch.backends.cpu.get_cpu_capability()
+        return {"device": platform.machine(), "capability": capability}
+    properties = torch.cuda.get_device_properties(device)
+    return {
+        "device": str(properties.name),
+        "capability": f"{properties.major}.{properties.minor}",
+        "memory_mib": str(properties.total_memory // 2**20),
+        "driver": _driver(),
+    }
+
+
+def weights_digest(network: TrainedNetwork) -> str:
+    """Digest weights, buffers and normalisation; one flipped bit is another network."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.backbone.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        raw = value.detach().cpu().contiguous().flatten().view(torch.uint8)
+        digest.update(memoryview(raw.numpy()))
+    digest.update(repr((network.mean, network.std)).encode())
+    return digest.hexdigest()
+
+
+def differing(wanted: Mapping[str, str], present: Mapping[str, Any]) -> list[str]:
+    """Name what differs between two keys, such as `driver was 570.1, is 580.2`.
+
+    Args:
+        wanted: What would be built now.
+        present: What a file was built for.
+    """
+    changes = []
+    for name in sorted(wanted.keys() | present.keys()):
+        new, old = wanted.get(name, "nothing"), str(present.get(name, "nothing"))
+        if new != old:
+            changes.append(f"{name} was {old[:40]}, is {new[:40]}")
+    return changes
+
+
+def _driver() -> str:
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        found = pynvml.nvmlSystemGetDriverVersion()
+    except pynvml.NVMLError:
+        return "unknown"
+    return found.decode() if isinstance(found, bytes) else str(found)
+
+
+@functools.cache
+def _own_versions() -> dict[str, str]:
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # gpuopt itself, on a path without being installed
+            found[package] = "unknown"
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return {**found, "code": _digest(b"".join(path.read_bytes() for path in sources))}
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

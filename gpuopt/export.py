@@ -1,0 +1,183 @@
+"""Write a trained model as an engine: a file that classifies faster, proved equal before use."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from gpuopt.configuration import check_prediction_places
+from gpuopt.entry import checked, run_command
+from gpuopt.errors import InputError
+from gpuopt.logs import logging_to
+from gpuopt.predict_engine import open_run_data, unlabelled_images
+from gpuopt.schema import CONF_DIR, ExportConfig, to_export_config
+from gpuopt.trained_run import find_run, folds_of
+
+if TYPE_CHECKING:  # importing these takes seconds
+    from gpuopt.session.weights_file import LoadedNetwork
+
+__all__ = ["export", "main"]
+
+
+def main() -> None:
+    """Run `gpuopt export`."""
+    run_command("export", _export)
+
+
+def _export(composed: DictConfig) -> None:
+    config = to_export_config(checked(composed))
+    with logging_to(None):
+        export(config)
+
+
+def export(config: ExportConfig) -> Path:
+    """Build, prove and write the engine.
+
+    Args:
+        config: The checked settings.
+
+    Returns:
+        The engine's file.
+
+    Raises:
+        GpuoptError: See the exit codes in `gpuopt.errors`.
+    """
+    place = _place(config)
+    if config.data is not None:
+        check_prediction_places(config.data)
+    # Only now: torch takes seconds to import, and bad input ends before.
+    import torch
+
+    from gpuopt.engine.choices import engine_batches, engine_precision
+    from gpuopt.engine.export import choose_engine, export_engine, require_free
+    from gpuopt.engine.protocol import EngineRequest
+    from gpuopt.hardware import load_catalogue
+    from gpuopt.session.console import make_console
+    from gpuopt.session.engines import proof_images
+    from gpuopt.session.prediction import PredictionSetup
+
+    console = make_console()
+
+    def tell(line: str) -> None:
+        console.print(line, soft_wrap=True, markup=False)
+
+    loaded = _load(config, place)
+    setup = PredictionSetup.choose(
+        loaded.description,
+        preset=config.gpu,
+        catalogue=load_catalogue(CONF_DIR / "gpu"),
+        precision=config.precision.name,
+        batch_size="auto",
+        num_workers=0,
+        cache_dir=config.cache_dir,
+    )
+    device = torch.device(setup.device)
+    precision = engine_precision(config.precision.name, device)
+    optimal, most = engine_batches(
+        config.optimal_batch_size, config.max_batch_size, setup.batch_size
+    )
+    request = EngineRequest(
+        loaded.image_size,
+        loaded.num_classes,
+        str(precision.value),
+        int(optimal.value),
+        int(most.value),
+        device,
+        tuple(config.fp32_layers),
+    )
+    engine = choose_engine(config.engine, request, config.provider)
+    for choice in (setup.choices[0], engine, precision, optimal, most):
+        tell(str(choice))
+    output = _output(config, place, str(engine.value), str(precision.value))
+    require_free(output)
+    sources = _proof_sources(config, place, loaded.image_size)
+    with setup.applied():
+        found = export_engine(
+            str(engine.value),
+            request,
+            loaded.network,
+            output,
+            (lambda: proof_images(sources)) if sources else None,
+            cache_dir=config.cache_dir,
+            provider=config.provider,
+            tell=tell,
+        )
+    if found.verification is None:
+        tell("not proved: that is done before its first use, or here with data=...")
+    tell(f"engine in {found.path}")
+    return found.path
+
+
+def _place(config: ExportConfig) -> Path:
+    """Find the weights."""
+    if config.checkpoint is None:
+        place = find_run(config.run)
+        if place.is_dir() and folds_of(place) is not None:
+            raise InputError(
+                f"run={config.run} holds several models: name one fold, such as "
+                f"run={place / 'fold_0'}"
+            )
+        return place
+    if config.run != "latest":
+        raise InputError("run= and checkpoint= name two models: give one of them")
+    place = Path(config.checkpoint).expanduser()
+    if not place.is_file():
+        raise InputError(f"checkpoint={config.checkpoint} does not exist: name a file of weights")
+    return place
+
+
+def _load(config: ExportConfig, place: Path) -> "LoadedNetwork":
+    from gpuopt.session.prediction import find_checkpoint
+    from gpuopt.session.weights_file import load_network
+
+    return load_network(
+        find_checkpoint(place),
+        model=None if config.model is None else str(config.model["name"]),
+        num_classes=config.num_classes,
+        image_size=None if config.image_size == "auto" else int(config.image_size),
+    )
+
+
+def _output(config: ExportConfig, place: Path, engine: str, precision: str) -> Path:
+    if config.output is not None:
+        return Path(config.output).expanduser()
+    from gpuopt.engine.backends import file_backend
+
+    backend = file_backend(engine)
+    assert backend is not None  # settled before
+    name = f"{engine}_{precision}{backend.suffix}"
+    return (place if place.is_dir() else place.parent) / "engines" / name
+
+
+def _proof_sources(config: ExportConfig, place: Path, size: int) -> list[Callable[[], Any]]:
+    """List where real images may be found: what `data=` names, and the run's own."""
+    sources: list[Callable[[], Any]] = []
+    if config.data is not None:
+        sources.append(lambda: _given_data(config, size))
+    if (place / "config.yaml").is_file():
+        sources.append(lambda: open_run_data(place, size, config.cache_dir))
+    return sources
+
+
+def _given_data(config: ExportConfig, size: int) -> Any:
+    from gpuopt.build import build
+    from gpuopt.session.prediction import source_of
+
+    found = source_of(config.data)
+    if found is not None:
+        return unlabelled_images(found, size, config.cache_dir)
+    return build(
+        dict(config.data),
+        "data",
+        image_size=size,
+        micro_batch_size=1,
+        global_batch_size=1,
+        num_workers=0,
+        seed=0,
+        cache_dir=config.cache_dir,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,216 @@
+"""The engine of a prediction: which one, made from which weights, and proved on which images."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from gpuopt.choice import Choice
+from gpuopt.data import ImageDataModule, real_images
+from gpuopt.engine.backends import preferred
+from gpuopt.engine.cache import EngineCache
+from gpuopt.engine.choices import engine_precision
+from gpuopt.engine.fallback import ProofImages
+from gpuopt.engine.files import EngineFile
+from gpuopt.engine.forward import forward_of
+from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
+from gpuopt.engine.proved import ProvedEngines
+from gpuopt.engine.record import ENGINES, fastest_verified, surroundings_of
+from gpuopt.engine.seal import Seal
+from gpuopt.engine.trained import network_of
+from gpuopt.engine.verification import Bounds
+from gpuopt.errors import FaultError, InputError
+from gpuopt.model import Classifier
+
+__all__ = [
+    "EngineSettings",
+    "PredictionEngines",
+    "proof_images",
+]
+
+_BOUNDS = Bounds()
+_LEAST = _BOUNDS.least_images
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """What `gpuopt predict` was told about its engine.
+
+    Attributes:
+        engine: `auto` or one of `ENGINE_NAMES`.
+        path: A file of `gpuopt export`; None takes the cache.
+        provider: Of ONNX Runtime, or `auto`.
+        optimize: Build and prove the best engine that there is, instead of only using what is
+            there.
+        precision: As it was asked for, `auto` included.
+        cache_dir: Folder of all caches; None means the user's.
+    """
+
+    engine: str
+    path: str | None
+    provider: str
+    optimize: bool
+    precision: str
+    cache_dir: str | None
+
+
+class PredictionEngines:
+    """Puts engines in the place of models.
+
+    Args:
+        settings: What is wanted.
+        run: Folder of the run, whose record `engine=auto` reads; or a checkpoint file.
+        image_size: Side of the images in pixels.
+        batch_size: Images per call.
+        proof: Reads real images of the task.
+        tell: Takes one line for each step.
+    """
+
+    def __init__(
+        self,
+        settings: EngineSettings,
+        run: Path,
+        *,
+        image_size: int,
+        batch_size: int,
+        proof: Callable[[], ProofImages],
+        tell: Callable[[str], None],
+    ) -> None:
+        self._settings = settings
+        self._run = run
+        self._image_size = image_size
+        self._batch_size = batch_size
+        self._proof = proof
+        self._tell = tell
+        self._cache = EngineCache(settings.cache_dir, tell=tell)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Name all that decides which engine is taken, in plain values."""
+        record = self._run / ENGINES
+        known = record.read_bytes() if record.is_file() else b""
+        return {
+            "engine": self._settings.engine,
+            "engine_path": self._settings.path,
+            "provider": self._settings.provider,
+            "optimize": self._settings.optimize,
+            "engine_record": hashlib.sha256(known).hexdigest()[:16] if known else None,
+        }
+
+    def forward_of(self, model: Classifier) -> Callable[[Tensor], Tensor]:
+        """Return what is called in place of a model on its device; the model itself for eager.
+
+        Raises:
+            InputError: When the engine is unavailable or refused, or cannot be proved.
+            FaultError: When it cannot be built.
+        """
+        settings, network = self._settings, network_of(model)
+        if settings.engine == "eager" and settings.path is None:
+            return model
+        request = self._request(model)
+        proved = self._proved(network)
+        if settings.path is not None:
+            file = EngineFile(Path(settings.path).expanduser(), Seal())
+            engine, choice = proved.open_file(file, request, self._proof)
+        elif settings.engine != "auto":
+            engine, choice = proved.open((settings.engine,), request, self._proof)
+        elif settings.optimize:
+            engines = preferred(request.device, provider=settings.provider)
+            engine, choice = proved.open(engines, request, self._proof)
+        else:
+            found = self._fastest(network, request)
+            if found is None:
+                return model
+            engine, choice = found
+        self._tell(str(choice))
+        return forward_of(engine)
+
+    def _request(self, model: Classifier) -> EngineRequest:
+        precision = engine_precision(self._settings.precision, model.device)
+        return EngineRequest(
+            self._image_size,
+            model.num_classes,
+            str(precision.value),
+            self._batch_size,
+            self._batch_size,
+            model.device,
+        )
+
+    def _proved(self, network: TrainedNetwork, bounds: Bounds = _BOUNDS) -> ProvedEngines:
+        return ProvedEngines(
+            network, self._cache, tell=self._tell, provider=self._settings.provider, bounds=bounds
+        )
+
+    def _fastest(
+        self, network: TrainedNetwork, request: EngineRequest
+    ) -> tuple[Engine, Choice] | None:
+        """Open the fastest engine of a benchmark of these weights on this device, if there is one.
+
+        None means PyTorch, as it is the fastest, or as nothing else was measured and proved.
+        """
+        places = (self._run, *sorted(self._run.glob("fold_*"))) if self._run.is_dir() else ()
+        records = [place for place in places if (place / ENGINES).is_file()]
+        here = surroundings_of(network, request.device, self._image_size) if records else None
+        for place in records:
+            best = fastest_verified(place, here) if here is not None else None
+            if best is None or best.name == "eager":
+                continue
+            if self._settings.precision not in ("auto", best.precision):
+                continue
+            wanted = replace(
+                request,
+                precision=best.precision,
+                fp32_layers=best.fp32_layers,
+                optimal_batch_size=best.optimal_batch_size,
+                max_batch_size=best.max_batch_size,
+            )
+            # Who was content with fewer images when engines were compared is so now.
+            proved = self._proved(network, Bounds(least_images=best.least_images))
+            try:
+                engine, choice = proved.open((best.name,), wanted, self._proof)
+            except InputError as error:  # such as a package that is gone
+                self._tell(f"engine={best.name} is the fastest, but: {error}")
+                continue
+            speed = f"{best.samples_per_second:.0f} images/s in {place / ENGINES}"
+            return engine, replace(choice, reason=f"{speed}; {choice.reason}")
+        reason = "no other engine was proved faster here; gpuopt benchmark measures"
+        self._tell(str(Choice("engine", "eager", "table", reason)))
+        return None
+
+
+def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> ProofImages:
+    """Read real images from the first place that has enough of them.
+
+    Args:
+        sources: Each opens a data module or `PredictionImages`.
+        least: Images that are read, where there are as many.
+
+    Raises:
+        InputError: When no place has any image that can be read.
+    """
+    best: ProofImages | None = None
+    faults = []
+    for open_source in sources:
+        try:
+            source = open_source()
+            if isinstance(source, ImageDataModule):
+                source.prepare_data()
+                source.setup()
+            found = ProofImages(*real_images(source, least))
+        except (InputError, FaultError) as error:  # such as data that has moved
+            faults.append(str(error))
+            continue
+        if best is None or len(found.names) > len(best.names):
+            best = found
+        if len(best.names) >= least:
+            break
+    if best is None:
+        why = f" ({'; '.join(faults)})" if faults else ""
+        raise InputError(
+            f"there are no images to prove an engine on{why}: give real ones of the task with "
+            "data=..., or use engine=eager"
+        )
+    return best

@@ -1,0 +1,47 @@
+"""Every engine that can be used on the GPU that is here, in each precision."""
+
+import pytest
+import torch
+
+from gpuopt.engine import EngineRequest
+from gpuopt.engine.backends import ENGINE_NAMES, file_backend, live_backend
+from gpuopt.engine.cache import EngineCache
+from tests.engine.conftest import expected, pictures, trained
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
+]
+# Relative to the largest logit.
+TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 8e-2}
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+@pytest.mark.parametrize("network", ["test_convnext", "test_efficientnet", "test_vit"])
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
+def test_an_engine_answers_as_the_network(engine, network, precision, tmp_path):
+    device = torch.device("cuda")
+    backend = file_backend(engine) or live_backend(engine)
+    if reason := backend.unavailable(device):
+        pytest.skip(reason)
+    model = trained(network)
+    asked = EngineRequest(32, 5, precision, 4, 6, device)
+    live = live_backend(engine)
+    if live is not None:
+        made = live.wrap(asked, model)
+    else:
+        made = EngineCache(tmp_path).open(backend, asked, model)
+    answers = {}
+    for count in (1, 3, 4, 5, 6, 1):
+        images = pictures(count, seed=count)
+        reference = expected(model, images)
+        logits = made(images.to(device))
+        assert logits.device.type == "cuda"
+        assert logits.dtype == torch.float32
+        answers[count] = logits
+        difference = (logits.cpu() - reference).abs().max()
+        assert difference <= TOLERANCE[precision] * reference.abs().max(), count
+    # No answer lies in memory that a later call writes again.
+    reference = expected(model, pictures(3, seed=3))
+    difference = (answers[3].cpu() - reference).abs().max()
+    assert difference <= TOLERANCE[precision] * reference.abs().max()

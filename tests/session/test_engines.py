@@ -1,0 +1,178 @@
+"""Which engine a prediction takes, with proved engines that only record what they are asked."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from gpuopt.choice import Choice
+from gpuopt.data import Digits
+from gpuopt.engine.fallback import ProofImages
+from gpuopt.engine.record import ENGINES, FastEngine
+from gpuopt.errors import InputError
+from gpuopt.model import Classifier
+from gpuopt.session import engines as module
+from gpuopt.session.engines import EngineSettings, PredictionEngines, proof_images
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return Classifier("test_resnet", 5).eval()
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """Records what engines are opened; any of them answers zeros."""
+    calls = []
+
+    class Proved:
+        def __init__(self, network, cache, **options):
+            self.network = network
+
+        def open(self, names, request, proof):
+            if "tensorrt" in names:
+                raise InputError("engine=tensorrt needs torch-tensorrt")
+            calls.append((names, request))
+            engine = SimpleNamespace(
+                name=names[0],
+                device=CPU,
+                max_batch_size=request.max_batch_size,
+                __call__=None,
+            )
+            return engine, Choice("engine", names[0], "measured", "proved")
+
+        def open_file(self, file, request, proof):
+            calls.append((file.path.name, request))
+            return self.open(("onnx",), request, proof)
+
+    monkeypatch.setattr(module, "ProvedEngines", Proved)
+    monkeypatch.setattr(module, "forward_of", lambda engine: engine.name)
+    return calls
+
+
+def settings(**changes):
+    words = {
+        "engine": "auto",
+        "path": None,
+        "provider": "auto",
+        "optimize": False,
+        "precision": "auto",
+        "cache_dir": None,
+    }
+    return EngineSettings(**{**words, **changes})
+
+
+def engines(run, lines=None, **changes):
+    return PredictionEngines(
+        settings(**changes),
+        run,
+        image_size=32,
+        batch_size=8,
+        proof=lambda: None,
+        tell=(lines if lines is not None else []).append,
+    )
+
+
+def recorded(monkeypatch, place, best):
+    (place / ENGINES).write_text("{}")
+    monkeypatch.setattr(
+        module, "fastest_verified", lambda run, here: best if run == place else None
+    )
+
+
+def test_eager_is_the_model_itself(model, opened, tmp_path):
+    assert engines(tmp_path, engine="eager").forward_of(model) is model
+    assert opened == []
+
+
+def test_a_named_engine_is_made_for_the_batch(model, opened, tmp_path):
+    assert engines(tmp_path, engine="onnx").forward_of(model) == "onnx"
+    ((names, request),) = opened
+    assert names == ("onnx",)
+    assert (request.image_size, request.num_classes, request.precision) == (32, 5, "fp32")
+    assert (request.optimal_batch_size, request.max_batch_size) == (8, 8)
+
+
+def test_a_file_is_opened_even_where_eager_is_the_engine(model, opened, tmp_path):
+    engines(tmp_path, engine="eager", path="my.onnx").forward_of(model)
+    assert opened[0][0] == "my.onnx"
+
+
+def test_auto_without_a_record_is_the_model_and_says_what_measures(model, opened, tmp_path):
+    lines = []
+    assert engines(tmp_path, lines).forward_of(model) is model
+    assert opened == []
+    assert lines[0].startswith("engine=eager (table: ")
+    assert "gpuopt benchmark" in lines[0]
+
+
+@pytest.mark.parametrize("folder", ["", "fold_1"])
+def test_auto_takes_the_fastest_that_was_proved(model, opened, tmp_path, monkeypatch, folder):
+    place = tmp_path / folder
+    place.mkdir(exist_ok=True)
+    best = FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5, 300)
+    recorded(monkeypatch, place, best)
+    lines = []
+    assert engines(tmp_path, lines).forward_of(model) == "onnx"
+    ((_, request),) = opened
+    assert (request.optimal_batch_size, request.max_batch_size) == (16, 64)
+    assert request.fp32_layers == ("stem",)
+    assert "1234 images/s" in lines[-1] or "1235 images/s" in lines[-1]
+
+
+@pytest.mark.parametrize(
+    ("best", "precision"),
+    [
+        (None, "auto"),
+        (FastEngine("eager", "fp32", (), 8, 8, 9.0, 500), "auto"),
+        (FastEngine("onnx", "fp16", (), 8, 8, 9.0, 500), "bf16"),
+        (FastEngine("tensorrt", "fp32", (), 8, 8, 9.0, 500), "auto"),
+    ],
+)
+def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
+    model, opened, tmp_path, monkeypatch, best, precision
+):
+    recorded(monkeypatch, tmp_path, best)
+    lines = []
+    assert engines(tmp_path, lines, precision=precision).forward_of(model) is model
+    assert opened == []
+    if best is not None and best.name == "tensorrt":
+        assert "engine=tensorrt is the fastest, but: engine=tensorrt needs" in lines[0]
+
+
+def test_optimize_tries_all_that_are_installed(model, opened, tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "preferred", lambda device, provider: ("onnx", "compiled"))
+    engines(tmp_path, optimize=True).forward_of(model)
+    assert opened[0][0] == ("onnx", "compiled")
+
+
+def test_what_decides_about_the_engine_is_part_of_a_prediction(tmp_path):
+    base = engines(tmp_path).identity
+    for change in (
+        {"engine": "onnx"},
+        {"path": "x.onnx"},
+        {"provider": "cpu"},
+        {"optimize": True},
+    ):
+        assert engines(tmp_path, **change).identity != base
+    (tmp_path / ENGINES).write_text("{}")
+    assert engines(tmp_path).identity != base
+    assert engines(tmp_path / "model.ckpt").identity == base
+
+
+def digits(tmp_path):
+    return Digits(image_size=16, micro_batch_size=8, global_batch_size=8, cache_dir=tmp_path)
+
+
+def test_images_come_from_the_first_place_that_has_enough(tmp_path):
+    def gone():
+        raise InputError("the folder has moved")
+
+    found = proof_images([gone, lambda: digits(tmp_path)], 30)
+    assert isinstance(found, ProofImages)
+    assert found.images.shape == (30, 3, 16, 16)
+    assert len(set(found.names)) == 30
+    with pytest.raises(InputError, match=r"no images to prove .* moved\).*engine=eager"):
+        proof_images([gone])

@@ -1,0 +1,67 @@
+import json
+import shutil
+
+import pytest
+
+from gpuopt.errors import InputError
+from gpuopt.known_run import known_run
+from gpuopt.measure import Interval
+from gpuopt.session.recommendation import TTA_SCORES, write_tta_scores
+from gpuopt.storage import sha256_of
+from gpuopt.tta import View
+from gpuopt.tta.frontier import PolicyScores, ScoredPolicy
+
+WORTH = Interval(0.9, 0.8, 0.95)
+SCORES = PolicyScores(
+    [ScoredPolicy("none", (View(),), "mean", WORTH, None, 0.9, -0.1, is_preset=True)], 7, 8
+)
+BEST = "checkpoints/best.ckpt"
+
+
+@pytest.fixture(scope="module")
+def trained(train, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("known") / "run"
+    train(folder, "trainer.max_steps=2")
+    return folder
+
+
+@pytest.fixture
+def run(trained, tmp_path):
+    return shutil.copytree(trained, tmp_path / "run")
+
+
+def test_a_run_tells_its_model_and_what_was_scored(run):
+    write_tta_scores(run, {BEST: sha256_of(run / BEST)}, SCORES)
+    found = known_run(str(run))
+    assert (found.model_name, found.image_size, found.models) == ("test_vit", 32, 1)
+    assert found.worth == {"none": WORTH}
+    assert found.worth_reason.startswith("of 8 held-out images")
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        (None, "nothing was scored yet"),
+        ({BEST: "other"}, "the weights have changed"),
+        ({"../elsewhere.ckpt": "x"}, "the weights have changed"),
+        ({"/etc/passwd": "x"}, "the weights have changed"),
+    ],
+)
+def test_scores_of_other_weights_are_left_out_with_the_reason(run, weights, reason):
+    if weights is not None:
+        write_tta_scores(run, weights, SCORES)
+    found = known_run(str(run))
+    assert found.worth == {}
+    assert reason in found.worth_reason
+    assert f"gpuopt recommend_tta run={run}" in found.worth_reason
+
+
+def test_damaged_scores_are_left_out_with_the_reason(run):
+    for text in ("{", json.dumps({"schema": 9}), "[]"):
+        (run / TTA_SCORES).write_text(text)
+        assert "is damaged" in known_run(str(run)).worth_reason
+
+
+def test_there_must_be_a_run():
+    with pytest.raises(InputError, match="does not exist"):
+        known_run("nowhere")
