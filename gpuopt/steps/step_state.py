@@ -1,10 +1,11 @@
 """What a step changes besides gradients, kept so that a failed attempt leaves no trace.
 
-What it costs per step when nothing fails, all of it time of the host: 0.07 ms for the random number
-generators, whose states lie in host memory, and for logged values, kept by reference. Buffers and
-metric states that a step was seen to overwrite in place are copied, all of one kind by one
-operation: BatchNorm's statistics, 0.3 ms more for the 159 of a ResNet-50. Networks without such
-buffers copy nothing. Nothing waits for a device. (Measured on one core of a CPU.)
+What it costs per step when nothing fails, all of it time of the host: 0.06 ms for the random number
+generators, whose states lie in host memory (0.04 of it NumPy's), and for logged values, kept by
+reference. Buffers and metric states that a step was seen to overwrite in place are copied, all of
+one kind by one operation: 0.11 ms more for the 159 of a ResNet-50. Networks without such buffers
+copy nothing. Nothing waits for a device. (Lowest of 700 steps, on one core of a CPU. There all
+that recovery adds to a step of that network takes 0.32 ms, the lowest of 150 blocks of steps.)
 """
 
 import operator
