@@ -129,11 +129,12 @@ def build(cell: Cell, total_steps: int) -> Classifier:
     )
 
 
-def images_of(cell: Cell, samples: int, steps: int) -> MemoryImages:
-    """Make random images for some steps of one micro-batch each, and one batch to validate on."""
-    setting = StepSetting(
-        cell.model, cell.image_size, samples, samples, cell.precision, cell.device
-    )
+def images_of(
+    cell: Cell, samples: int, steps: int, accumulate_grad_batches: int = 1
+) -> MemoryImages:
+    """Make random images for some optimizer steps, and one micro-batch to validate on."""
+    whole = samples * accumulate_grad_batches
+    setting = StepSetting(cell.model, cell.image_size, samples, whole, cell.precision, cell.device)
     return _Images(draw_bank(cell.image_size), setting, steps)
 
 
@@ -151,7 +152,7 @@ def train_cell(
     Args:
         cell: The network.
         samples: Micro-batch size.
-        steps: Batches.
+        steps: Optimizer steps.
         model: The network, built already; a new one otherwise.
         callbacks: Of the Trainer.
         accumulate_grad_batches: Batches of an optimizer step.
@@ -160,7 +161,7 @@ def train_cell(
         torch.OutOfMemoryError: When it does not fit; or another error that means the same.
     """
     model = model or build(cell, steps)
-    data = images_of(cell, samples, steps)
+    data = images_of(cell, samples, steps, accumulate_grad_batches)
     torch.set_float32_matmul_precision(float32_matmul_precision(cell.precision))
     release()
     if cell.device == "cuda":

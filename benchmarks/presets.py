@@ -43,7 +43,7 @@ __all__ = ["Fitted", "PresetTask", "main", "preset_rows", "preset_tasks"]
 _GLOBAL_BATCH_SIZE = 256
 _GIB = 1024
 _MIB = 2**20
-_BATCHES, _ACCUMULATED = 6, 2
+_STEPS, _ACCUMULATED = 3, 2
 _ALIKE_RATIO = 1.01
 _WITHOUT_TRAINING = ("auto", "cpu", "v100")  # PyTorch has no kernels for a V100 any more
 # Network and image size of the modes; None takes the preset's own size.
@@ -260,7 +260,7 @@ def _peak_bytes(cell: Cell, samples: int, callbacks: Sequence[L.Callback]) -> in
         peak = train_cell(
             cell,
             samples,
-            _BATCHES,
+            _STEPS,
             callbacks=[recovery, *callbacks],
             accumulate_grad_batches=_ACCUMULATED,
         )
