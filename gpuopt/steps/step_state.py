@@ -66,13 +66,16 @@ class Generators:
     def moved_since(self, earlier: "Generators") -> tuple[bool, bool, bool, bool]:
         """Tell which generators have been drawn from since, in the order of the fields."""
         (_, keys, *rest), (_, earlier_keys, *earlier_rest) = self.numpy, earlier.numpy
-        has_device = self.device is not None and earlier.device is not None
         return (
             self.python != earlier.python,
             rest != earlier_rest or not np.array_equal(keys, earlier_keys),
             not torch.equal(self.host, earlier.host),
-            has_device and not torch.equal(self.device, earlier.device),  # type: ignore[arg-type]
+            _differ(self.device, earlier.device),
         )
+
+
+def _differ(one: Tensor | None, other: Tensor | None) -> bool:
+    return one is not None and other is not None and not torch.equal(one, other)
 
 
 class _Slot:
