@@ -197,6 +197,5 @@ def _typed_for_predict() -> list[str]:
     ]
 
 
-
 if __name__ == "__main__":
     main()

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gpuopt.choice import Choice
-from gpuopt.measure import Interval, duration_text
+from gpuopt.measure import duration_text
 from gpuopt.report import FrontierPoint
 from gpuopt.tta.frontier import PolicyScores
 from gpuopt.tta.recommender import Option, Recommendation

@@ -58,7 +58,7 @@ def halves(
     """
     half = assign_folds(targets, 2, seed, groups)
     found = np.flatnonzero(half == 0), np.flatnonzero(half == 1)
-    counts = [len(rows if groups is None else {groups[row] for row in rows}) for rows in found]
+    counts = [len(rows if groups is None else {groups[int(row)] for row in rows}) for rows in found]
     if min(counts) < _FEWEST_IN_A_HALF:
         kind = "images" if groups is None else "groups of images"
         raise InputError(
