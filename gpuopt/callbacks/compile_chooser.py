@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from gpuopt.callbacks.agreement import any_rank, largest_of_ranks
+from gpuopt.callbacks.agreement import any_rank
 from gpuopt.callbacks.compile_trial import CompileTrial
 from gpuopt.callbacks.trial_steps import no_steps_because
 from gpuopt.choice import Choice
@@ -172,7 +172,7 @@ class CompileChooser(L.Callback):
                     modes=_MODES_OF_CUDA if is_tuned else ("default",),
                     time_limit_s=self._time_limit_s,
                     clock=trial.clock_s,
-                    agree=lambda values: largest_of_ranks(trainer, values),
+                    agree=trial.agree,
                 )
                 trial.keep(self.result.mode)
                 self.choice = self.result.choice()

@@ -189,6 +189,50 @@ def test_a_compiler_that_fails_leaves_the_part_eager_with_one_line(tmp_path, tak
     assert "more to say" not in one.choice.reason
 
 
+class Fading(FakeMeter):
+    """Memory that runs out in one step, as when another process takes some."""
+
+    def __init__(self, step):
+        super().__init__(10**6)
+        self.step = step
+
+    def take(self, samples):
+        super().take(samples)
+        if len(self.sizes) == self.step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Separable(Plain):
+    """Takes a batch in parts as it takes the whole."""
+
+    def training_step(self, batch, batch_idx):
+        self.meter[0].take(len(batch[0]))
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+def test_a_batch_that_never_fits_is_left_to_the_recovery(tmp_path):
+    def fitted(*callbacks):
+        module = built(lambda _: Separable(FakeMeter(10**6, real_mib=140)))  # 4 of the 8 samples
+        return fit(module, *callbacks, OomRecovery())
+
+    one = chooser(tmp_path)
+    assert same(fitted(one), fitted())
+    assert (one.choice.value, one.choice.reason) == ("off", "memory ran out in the trial")
+    assert Stub.started == []
+
+
+# The step that is watched, eager ones, and compiled and eager ones in turn after three to warm up.
+@pytest.mark.parametrize("step", [1, 2, 3, 8, 12])
+def test_memory_that_runs_out_in_any_step_of_the_trial_leaves_it_off(tmp_path, step):
+    meter = Fading(step)
+    one = chooser(tmp_path, total_steps=10**6)
+    tried = fit(built(lambda _: Plain(meter)), one)
+    assert meter.step == step < len(meter.sizes)
+    assert (one.choice.value, one.choice.reason) == ("off", "memory ran out in the trial")
+    assert same(tried, fit(built()))
+    assert tried[0].net._compiled_call_impl is None
+
+
 def test_what_is_not_done_in_time_is_ended(tmp_path, take, monkeypatch):
     take("default")
     monkeypatch.setattr(Stub, "is_done", False, raising=False)
