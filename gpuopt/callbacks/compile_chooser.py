@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from gpuopt.callbacks.agreement import any_rank
+from gpuopt.callbacks.compile_modes import modes_of
 from gpuopt.callbacks.compile_trial import CompileTrial
 from gpuopt.callbacks.trial_steps import no_steps_because
 from gpuopt.choice import Choice
@@ -31,8 +32,6 @@ __all__ = ["CompileChooser"]
 
 _log = logging.getLogger(__name__)
 
-# CUDA graphs and tuned kernels are of CUDA; other backends than inductor have no modes.
-_MODES_OF_CUDA = ("default", "reduce-overhead", "max-autotune")
 _MOST_STEPS = 10**9  # of a run without an end
 
 
@@ -160,8 +159,11 @@ class CompileChooser(L.Callback):
 
     def _decide(self, trainer: L.Trainer, trial: CompileTrial) -> None:
         """Choose anew, or take over what was chosen before on such a device."""
-        is_new = self._stored.get("device") != self._device
-        is_tuned = trainer.strategy.root_device.type == "cuda" and self._backend == "inductor"
+        modes = modes_of(trainer, trainer.lightning_module, self._backend)
+        is_new = self._stored.get("device") != self._device or self._stored["mode"] not in (
+            OFF,
+            *modes,
+        )
         with trial.running():
             if any_rank(trainer, is_new):
                 steps_left = self._batches_left(trainer)
@@ -169,7 +171,7 @@ class CompileChooser(L.Callback):
                     trial.step_eager,
                     trial.make_compiled,
                     steps_left,
-                    modes=_MODES_OF_CUDA if is_tuned else ("default",),
+                    modes=modes,
                     time_limit_s=self._time_limit_s,
                     clock=trial.clock_s,
                     agree=trial.agree,

@@ -8,7 +8,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["CompiledPart", "without_chance"]
+__all__ = ["CompiledPart", "GraphedCall", "drop_graphs", "without_chance"]
+
+# The same kernels as a mode with CUDA graphs, without these.
+_WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
 
 
 class CompiledPart:
@@ -52,6 +55,40 @@ def _only_what_is_compiled(compiled: Any) -> Callable[..., Any]:
             return compiled(*args, **kwargs)
 
     return call
+
+
+class GraphedCall:
+    """Lets a part run in CUDA graphs, until `drop_graphs`.
+
+    In these the gradients of a pass lie in memory that the next pass writes, so several passes
+    cannot be added up. The part is compiled when it runs for the first time.
+
+    Args:
+        part: Of a module, compiled in place.
+        mode: A mode of torch.compile with CUDA graphs.
+        backend: One of torch's.
+    """
+
+    def __init__(self, part: nn.Module, mode: str, backend: str) -> None:
+        part.compile(mode=_WITHOUT_GRAPHS[mode], backend=backend)
+        self.without_graphs: Callable[..., Any] | None = part._compiled_call_impl
+        part.compile(mode=mode, backend=backend)
+        self._graphed: Any = part._compiled_call_impl
+        part._compiled_call_impl = self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the part."""
+        return self._graphed(*args, **kwargs)
+
+
+def drop_graphs(module: nn.Module) -> bool:
+    """Let all parts run without CUDA graphs from now on; returns whether any ran in them."""
+    has_dropped = False
+    for part in module.modules():
+        call = part._compiled_call_impl
+        if isinstance(call, GraphedCall):
+            part._compiled_call_impl, has_dropped = call.without_graphs, True
+    return has_dropped
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from gpuopt.callbacks import compile_chooser as chooser_module
 from gpuopt.callbacks import compile_trial as trial_module
 from gpuopt.errors import InputError
 from gpuopt.measure.compile_choice import CompileChoice, CompileFailedError
+from gpuopt.steps.compiled_part import GraphedCall
 from gpuopt.steps.compiling_process import CompilingProcess
 from tests.callbacks.finder_modules import ByHand, FakeMeter, OwnData, Rows, Unknown
 from tests.callbacks.test_batch_size_finder import SETTINGS, same
@@ -231,6 +232,22 @@ def test_memory_that_runs_out_in_any_step_of_the_trial_leaves_it_off(tmp_path, s
     assert (one.choice.value, one.choice.reason) == ("off", "memory ran out in the trial")
     assert same(tried, fit(built()))
     assert tried[0].net._compiled_call_impl is None
+
+
+@pytest.mark.parametrize(("real_mib", "ends"), [(10**6, False), (140, True)])
+def test_a_batch_that_is_split_ends_cuda_graphs(tmp_path, monkeypatch, real_mib, ends):
+    monkeypatch.setattr(torch, "compile", lambda run, **options: run)
+    module = built(lambda _: Separable(FakeMeter(10**6, real_mib=real_mib)))
+    graphed = GraphedCall(module.net, "max-autotune", "inductor")
+    recovery = OomRecovery()
+    _, trainer = fit(module, recovery, max_epochs=1)
+    assert (module.net._compiled_call_impl is not graphed) == ends
+    assert module.net._compiled_call_impl is not None
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    module = built(lambda _: Separable(FakeMeter(10**6)))
+    graphed = GraphedCall(module.net, "max-autotune", "inductor")
+    fit(module, OomRecovery(), ckpt_path=tmp_path / "last.ckpt")
+    assert (module.net._compiled_call_impl is not graphed) == ends  # its parts are remembered
 
 
 def test_what_is_not_done_in_time_is_ended(tmp_path, take, monkeypatch):
