@@ -19,12 +19,12 @@ from gpuopt.measure.timing import duration_text
 from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_memory
 from gpuopt.steps.compiled_part import CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import CompilerCache
-from gpuopt.steps.compiling import CompileTask, PartCall, run_part
+from gpuopt.steps.compiling import CompileTask, PartCall, matmul_precision, run_part
 from gpuopt.steps.compiling_process import CompilingProcess, compiler_words
 from gpuopt.steps.fit_state import FitState
 from gpuopt.steps.split_step import is_fit_for
 
-__all__ = ["CompileTrial"]
+__all__ = ["CompileTrial", "is_first_of_device"]
 
 _log = logging.getLogger(__name__)
 
@@ -206,11 +206,13 @@ class CompileTrial:
     # --- compiling ----------------------------------------------------------------------------
 
     def _fill_cache(self, mode: str, limit_s: float) -> None:
-        """Compile into the cache in a process, on the first rank of each machine."""
+        """Compile into the cache in a process, once for each card that is not there yet."""
         assert self._task is not None  # described before anything is compiled
         digest, began = self._task.digest(mode), time.perf_counter()
         process, fault = None, None
-        if self._trainer.local_rank == 0 and not self._cache.holds(digest):
+        if is_first_of_device(self._device, self._trainer.local_rank) and not (
+            self._cache.holds(digest)
+        ):
             free_memory()  # the process needs some of the device
             try:
                 process = CompilingProcess(self._task, mode)
@@ -293,6 +295,11 @@ class CompileTrial:
         _log.debug("%s, top-1 %s", shown, agreement)
 
 
+def is_first_of_device(device: torch.device, local_rank: int) -> bool:
+    """Tell whether a rank is the one to compile for its device; ranks share the processor."""
+    return device.index is not None or local_rank == 0
+
+
 def _uses_tf32(device: torch.device) -> bool:
-    is_exact = torch.get_float32_matmul_precision() == "highest"
+    is_exact = matmul_precision() in (None, "highest")
     return device.type == "cuda" and not (is_exact and not torch.backends.cudnn.allow_tf32)

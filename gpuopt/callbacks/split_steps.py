@@ -239,7 +239,8 @@ class SplitSteps:
         )
         self._is_update_tried = False
         self._note("out_of_memory", phase, count, size)
-        self._end_graphs()
+        if self.sizes["training"].limit is not None:
+            self._end_graphs()
 
     def _end_graphs(self) -> None:
         """Let nothing run in CUDA graphs any more: they cannot add up the gradients of parts."""

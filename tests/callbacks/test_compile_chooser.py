@@ -315,6 +315,14 @@ def test_a_run_that_goes_on_keeps_its_choice_on_such_a_device(tmp_path, take, de
         assert second.choice.reason == "as the test wants it"
 
 
+@pytest.mark.parametrize(
+    ("device", "local_rank", "is_first"),
+    [("cpu", 0, True), ("cpu", 1, False), ("cuda:0", 0, True), ("cuda:1", 1, True)],
+)
+def test_each_card_is_compiled_for_and_the_processor_once(device, local_rank, is_first):
+    assert trial_module.is_first_of_device(torch.device(device), local_rank) == is_first
+
+
 def test_batches_left_are_those_of_full_size(tmp_path, take):
     asked = take("off")
     fit(built(), chooser(tmp_path), accumulate_grad_batches=2)
