@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from gpuopt.callbacks.agreement import any_rank
-from gpuopt.callbacks.compile_modes import modes_of
+from gpuopt.callbacks.compile_modes import modes_of, other_sizes_because
 from gpuopt.callbacks.compile_trial import CompileTrial
 from gpuopt.callbacks.trial_steps import no_steps_because
 from gpuopt.choice import Choice
@@ -22,6 +22,8 @@ from gpuopt.measure.compile_choice import (
     CompileFailedError,
     choose_compile_mode,
 )
+from gpuopt.steps.batch_parts import sample_count
+from gpuopt.steps.compiled_part import CallCount
 from gpuopt.steps.compiler_cache import CompilerCache, missing_compiler
 from gpuopt.steps.plain_state import PlainState
 from gpuopt.steps.sample_batch import data_objects
@@ -90,13 +92,23 @@ class CompileChooser(L.Callback):
         self._sample_batch = sample_batch
         self._cache = CompilerCache(cache_dir)
         self._compiled: nn.Module | None = None
+        self._calls = CallCount()
         self._device = ""
         self._steps_done = 0
         self._stored: dict[str, Any] = {}
 
     def summary(self) -> dict[str, Any] | None:
-        """Return what was found as plain values."""
-        return None if self.result is None else self.result.as_dict()
+        """Return what was found as plain values, and how often the part ran compiled since.
+
+        Validation and batches of another size are calls that run eager.
+        """
+        if self.choice is None:
+            return None
+        found: dict[str, Any] = {"mode": self.choice.value, "reason": self.choice.reason}
+        if self.result is not None:
+            found = self.result.as_dict()
+        calls = self._calls
+        return {**found, "compiled_calls": calls.total - calls.eager, "eager_calls": calls.eager}
 
     def state_dict(self) -> dict[str, Any]:
         """Save the choice, and on what device it was made."""
@@ -123,6 +135,7 @@ class CompileChooser(L.Callback):
         part, device = self._find(pl_module), pl_module.device
         self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.result = self.choice = None
+        self._calls = CallCount()
         obstacle = no_steps_because(trainer, pl_module) or missing_compiler(device, self._backend)
         generators = Generators.read(device)
         kept = [PlainState([data_module_of(trainer)], keeps_tensors=False)]
@@ -130,9 +143,13 @@ class CompileChooser(L.Callback):
             if any_rank(trainer, obstacle is not None):
                 raise CompileFailedError(obstacle or "it cannot be compiled on another rank")
             batch = self._batch(trainer, kept)
+            others = other_sizes_because(trainer, sample_count(batch))
+            if any_rank(trainer, others is not None):
+                raise CompileFailedError(others or "another rank takes other sizes")
             trial = CompileTrial(trainer, pl_module, part, batch, self._backend, self._cache)
             self._compiled = part
             self._decide(trainer, trial)
+            self._calls = trial.calls
         except CompileFailedError as error:
             self.result = CompileChoice(OFF, str(error), 0, 0.0)
             self.choice = self.result.choice()
@@ -164,8 +181,12 @@ class CompileChooser(L.Callback):
             OFF,
             *modes,
         )
+        is_new = any_rank(trainer, is_new)
+        if not is_new and self._stored["mode"] == OFF:
+            self.choice = Choice("compile.mode", OFF, "measured", str(self._stored["reason"]))
+            return
         with trial.running():
-            if any_rank(trainer, is_new):
+            if is_new:
                 steps_left = self._batches_left(trainer)
                 self.result = choose_compile_mode(
                     trial.step_eager,
@@ -180,9 +201,14 @@ class CompileChooser(L.Callback):
                 self.choice = self.result.choice()
                 return
             mode, reason = str(self._stored["mode"]), str(self._stored["reason"])
-            if mode != OFF:
+            fault: str | None = None
+            try:
                 trial.make_compiled(mode, self._time_limit_s)
-                trial.keep(mode)
+            except CompileFailedError as error:
+                fault = str(error)
+            if any_rank(trainer, fault is not None):
+                raise CompileFailedError(fault or "it failed on another rank")
+            trial.keep(mode)
             self.choice = Choice("compile.mode", mode, "measured", reason)
 
     def _find(self, module: L.LightningModule) -> nn.Module:

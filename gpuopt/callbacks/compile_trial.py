@@ -17,7 +17,7 @@ from gpuopt.measure.kept_state import restarted_generators
 from gpuopt.measure.logit_difference import compare_logits
 from gpuopt.measure.timing import duration_text
 from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_memory
-from gpuopt.steps.compiled_part import CompiledPart, without_chance
+from gpuopt.steps.compiled_part import CallCount, CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import CompilerCache
 from gpuopt.steps.compiling import CompileTask, PartCall, matmul_precision, run_part
 from gpuopt.steps.compiling_process import CompilingProcess, compiler_words
@@ -97,7 +97,13 @@ class CompileTrial:
             self._call = None
             free_memory()
         if self._kept is not None:
+            self._kept.count_anew()
             self._kept.frozen()
+
+    @property
+    def calls(self) -> CallCount:
+        """Counts the part's calls after the trial; none when nothing was kept."""
+        return CallCount() if self._kept is None else self._kept.calls
 
     def clock_s(self) -> float:
         """Return monotonic seconds, when all that was queued is done."""
@@ -297,7 +303,7 @@ class CompileTrial:
 
 def is_first_of_device(device: torch.device, local_rank: int) -> bool:
     """Tell whether a rank is the one to compile for its device; ranks share the processor."""
-    return device.index is not None or local_rank == 0
+    return device.type == "cuda" or local_rank == 0
 
 
 def _uses_tf32(device: torch.device) -> bool:

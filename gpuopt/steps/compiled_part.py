@@ -2,16 +2,30 @@
 
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-__all__ = ["CompiledPart", "GraphedCall", "drop_graphs", "without_chance"]
+__all__ = ["CallCount", "CompiledPart", "GraphedCall", "drop_graphs", "without_chance"]
 
 # The same kernels as a mode with CUDA graphs, without these.
 _WITHOUT_GRAPHS = {"reduce-overhead": "default", "max-autotune": "max-autotune-no-cudagraphs"}
+
+
+@dataclass
+class CallCount:
+    """How often a part was called.
+
+    Attributes:
+        total: All calls, since they are counted.
+        eager: Those that ran uncompiled, because they were not like what was compiled.
+    """
+
+    total: int = 0
+    eager: int = 0
 
 
 class CompiledPart:
@@ -23,13 +37,24 @@ class CompiledPart:
         part: Of a module; a LightningModule as a whole logs from inside, which breaks the graph.
         mode: A mode of torch.compile.
         backend: One of torch's.
+
+    Attributes:
+        calls: While the part is frozen.
     """
 
     def __init__(self, part: nn.Module, mode: str, backend: str) -> None:
+        self.calls = calls = CallCount()
         self._part = part
+        call_part: Callable[..., Any] = part._call_impl
+
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if not torch.compiler.is_compiling():  # left out of what is compiled
+                calls.eager += 1
+            return call_part(*args, **kwargs)
+
         options: dict[str, Any] = {} if mode == "default" else {"mode": mode}
-        part.compile(backend=backend, dynamic=False, **options)
-        self._compiled: Callable[..., Any] | None = part._compiled_call_impl
+        compiled: Callable[..., Any] = torch.compile(run, backend=backend, dynamic=False, **options)
+        self._compiled = compiled
         self.eager()
 
     def eager(self) -> None:
@@ -46,11 +71,16 @@ class CompiledPart:
         Batches of another size, validation and numbers of another format would each be compiled
         anew in the middle of the training, for as long as that takes.
         """
-        self._part._compiled_call_impl = _only_what_is_compiled(self._compiled)
+        self._part._compiled_call_impl = _only_what_is_compiled(self._compiled, self.calls)
+
+    def count_anew(self) -> None:
+        """Forget the calls so far."""
+        self.calls.total = self.calls.eager = 0
 
 
-def _only_what_is_compiled(compiled: Any) -> Callable[..., Any]:
+def _only_what_is_compiled(compiled: Any, calls: CallCount) -> Callable[..., Any]:
     def call(*args: Any, **kwargs: Any) -> Any:
+        calls.total += 1
         with torch.compiler.set_stance("eager_on_recompile"):
             return compiled(*args, **kwargs)
 

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gpuopt.callbacks import CompileChooser, MovingAverage, OomRecovery
+from gpuopt.callbacks import AdaptiveBatchSize, CompileChooser, MovingAverage, OomRecovery
 from gpuopt.callbacks import compile_chooser as chooser_module
 from gpuopt.callbacks import compile_trial as trial_module
 from gpuopt.errors import InputError
@@ -167,6 +167,8 @@ def test_in_training_only_full_batches_run_compiled_and_nothing_is_compiled_anew
     in_trial = 3 + 1 + 1  # to warm up, to compare, and the step of the test
     # Of 60 rows 7 batches of 8 in each of two epochs; not the last 4, and no validation.
     assert CALLS.count("run") == in_trial + 2 * 7
+    assert one.summary()["compiled_calls"] == 2 * 7
+    assert one.summary()["eager_calls"] == 2 + 2 * (1 + 8)  # the sanity check as well
     assert list(module.state_dict()) == names
     assert module.net._compiled_call_impl is None  # for what follows
 
@@ -313,6 +315,49 @@ def test_a_run_that_goes_on_keeps_its_choice_on_such_a_device(tmp_path, take, de
     if anew:
         assert asked[1].steps_left == 8  # of 16, half of them done
         assert second.choice.reason == "as the test wants it"
+
+
+def test_a_choice_that_was_off_takes_no_step_when_the_run_goes_on(tmp_path, take, monkeypatch):
+    asked = take("off")
+    _, trainer = fit(built(), chooser(tmp_path), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    monkeypatch.setattr(trial_module, "FitState", None)  # nothing to be put back
+    module, second = built(), chooser(tmp_path)
+    fit(module, second, ckpt_path=tmp_path / "last.ckpt")
+    assert module.seen == 7 * [8] + [4]
+    assert (second.choice.value, second.choice.reason) == ("off", "as the test wants it")
+    assert len(asked) == 1
+
+
+def test_a_choice_that_cannot_be_made_again_is_off(tmp_path, take, monkeypatch):
+    take("default")
+    _, trainer = fit(built(), chooser(tmp_path), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = chooser(tmp_path, "broken")
+    fit(built(), second, ckpt_path=tmp_path / "last.ckpt")
+    assert second.choice.value == "off"
+    assert "this compiler has no idea" in second.choice.reason
+
+
+def test_sizes_that_follow_the_memory_stay_eager(tmp_path, take):
+    asked = take("default")
+    one = chooser(tmp_path)
+    fit(built(lambda _: Separable(FakeMeter(10**6))), one, AdaptiveBatchSize(4), max_epochs=1)
+    assert one.choice.value == "off"
+    assert "AdaptiveBatchSize changes the size of batches" in one.choice.reason
+    assert asked == []
+
+
+def test_a_run_that_goes_on_in_parts_stays_eager(tmp_path, take):
+    asked = take("default")
+    small = built(lambda _: Separable(FakeMeter(10**6, real_mib=140)))
+    _, trainer = fit(small, OomRecovery(), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    one = chooser(tmp_path)
+    module = built(lambda _: Separable(FakeMeter(10**6)))
+    fit(module, one, OomRecovery(), ckpt_path=tmp_path / "last.ckpt")
+    assert one.choice.reason == "OomRecovery goes on with 4 of 8 samples at a time"
+    assert asked == []
 
 
 @pytest.mark.parametrize(

@@ -54,9 +54,12 @@ def test_when_it_is_frozen_nothing_more_is_compiled(part, calls):
     part(torch.ones(3, 4))
     compiled.frozen()
     calls.clear()
+    compiled.count_anew()
     part(torch.ones(3, 4))
     assert calls == ["run"]
+    assert (compiled.calls.total, compiled.calls.eager) == (1, 0)
     part(torch.ones(5, 4))  # another size
+    assert (compiled.calls.total, compiled.calls.eager) == (2, 1)
     part.eval()
     part(torch.ones(3, 4))
     part.train()
