@@ -7,6 +7,7 @@ import argparse
 import json
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,7 +33,7 @@ from benchmarks.memory_cells import (
 from benchmarks.memory_jobs import SharedMemory, TaskFailedError, run_task
 from benchmarks.record import Row, add_common_arguments, format_rows, save
 from gpuopt.callbacks import BatchSizeFinder
-from gpuopt.hardware import available_cpus
+from gpuopt.hardware import MEASURED_HEADROOM_RATIO, available_cpus
 from gpuopt.memory import predict_memory
 from gpuopt.memory.device_errors import is_out_of_memory
 
@@ -49,7 +50,6 @@ _QUICK_MODELS = (("test_vit", 32),)
 _MEAN_GOAL, _MINIMUM_GOAL = 0.93, 0.85
 _MOST_PROBES, _MOST_SECONDS = 4, 30.0
 _LIMIT_S = 540.0
-_HEADROOM = 0.02
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     judged: list[Judged] = []
     errors: dict[str, str] = {}
     path = arguments.output
-    shared = SharedMemory.of_devices()
+    shared, kept = SharedMemory.of_devices(), threading.Lock()
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(arguments.jobs) as pool:
 
         def carry_out(task: Task, *, is_alone: bool) -> None:
@@ -124,9 +124,14 @@ def main(words: Sequence[str] | None = None) -> Path:
                 threads = max(1, available_cpus() // (1 if is_alone else arguments.jobs))
                 place = {"is_alone": is_alone, "device": device, "threads": threads}
                 place["headroom"] = arguments.headroom
-                _judge(task, Path(folder), deadline_s, judged, errors, **place)
-            details = {"judged": [asdict(one) for one in judged], "errors": errors}
-            path = save("finder", finder_rows(judged), arguments, parser, details)
+                outcome = _judge(task, Path(folder), deadline_s, **place)
+            with kept:
+                if isinstance(outcome, Judged):
+                    judged.append(outcome)
+                else:
+                    errors[str(task)] = outcome
+                details = {"judged": [asdict(one) for one in judged], "errors": errors}
+                path = save("finder", finder_rows(judged), arguments, parser, details)
 
         carry_out(tasks[0], is_alone=True)
         waiting = [pool.submit(carry_out, task, is_alone=arguments.jobs == 1) for task in tasks[1:]]
@@ -150,7 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--headroom",
         type=float,
-        default=_HEADROOM,
+        default=MEASURED_HEADROOM_RATIO,
         help="share of the card that gpuopt's finder keeps free (default: %(default)s)",
     )
     parser.add_argument("--task", help=argparse.SUPPRESS)
@@ -179,17 +184,15 @@ def _judge(
     task: Task,
     folder: Path,
     deadline_s: float,
-    judged: list[Judged],
-    errors: dict[str, str],
     *,
     is_alone: bool,
     device: int,
     threads: int,
     headroom: float,
-) -> None:
+) -> Judged | str:
+    """Carry out a task; returns what came of it, or why nothing did."""
     if time.monotonic() > deadline_s:
-        errors[str(task)] = "no time left"
-        return
+        return "no time left"
     try:
         content = run_task(
             "finder",
@@ -200,19 +203,16 @@ def _judge(
             words=["--headroom", str(headroom)],
         )
     except TaskFailedError as error:
-        errors[str(task)] = str(error)
         print(f"{task}: {error}", flush=True)
-        return
+        return str(error)
     found = {name: Found(**one) for name, one in content["found"].items()}
     probes = tuple(content["probes"])
-    judged.append(
-        Judged(str(task), content["largest"], found, content["survived"], is_alone, probes)
-    )
     answers = ", ".join(f"{name} {_word(one)}" for name, one in found.items())
     print(
         f"{task}: true {content['largest']}, {answers}, 200 steps: {content['survived']}",
         flush=True,
     )
+    return Judged(str(task), content["largest"], found, content["survived"], is_alone, probes)
 
 
 def _word(found: Found) -> str:

@@ -129,11 +129,12 @@ def build(cell: Cell, total_steps: int) -> Classifier:
     )
 
 
-def images_of(cell: Cell, samples: int, steps: int) -> MemoryImages:
-    """Make random images for some steps of one micro-batch each, and one batch to validate on."""
-    setting = StepSetting(
-        cell.model, cell.image_size, samples, samples, cell.precision, cell.device
-    )
+def images_of(
+    cell: Cell, samples: int, steps: int, accumulate_grad_batches: int = 1
+) -> MemoryImages:
+    """Make random images for some optimizer steps, and one micro-batch to validate on."""
+    whole = samples * accumulate_grad_batches
+    setting = StepSetting(cell.model, cell.image_size, samples, whole, cell.precision, cell.device)
     return _Images(draw_bank(cell.image_size), setting, steps)
 
 
@@ -144,39 +145,45 @@ def train_cell(
     *,
     model: Classifier | None = None,
     callbacks: Sequence[L.Callback] = (),
+    accumulate_grad_batches: int = 1,
 ) -> Peak:
     """Train some steps, validate once, and read the peak.
 
     Args:
         cell: The network.
-        samples: Micro-batch size; each step takes one.
+        samples: Micro-batch size.
         steps: Optimizer steps.
         model: The network, built already; a new one otherwise.
         callbacks: Of the Trainer.
+        accumulate_grad_batches: Batches of an optimizer step.
 
     Raises:
         torch.OutOfMemoryError: When it does not fit; or another error that means the same.
     """
     model = model or build(cell, steps)
-    data = images_of(cell, samples, steps)
+    data = images_of(cell, samples, steps, accumulate_grad_batches)
     torch.set_float32_matmul_precision(float32_matmul_precision(cell.precision))
     release()
     if cell.device == "cuda":
         torch.cuda.reset_peak_memory_stats()
     with quiet():
-        trainer_of(cell, callbacks).fit(model, datamodule=data)
+        trainer = trainer_of(cell, callbacks, accumulate_grad_batches)
+        trainer.fit(model, datamodule=data)
     if cell.device == "cpu":
         return Peak(samples, 0, 0)
     return Peak(samples, torch.cuda.max_memory_allocated(), torch.cuda.max_memory_reserved())
 
 
-def trainer_of(cell: Cell, callbacks: Sequence[L.Callback] = ()) -> L.Trainer:
+def trainer_of(
+    cell: Cell, callbacks: Sequence[L.Callback] = (), accumulate_grad_batches: int = 1
+) -> L.Trainer:
     """Make a Trainer that trains an epoch, validates, and leaves nothing behind."""
     return L.Trainer(
         accelerator="gpu" if cell.device == "cuda" else "cpu",
         devices=1,
         precision=lightning_precision(cell.precision),
         max_epochs=1,
+        accumulate_grad_batches=accumulate_grad_batches,
         gradient_clip_val=CLIP_NORM,
         logger=False,
         enable_checkpointing=False,

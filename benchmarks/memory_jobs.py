@@ -86,8 +86,10 @@ def run_task(
     command = [sys.executable, "-m", "benchmarks", program, "--output", str(target)]
     command += ["--task", json.dumps(content), *words]
     command += [] if torch.cuda.is_available() else ["--quick"]
+    # The caller may see some of the GPUs only, under names of any kind.
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     environment = os.environ | {
-        "CUDA_VISIBLE_DEVICES": str(device),
+        "CUDA_VISIBLE_DEVICES": visible.split(",")[device] if visible else str(device),
         "OMP_NUM_THREADS": str(threads),
     }
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

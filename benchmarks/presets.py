@@ -1,10 +1,10 @@
 """Every GPU preset with its memory emulated: do its own settings fit, and how good is the guess.
 
 For each preset two of the modes are planned as `gpuopt train` plans them for that card. The
-planned micro-batch then trains with the allocator capped to the card's memory, and the finder
-measures what would have fitted with the same headroom. Presets that differ in their memory by
-less than one part in a hundred share the measurement of the smallest. The arithmetic is that of
-the GPU the program runs on; only the memory is emulated.
+planned micro-batch then trains, accumulating, with the allocator capped to the card's memory, and
+the finder measures what would have fitted with the headroom of a measurement. Presets that differ
+in their memory by less than one part in a hundred share the measurement of the smallest. The
+arithmetic is that of the GPU the program runs on; only the memory is emulated.
 """
 
 import argparse
@@ -20,6 +20,7 @@ import lightning.pytorch as L
 import torch
 
 from benchmarks.memory_cells import (
+    CONTEXT_MIB,
     Cell,
     build,
     capped,
@@ -31,7 +32,7 @@ from benchmarks.memory_cells import (
 )
 from benchmarks.memory_jobs import SharedMemory, TaskFailedError, run_task
 from benchmarks.record import Row, add_common_arguments, format_rows, save
-from gpuopt.callbacks import BatchSizeFinder, MovingAverage
+from gpuopt.callbacks import BatchSizeFinder, MovingAverage, OomRecovery
 from gpuopt.hardware import Gpu, available_cpus, load_catalogue, resolve_precision
 from gpuopt.memory import choose_micro_batch, predict_memory
 from gpuopt.memory.device_errors import is_out_of_memory
@@ -42,7 +43,7 @@ __all__ = ["Fitted", "PresetTask", "main", "preset_rows", "preset_tasks"]
 _GLOBAL_BATCH_SIZE = 256
 _GIB = 1024
 _MIB = 2**20
-_STEPS = 6
+_STEPS, _ACCUMULATED = 3, 2
 _ALIKE_RATIO = 1.01
 _WITHOUT_TRAINING = ("auto", "cpu", "v100")  # PyTorch has no kernels for a V100 any more
 # Network and image size of the modes; None takes the preset's own size.
@@ -64,7 +65,6 @@ class PresetTask:
         image_size: Side in pixels.
         precision: As the preset recommends.
         memory_mib: Of the card.
-        headroom_ratio: Share of it to keep free.
     """
 
     presets: tuple[str, ...]
@@ -73,7 +73,6 @@ class PresetTask:
     image_size: int
     precision: str
     memory_mib: int
-    headroom_ratio: float
 
     def __str__(self) -> str:
         """Word it for a table."""
@@ -94,7 +93,8 @@ class Fitted:
         measured: Most that the finder found; None where it was not asked.
         micro_batch_size: What `gpuopt train` would take for its global batch.
         fits: Whether that trained some steps and validated.
-        peak_ratio: Peak of its tensors / what the emulated card has.
+        peak_ratio: Peak of its tensors / what the emulated card has for them.
+        headroom_ratios: Share kept free by the plan, and by the finder.
     """
 
     task: str
@@ -103,6 +103,7 @@ class Fitted:
     micro_batch_size: int
     fits: bool
     peak_ratio: float
+    headroom_ratios: tuple[float, float] = (0.0, 0.0)
 
 
 def main(words: Sequence[str] | None = None) -> Path:
@@ -159,7 +160,6 @@ def preset_tasks(catalogue: Mapping[str, Gpu]) -> list[PresetTask]:
                 image_size or gpu.image_size or 0,
                 str(resolve_precision("auto", gpu, True).value),
                 gpu.memory_mib or 0,
-                gpu.headroom_ratio or 0.0,
             )
             other = next((one for one in tasks if _are_alike(one, task)), None)
             if other is None:
@@ -178,7 +178,7 @@ def _are_alike(smaller: PresetTask, larger: PresetTask) -> bool:
 def _tasks_here(most_gib: float | None, *, quick: bool) -> tuple[list[PresetTask], list[str]]:
     """Return the tasks for this machine, and the presets that have more memory than that."""
     if quick:
-        return [PresetTask(("quick",), "quick", "test_vit", 32, "fp32", 6144, 0.08)], []
+        return [PresetTask(("quick",), "quick", "test_vit", 32, "fp32", 6144)], []
     total_mib = torch.cuda.get_device_properties(0).total_memory // _MIB
     if most_gib is not None:
         total_mib = min(total_mib, int(most_gib * _GIB))
@@ -212,8 +212,10 @@ def _run_all(
                 with shared.taken(card[0].memory_mib / _GIB) as device:
                     content = run_task("presets", words, target, device=device, threads=threads)
             except TaskFailedError as error:
-                errors[", ".join(card[0].presets)] = str(error)
                 print(f"{card[0]}: {error}", flush=True)
+                with kept:
+                    errors[", ".join(card[0].presets)] = str(error)
+                    keep(found, errors)
                 return
             fitted = [Fitted(**one) for one in content["fitted"]]
             print(*fitted, sep="\n", flush=True)
@@ -232,32 +234,41 @@ def _carry_out(task: PresetTask) -> Fitted:
     cell = Cell(
         task.model, task.image_size, precision=task.precision, device="cuda" if is_cuda else "cpu"
     )
-    gpu = Gpu(name=task.presets[0], memory_mib=task.memory_mib, headroom_ratio=task.headroom_ratio)
+    gpu = Gpu(name=task.presets[0], memory_mib=task.memory_mib)
     is_averaged = task.mode in _AVERAGED
     estimate = predict_memory(replace(setup_of(cell), moving_average=is_averaged, accumulates=True))
     micro = int(choose_micro_batch(gpu, estimate, _GLOBAL_BATCH_SIZE).value)
     averages = [MovingAverage()] if is_averaged else []
     with capped(task.memory_mib):
         peak_bytes = _peak_bytes(cell, micro, averages)
-        measured = _measured(cell, task.headroom_ratio, averages) if is_cuda else None
+        measured = _measured(cell, gpu.headroom("measured"), averages) if is_cuda else None
     return Fitted(
         str(task),
         estimate.largest_batch(gpu.budget_bytes()),
         measured,
         micro,
         peak_bytes is not None,
-        (peak_bytes or 0) / (task.memory_mib * _MIB),
+        (peak_bytes or 0) / ((task.memory_mib - CONTEXT_MIB) * _MIB),
+        (gpu.headroom("predicted"), gpu.headroom("measured")),
     )
 
 
 def _peak_bytes(cell: Cell, samples: int, callbacks: Sequence[L.Callback]) -> int | None:
-    """Train some steps and validate; None when that runs out of memory."""
+    """Accumulate some steps with recovery on, and validate; None when memory ran out."""
+    recovery = OomRecovery()
     try:
-        return train_cell(cell, samples, _STEPS, callbacks=callbacks).allocated_bytes
+        peak = train_cell(
+            cell,
+            samples,
+            _STEPS,
+            callbacks=[recovery, *callbacks],
+            accumulate_grad_batches=_ACCUMULATED,
+        )
     except Exception as error:
         if not is_out_of_memory(error):
             raise
         return None
+    return None if recovery.events else peak.allocated_bytes
 
 
 def _measured(cell: Cell, headroom_ratio: float, callbacks: Sequence[L.Callback]) -> int:

@@ -75,7 +75,7 @@ def measured_answer(
         knee=result.knee or None,
         chosen=chosen,
         why=why,
-        probes=[_sized(probe, fits=result.fits(probe)) for probe in probes.results],
+        probes=[_sized(p, fits=result.fits(p)) for p in map(result.judged, probes.results)],
         levels=_levels(request, card, prior, result),
         parts={} if prior is None else predict_parts(prior, chosen or 1),
     )
@@ -115,7 +115,7 @@ def _smallest_confirmed(
         result = search(headroom_ratio)
         if result.largest < 1:  # nor does anything fit with more headroom
             return result
-        if result.fits(probes(result.largest)):
+        if result.fits(result.judged(probes(result.largest))):
             return result
     return search(usual)
 

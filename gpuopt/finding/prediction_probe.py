@@ -7,7 +7,7 @@ import torch
 
 from gpuopt.memory import ProbeResult
 from gpuopt.memory.device_errors import free_memory
-from gpuopt.memory.probe_meter import ProbeMeter, live_bytes_of
+from gpuopt.memory.probe_meter import ProbeMeter
 from gpuopt.steps.split_step import is_fit_for
 from gpuopt.tta.predictor import TooLittleMemoryError, TtaPredictor
 
@@ -41,12 +41,13 @@ class PredictionProbe:
         self._meter.start()
         with self._meter.capped():
             has_fit = is_fit_for(lambda: measured.update(self._run(samples)))
-            peak, live = self._meter.peak_bytes(), live_bytes_of(self._meter)
+            peak = self._meter.peak_bytes()
         free_memory()
         capacity = self._meter.capacity_bytes()
         if not has_fit or measured.pop("ran_out"):
             return ProbeResult(samples, capacity_bytes=capacity, ran_out_of_memory=True)
-        return ProbeResult(samples, peak, capacity_bytes=capacity, live_bytes=live, **measured)
+        # Its tensors alone decide nothing: nobody has looked whether the allocator thrashes.
+        return ProbeResult(samples, peak, capacity_bytes=capacity, **measured)
 
     def _run(self, samples: int) -> dict[str, Any]:
         predictor, started = self._make_predictor(samples), 0.0

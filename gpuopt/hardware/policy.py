@@ -25,6 +25,7 @@ _TURING = (7, 5)
 # (least MiB, side): 12 GB cards report 12,227 to 12,288 MiB, a T4 or V100 15,100 to 16,384.
 _SIDE_BY_MEMORY_MIB = ((15_000, 384), (12_000, 320), (10_000, 288), (7_900, 256))
 _SMALLEST_SIDE = 224
+_MOST_HEADROOM = 0.9  # as the dial allows
 
 # Share to keep free of what was measured: for steps that differ a little from those of the probes.
 MEASURED_HEADROOM_RATIO = 0.03
@@ -72,4 +73,4 @@ def recommended_headroom_ratio(memory_mib: int) -> float:
     It is for what no prediction sees. cuDNN's workspaces do not shrink with the card, so a small
     card needs the larger share.
     """
-    return max(0.08, math.ceil(100 * (0.05 + 256 / memory_mib)) / 100)
+    return min(_MOST_HEADROOM, max(0.08, math.ceil(100 * (0.05 + 256 / memory_mib)) / 100))

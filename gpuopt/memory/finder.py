@@ -34,6 +34,8 @@ _GIB = 2**30
 _SCATTER_BYTES = int(0.3 * _GIB)
 # How many times that two sizes must differ by before the slope between them is believed.
 _TELLING_SCATTERS = 4
+# No slope is less than that share of the prior's: what looks so is scatter.
+_LEAST_SCALE = 0.5
 # A sample's time, against the least of smaller sizes, from which an allocator that gives back its
 # cache in each step is said to thrash. A flush that takes a millisecond of fifty does no harm.
 _SLOW = 1.05
@@ -257,7 +259,7 @@ class _Search:
             gain = self._prior_gain(probe.samples, base.samples)
             if gain > _TELLING_SCATTERS * _SCATTER_BYTES:
                 scales.append((read(base) - read(probe) + _SCATTER_BYTES) / gain)
-        return min(scales)
+        return max(_LEAST_SCALE, min(scales))
 
     def _agrees(self, result: ProbeResult) -> bool:
         """Tell whether a measured peak is where the prior may be."""

@@ -22,7 +22,7 @@ class FinderResult:
     """The answer of a search.
 
     Attributes:
-        largest: Most samples whose peak is within the budget; 0 when not even the least that was
+        largest: Most samples that fit, see `ProbeResult.fits`; 0 when not even the least that was
             asked for is.
         is_verified: Whether `largest` itself was measured; else it lies a short way from a size
             that was.
@@ -50,7 +50,7 @@ class FinderResult:
         return fit_step_time(
             (probe.samples, probe.seconds_per_step)
             for probe in self.probes
-            if probe.seconds_per_step is not None
+            if probe.seconds_per_step is not None and not probe.thrashed
         )
 
     @property
@@ -61,9 +61,17 @@ class FinderResult:
 
     @property
     def peak_bytes(self) -> int:
-        """The measured peak of the largest batch that was measured within the budget."""
+        """The peak of the largest batch that was measured and fits; may be above the budget."""
         fits = [p for p in self.probes if not p.ran_out_of_memory and p.samples <= self.largest]
         return max(fits, key=lambda p: p.samples).peak_bytes if fits else 0
+
+    def judged(self, probe: ProbeResult) -> ProbeResult:
+        """Return a probe as the search judged it, which lets only a slow flush count.
+
+        Args:
+            probe: As measured; one that the search did not see stays as it is.
+        """
+        return next((p for p in self.probes if p.samples == probe.samples), probe)
 
     def fits(self, probe: ProbeResult) -> bool:
         """Tell whether a batch that was measured fits what the device had in the end."""
@@ -112,12 +120,18 @@ class FinderResult:
         failures = self.out_of_memory_count
         failed = f", {failures} of them out of memory" if failures else ""
         reason = (
-            f"in {len(self.probes)} probes{failed}: {self.largest} fit, measured up to "
-            f"{self.peak_bytes / _GIB:.2f} of {self.budget_bytes / _GIB:.2f} GiB, "
-            f"{100 * self.headroom_ratio:.3g} % kept free; "
+            f"in {len(self.probes)} probes{failed}: {self.largest} fit, {self._taken()}; "
             f"full throughput from {self.knee}"
         )
         return Choice("micro_batch_size", micro_batch_size, "measured", reason)
+
+    def _taken(self) -> str:
+        """Say what the largest batch took, by its tensors alone where the whole is above budget."""
+        budget = f"{self.budget_bytes / _GIB:.2f} GiB, {100 * self.headroom_ratio:.3g} % kept free"
+        if self.peak_bytes <= self.budget_bytes:
+            return f"measured up to {self.peak_bytes / _GIB:.2f} of {budget}"
+        live = max(p.live_bytes for p in self.probes if p.samples <= self.largest)
+        return f"measured with up to {live / _GIB:.2f} GiB of tensors, of {budget}"
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values for JSON; sizes in bytes, times in seconds."""

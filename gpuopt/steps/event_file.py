@@ -19,6 +19,7 @@ __all__ = ["drop_events", "read_events", "write_events"]
 _log = logging.getLogger(__name__)
 
 _SCHEMA = 1
+_NEEDED = {"event", "epoch", "step", "samples", "micro_batch_size"}
 
 
 def write_events(trainer: L.Trainer, entries: list[dict[str, Any]]) -> bool:
@@ -43,9 +44,10 @@ def read_events(trainer: L.Trainer, rank: int) -> list[dict[str, Any]] | None:
         content = json.loads(_path(trainer, rank).read_text("utf-8"))
         if content["schema"] != _SCHEMA or content["rank"] != rank:
             return None
-        return [dict(event) for event in content["events"] if event["rank"] == rank]
+        events = [dict(event) for event in content["events"] if event["rank"] == rank]
     except (OSError, ValueError, KeyError, TypeError):
         return None
+    return events if all(event.keys() >= _NEEDED for event in events) else None
 
 
 def drop_events(trainer: L.Trainer) -> None:

@@ -92,8 +92,9 @@ class MemoryEvents:
         """Send the other ranks' events to the loggers, of which only the first rank's write."""
         if trainer.world_size == 1 or not trainer.is_global_zero:
             return
-        others = [e for e in self.of_all_ranks(trainer) if e["rank"] != trainer.global_rank]
-        for event in others:
+        # Events of the time when the run had one process carry no rank; they were logged then.
+        everybody = self.of_all_ranks(trainer)
+        for event in (e for e in everybody if e.get("rank", 0) != trainer.global_rank):
             values = {f"memory/rank{event['rank']}/micro_batch_size": event["micro_batch_size"]}
             for logger in trainer.loggers:
                 logger.log_metrics(values, step=event["step"])

@@ -109,7 +109,7 @@ OTHERS = {
         "folds_per_pass=0": r"folds_per_pass=0 is out of range: 1 to 20",
         "folds_per_pass=some": r"folds_per_pass=some is neither auto nor a whole number",
         "tta.views=[]": r"tta.views must be a list of at least one view",
-        "trainer.max_epochs=1": r"trainer is no setting$",
+        "trainer.max_epochs=1": r"trainer is no setting",
         "-m batch_size=1,2": r"only `gpuopt train` takes -m: predict once per setting",
     },
     "sweep": {

@@ -44,3 +44,7 @@ def test_bigger_cards_never_get_less():
     assert workers[0] == 4
     assert workers[-1] == 16
     assert recommended_num_workers(None) == 4
+
+
+def test_headroom_is_never_more_than_the_dial_allows():
+    assert recommended_headroom_ratio(100) == 0.9

@@ -67,3 +67,27 @@ def test_the_result_is_plain_json():
     assert values["largest"] == 100
     assert [probe["samples"] for probe in values["probes"]] == [2, 40, 100]
     assert values["peak_bytes"] == 10 * GIB
+
+
+def test_a_probe_counts_as_the_search_judged_it():
+    """A flush of the cache that costs nothing is no thrashing, also where the raw probe is kept."""
+    found = result()
+    raw = ProbeResult(40, 4 * GIB, thrashed=True)
+    assert not found.fits(raw)
+    assert found.fits(found.judged(raw))
+    unseen = ProbeResult(41, 4 * GIB, thrashed=True)
+    assert found.judged(unseen) is unseen
+
+
+def test_steps_of_a_thrashing_allocator_tell_no_time():
+    usual = result()
+    slow = ProbeResult(110, 11 * GIB, GIB // 10, None, 5.0, thrashed=True)
+    with_slow = FinderResult(100, True, 11 * GIB, 12 * GIB, 0.05, (*usual.probes, slow))
+    assert with_slow.step_time == usual.step_time
+
+
+def test_a_batch_that_fits_by_its_tensors_is_worded_so():
+    probe = ProbeResult(100, int(11.8 * GIB), live_bytes=int(11.2 * GIB), seconds_per_step=0.1)
+    found = FinderResult(100, True, int(11.6 * GIB), 12 * GIB, 0.03, (probe,))
+    assert "measured with up to 11.20 GiB of tensors, of 11.60 GiB" in str(found.choice(100))
+    assert "measured up to 10.00 of 11.00 GiB" in str(result().choice(100))

@@ -107,3 +107,21 @@ def test_a_folder_that_cannot_be_written_ends_no_training(tmp_path, caplog):
     (tmp_path / "file").write_text("")
     assert not write_events(trainer(tmp_path / "file", 1), [])
     assert "memory events cannot be written" in caplog.text
+
+
+def test_events_of_a_run_that_had_one_process_stay_when_more_resume_it(tmp_path):
+    alone = trainer(tmp_path, 0, 3, world_size=1)
+    events = MemoryEvents()
+    events.note(alone, "out_of_memory", "forward pass", 8, 4)
+    noted(tmp_path, 1, 5)
+    first = trainer(tmp_path, 0, 9)
+    events.log_others(first)
+    assert [step for step, _ in first.loggers[0].logged] == [5]
+    assert [event["step"] for event in events.of_all_ranks(first)] == [3, 5]
+
+
+def test_events_without_their_numbers_are_not_believed(tmp_path):
+    path = tmp_path / "memory_events.rank1.json"
+    path.write_text(json.dumps({"schema": 1, "rank": 1, "events": [{"rank": 1, "epoch": 0}]}))
+    assert read_events(trainer(tmp_path, 1), 1) is None
+    assert noted(tmp_path, 0, 4).of_all_ranks(trainer(tmp_path, 0))[0]["step"] == 4
