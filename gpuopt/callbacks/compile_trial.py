@@ -4,6 +4,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as L
@@ -19,7 +20,13 @@ from gpuopt.measure.timing import duration_text
 from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_memory
 from gpuopt.steps.compiled_part import CallCount, CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import CompilerCache
-from gpuopt.steps.compiling import CompileTask, PartCall, matmul_precision, run_part
+from gpuopt.steps.compiling import (
+    CompileTask,
+    PartCall,
+    left_memory_ratio,
+    matmul_precision,
+    run_part,
+)
 from gpuopt.steps.compiling_process import CompilingProcess, compiler_words
 from gpuopt.steps.fit_state import FitState
 from gpuopt.steps.split_step import is_fit_for
@@ -221,7 +228,8 @@ class CompileTrial:
         ):
             free_memory()  # the process needs some of the device
             try:
-                process = CompilingProcess(self._task, mode)
+                share = left_memory_ratio(self._device)
+                process = CompilingProcess(replace(self._task, memory_ratio=share), mode)
             except Exception as error:  # whatever pickling raises
                 fault = f"the model cannot be sent to a process: {compiler_words(error)}"
         try:

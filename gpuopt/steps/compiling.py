@@ -17,7 +17,7 @@ from gpuopt.measure.compile_choice import CompileFailedError
 from gpuopt.steps.compiled_part import CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import same_keys
 
-__all__ = ["CompileTask", "PartCall", "matmul_precision", "run_part"]
+__all__ = ["CompileTask", "PartCall", "left_memory_ratio", "matmul_precision", "run_part"]
 
 # What decides what a compiler makes of a network.
 _PACKAGES = ("torch", "triton", "timm", "gpuopt")
@@ -66,6 +66,7 @@ class CompileTask:
             which the caches tell from its default.
         deterministic: Whether only deterministic kernels are allowed.
         threads: That PyTorch computes with on a CPU.
+        memory_ratio: Share of the card's memory that compiling may take; None for all of it.
     """
 
     part: nn.Module
@@ -76,6 +77,7 @@ class CompileTask:
     matmul_precision: str | None
     deterministic: bool
     threads: int
+    memory_ratio: float | None = None
 
     @classmethod
     def of(
@@ -125,6 +127,8 @@ class CompileTask:
         """Compile with made-up numbers, as the first step of a process that starts."""
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
+            if self.memory_ratio is not None:
+                torch.cuda.set_per_process_memory_fraction(self.memory_ratio, self.device)
         if self.matmul_precision is not None:
             torch.set_float32_matmul_precision(self.matmul_precision)
         torch.use_deterministic_algorithms(self.deterministic)
@@ -140,6 +144,20 @@ class CompileTask:
             if self.has_chance:
                 with torch.no_grad(), without_chance(self.part):
                     run_part(self.part, call, self.device)
+
+
+def left_memory_ratio(device: torch.device) -> float | None:
+    """Return what a limit on this process's memory leaves to another one; None without a limit.
+
+    Both together are to take no more of the card than this one alone is allowed.
+    """
+    if device.type != "cuda":
+        return None
+    allowed = torch.cuda.get_per_process_memory_fraction(device)
+    if allowed >= 1:
+        return None
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    return max(0.0, allowed - torch.cuda.memory_reserved(device) / total_bytes)
 
 
 def matmul_precision() -> str | None:

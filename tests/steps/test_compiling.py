@@ -1,6 +1,7 @@
 import importlib
 import importlib.metadata
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 from gpuopt.measure.compile_choice import CompileFailedError
 from gpuopt.steps.compiled_part import CompiledPart
 from gpuopt.steps.compiler_cache import CompilerCache, missing_compiler
-from gpuopt.steps.compiling import CompileTask, PartCall, run_part
+from gpuopt.steps.compiling import CompileTask, PartCall, left_memory_ratio, run_part
 from gpuopt.steps.compiling_process import CompilingProcess
 
 CPU = torch.device("cpu")
@@ -108,6 +109,22 @@ def test_a_precision_that_pytorch_cannot_name_is_a_reason(monkeypatch):
             task()
     finally:
         torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_a_limit_on_the_memory_holds_for_both_processes_together(monkeypatch):
+    card = torch.device("cuda", 0)
+    allowed = [0.5]
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: allowed[0])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=100)
+    )
+    assert left_memory_ratio(card) == pytest.approx(0.2)
+    assert left_memory_ratio(CPU) is None
+    allowed[0] = 0.2
+    assert left_memory_ratio(card) == 0
+    allowed[0] = 1.0
+    assert left_memory_ratio(card) is None
 
 
 def test_made_up_numbers_keep_what_is_shared_and_the_settings():
