@@ -18,7 +18,7 @@ from gpuopt.engine.cache_key import differing
 from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
 from gpuopt.engine.seal import Seal
 from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import atomic_write, sha256_of, write_json
+from gpuopt.storage import sha256_of, write_json
 
 __all__ = ["EngineFile"]
 
@@ -137,13 +137,13 @@ class EngineFile:
             FaultError: When the folder cannot be written.
         """
         other.require()
-        staged = self.path.with_name(f".{self.path.name}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(staged) as stream, other.path.open("rb") as content:
-                shutil.copyfileobj(content, stream)
-            self.vouch(staged, other.content()["key"], request)
-            staged.replace(self.path)
+            with tempfile.TemporaryDirectory(prefix=".engine.", dir=self.path.parent) as folder:
+                staged = Path(folder) / self.path.name
+                shutil.copyfile(other.path, staged)
+                self.vouch(staged, other.content()["key"], request)
+                staged.replace(self.path)
         except OSError as error:
             raise FaultError(
                 f"{self.path} cannot be written ({error.strerror}): free space, or name another "

@@ -214,6 +214,30 @@ def test_nothing_of_others_is_overwritten_and_ones_own_export_is(tmp_path, fake)
     exported(tmp_path, fake, asked=request(most=8), images=None)
 
 
+@pytest.mark.parametrize("name", ["model.onnx.json", "model.onnx.verification.json"])
+def test_what_would_lie_beside_an_engine_is_not_overwritten(tmp_path, fake, name):
+    beside = tmp_path / "out" / name
+    beside.parent.mkdir()
+    beside.write_text("results")
+    with pytest.raises(InputError, match=f"would overwrite .*{name}"):
+        exported(tmp_path, fake, images=None)
+    assert beside.read_text() == "results"
+    assert fake.built == []
+
+
+def test_an_export_leaves_hidden_files_alone(tmp_path, fake):
+    hidden = tmp_path / "out" / ".model.onnx.new"
+    hidden.parent.mkdir()
+    hidden.write_text("mine")
+    exported(tmp_path, fake, images=None)
+    assert hidden.read_text() == "mine"
+    assert sorted(path.name for path in hidden.parent.iterdir()) == [
+        ".model.onnx.new",
+        "model.onnx",
+        "model.onnx.json",
+    ]
+
+
 def test_an_engine_that_is_wrong_in_all_its_forms_is_not_written(tmp_path, fake):
     fake.error = 5.0
     with pytest.raises(TargetNotMetError, match="no form of engine=onnx answers as the model"):
