@@ -22,7 +22,7 @@ from gpuopt.engine.record import ENGINES, fastest_verified, surroundings_of
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
-from gpuopt.errors import FaultError, InputError
+from gpuopt.errors import FaultError, GpuoptError, InputError
 from gpuopt.model import Classifier
 
 __all__ = [
@@ -171,7 +171,7 @@ class PredictionEngines:
             proved = self._proved(network, Bounds(least_images=best.least_images))
             try:
                 engine, choice = proved.open((best.name,), wanted, self._proof)
-            except InputError as error:  # such as a package that is gone
+            except GpuoptError as error:  # such as a package that is gone, or no memory for it
                 self._tell(f"engine={best.name} is the fastest, but: {error}")
                 continue
             speed = f"{best.samples_per_second:.0f} images/s in {place / ENGINES}"

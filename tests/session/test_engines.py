@@ -9,7 +9,7 @@ from gpuopt.choice import Choice
 from gpuopt.data import Digits
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.record import ENGINES, FastEngine
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
 from gpuopt.model import Classifier
 from gpuopt.session import engines as module
 from gpuopt.session.engines import EngineSettings, PredictionEngines, proof_images
@@ -34,6 +34,8 @@ def opened(monkeypatch):
         def open(self, names, request, proof):
             if "tensorrt" in names:
                 raise InputError("engine=tensorrt needs torch-tensorrt")
+            if "aot_inductor" in names:
+                raise FaultError("the package cannot be loaded")
             calls.append((names, request))
             engine = SimpleNamespace(
                 name=names[0],
@@ -129,6 +131,7 @@ def test_auto_takes_the_fastest_that_was_proved(model, opened, tmp_path, monkeyp
         (FastEngine("eager", "fp32", (), 8, 8, 9.0, 500), "auto"),
         (FastEngine("onnx", "fp16", (), 8, 8, 9.0, 500), "bf16"),
         (FastEngine("tensorrt", "fp32", (), 8, 8, 9.0, 500), "auto"),
+        (FastEngine("aot_inductor", "fp32", (), 8, 8, 9.0, 500), "auto"),
     ],
 )
 def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
@@ -140,6 +143,8 @@ def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
     assert opened == []
     if best is not None and best.name == "tensorrt":
         assert "engine=tensorrt is the fastest, but: engine=tensorrt needs" in lines[0]
+    if best is not None and best.name == "aot_inductor":
+        assert "is the fastest, but: the package cannot be loaded" in lines[0]
 
 
 def test_optimize_tries_all_that_are_installed(model, opened, tmp_path, monkeypatch):
