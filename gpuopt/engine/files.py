@@ -23,6 +23,7 @@ from gpuopt.storage import sha256_of, write_json
 __all__ = ["EngineFile"]
 
 _SCHEMA = 1
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class EngineFile:
     def content(self) -> dict[str, Any]:
         """Read the sidecar; empty when there is none or it is no sidecar."""
         try:
+            if self.sidecar.stat().st_size > _MOST_BYTES:
+                return {}
             content = json.loads(self.sidecar.read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         is_right = isinstance(content, dict) and content.get("schema") == _SCHEMA
         return content if is_right and isinstance(content.get("key"), dict) else {}
