@@ -13,6 +13,7 @@ from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.seal import Seal
+from gpuopt.engine.served_model import require_layers
 from gpuopt.engine.verification import Bounds, Verification, report_path, write_report
 from gpuopt.errors import FaultError, InputError, TargetNotMetError
 
@@ -109,11 +110,13 @@ def export_engine(
         tell: Takes one line for each step.
 
     Raises:
-        InputError: When the engine is unavailable, or the file is someone else's.
+        InputError: When the engine is unavailable, the file is someone else's, or the network has
+            no such layer to keep in fp32.
         FaultError: When it cannot be built or written.
         TargetNotMetError: When no form of it answers as the network does.
     """
     require_free(output)
+    require_layers(network.backbone, request.fp32_layers)
     cache = EngineCache(cache_dir, tell=tell)
     made = ProvedEngines(network, cache, tell=tell, provider=provider)
     verification = None

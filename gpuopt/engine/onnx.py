@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import itertools
 import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -102,11 +103,11 @@ class Onnx:
         """Open a session on the file; see `Backend`."""
         choice = self.choice(request.device)
         words = fallbacks(_available(), choice, self._provider)
-        for word, following in zip(words, words[1:], strict=False):
+        for word, following in itertools.pairwise(words):
             try:
                 return self._session(word, request, path)
             except FaultError as error:
-                _log.warning("provider=%s: %s; provider=%s is taken", word, error, following)
+                _log.warning("provider=%s: %s; provider=%s is tried", word, error, following)
         return self._session(words[-1], request, path)
 
     def _session(self, chosen: str, request: EngineRequest, path: Path) -> Engine:

@@ -167,7 +167,7 @@ class ProvedEngines:
             content = json.loads(self._memo(engines, request).read_text("utf-8"))
             name, precision = str(content["engine"]), str(content["precision"])
             layers = tuple(map(str, content["fp32_layers"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         accepted = replace(request, precision=precision, fp32_layers=layers)
         if name == "eager":

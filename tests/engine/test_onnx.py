@@ -187,7 +187,7 @@ def test_without_the_libraries_of_tensorrt_auto_takes_cuda_and_says_why(gpu, cap
     assert Onnx().load(asked, gpu.path).provider == "cuda"
     assert gpu.asked == [[PROVIDERS["tensorrt"], PROVIDERS["cuda"]], [PROVIDERS["cuda"]]]
     assert "provider=tensorrt: ONNX Runtime could not start" in caplog.text
-    assert "provider=cuda is taken" in caplog.text
+    assert "provider=cuda is tried" in caplog.text
     with pytest.raises(FaultError, match="could not start TensorrtExecutionProvider"):
         Onnx("tensorrt").load(asked, gpu.path)
     gpu.works.clear()

@@ -271,6 +271,13 @@ def test_what_would_lie_beside_an_engine_is_not_overwritten(tmp_path, fake, name
     assert fake.built == []
 
 
+def test_layers_that_the_network_does_not_have_are_refused_before_anything_is_built(tmp_path, fake):
+    asked = request("fp16", fp32_layers=("heads",))
+    with pytest.raises(InputError, match=r"no module is named heads.*head"):
+        exported(tmp_path, fake, asked, images=never)
+    assert fake.built == []
+
+
 def test_an_export_leaves_hidden_files_alone(tmp_path, fake):
     hidden = tmp_path / "out" / ".model.onnx.new"
     hidden.parent.mkdir()
