@@ -97,9 +97,18 @@ def test_a_named_engine_is_made_for_the_batch(model, opened, tmp_path):
     assert (request.optimal_batch_size, request.max_batch_size) == (8, 8)
 
 
-def test_a_file_is_opened_even_where_eager_is_the_engine(model, opened, tmp_path):
-    engines(tmp_path, engine="eager", path="my.onnx").forward_of(model)
-    assert opened[0][0] == "my.onnx"
+def test_a_file_is_opened_and_one_of_another_kind_than_asked_for_refused(
+    model, opened, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module.EngineFile, "content", lambda file: {"key": {"engine": "onnx"}})
+    for engine in ("auto", "onnx"):
+        engines(tmp_path, engine=engine, path="my.onnx").forward_of(model)
+        assert opened.pop(0)[0] == "my.onnx"
+        opened.clear()
+    for engine in ("eager", "aot_inductor"):
+        with pytest.raises(InputError, match=f"engine={engine}: my.onnx is one of onnx"):
+            engines(tmp_path, engine=engine, path="my.onnx").forward_of(model)
+    assert opened == []
 
 
 def test_auto_without_a_record_is_the_model_and_says_what_measures(model, opened, tmp_path):
@@ -162,9 +171,22 @@ def test_what_decides_about_the_engine_is_part_of_a_prediction(tmp_path):
         {"optimize": True},
     ):
         assert engines(tmp_path, **change).identity != base
-    (tmp_path / ENGINES).write_text("{}")
-    assert engines(tmp_path).identity != base
     assert engines(tmp_path / "model.ckpt").identity == base
+    seen = [base]
+    for place in (tmp_path, tmp_path / "fold_0", tmp_path / "fold_1"):
+        place.mkdir(exist_ok=True)
+        (place / ENGINES).write_text("{}")
+        assert engines(tmp_path).identity not in seen
+        seen.append(engines(tmp_path).identity)
+
+
+def test_the_content_of_an_engines_file_is_part_of_a_prediction(tmp_path):
+    path = tmp_path / "my.onnx"
+    found = []
+    for content in ("one", "two"):
+        path.write_text(content)
+        found.append(engines(tmp_path, path=str(path)).identity)
+    assert found[0] != found[1]
 
 
 def digits(tmp_path):
