@@ -75,7 +75,7 @@ class Compile:
         mode: `off`, `auto` (where it pays back within the run), `default`, `reduce-overhead` or
             `max-autotune`.
         backend: For example `inductor`, or `eager` to find faults of the compiler.
-        time_limit_s: Most seconds that `auto` compiles, all modes together.
+        time_limit_s: Most seconds that `auto` compiles, all modes together; at least 3.
     """
 
     mode: str = "off"

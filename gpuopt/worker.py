@@ -35,7 +35,12 @@ from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
 from gpuopt.session.batch_search import searching_where_asked, with_found
 from gpuopt.session.calibrating import conclude_validation
 from gpuopt.session.callback_arguments import callback_arguments
-from gpuopt.session.compilation import compile_backbone, compile_choosers, with_compiled
+from gpuopt.session.compilation import (
+    compile_backbone,
+    compile_choosers,
+    may_accumulate,
+    with_compiled,
+)
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
@@ -312,7 +317,12 @@ def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Clas
     )
     if not isinstance(model, Classifier):
         raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
-    compile_backbone(model, config.compile.mode, config.compile.backend)
+    compile_backbone(
+        model,
+        config.compile.mode,
+        config.compile.backend,
+        accumulates=may_accumulate(plan, config.callbacks, config.micro_batch_size),
+    )
     return model
 
 

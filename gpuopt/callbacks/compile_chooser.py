@@ -10,7 +10,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
-from gpuopt.callbacks.agreement import any_rank, largest_of_ranks
+from gpuopt.callbacks.agreement import any_rank
+from gpuopt.callbacks.compile_modes import modes_of, other_sizes_because
 from gpuopt.callbacks.compile_trial import CompileTrial
 from gpuopt.callbacks.trial_steps import no_steps_because
 from gpuopt.choice import Choice
@@ -21,6 +22,8 @@ from gpuopt.measure.compile_choice import (
     CompileFailedError,
     choose_compile_mode,
 )
+from gpuopt.steps.batch_parts import sample_count
+from gpuopt.steps.compiled_part import CallCount
 from gpuopt.steps.compiler_cache import CompilerCache, missing_compiler
 from gpuopt.steps.plain_state import PlainState
 from gpuopt.steps.sample_batch import data_objects
@@ -31,8 +34,6 @@ __all__ = ["CompileChooser"]
 
 _log = logging.getLogger(__name__)
 
-# CUDA graphs and tuned kernels are of CUDA; other backends than inductor have no modes.
-_MODES_OF_CUDA = ("default", "reduce-overhead", "max-autotune")
 _MOST_STEPS = 10**9  # of a run without an end
 
 
@@ -91,13 +92,23 @@ class CompileChooser(L.Callback):
         self._sample_batch = sample_batch
         self._cache = CompilerCache(cache_dir)
         self._compiled: nn.Module | None = None
+        self._calls = CallCount()
         self._device = ""
         self._steps_done = 0
         self._stored: dict[str, Any] = {}
 
     def summary(self) -> dict[str, Any] | None:
-        """Return what was found as plain values."""
-        return None if self.result is None else self.result.as_dict()
+        """Return what was found as plain values, and how often the part ran compiled since.
+
+        Validation and batches of another size are calls that run eager.
+        """
+        if self.choice is None:
+            return None
+        found: dict[str, Any] = {"mode": self.choice.value, "reason": self.choice.reason}
+        if self.result is not None:
+            found = self.result.as_dict()
+        calls = self._calls
+        return {**found, "compiled_calls": calls.total - calls.eager, "eager_calls": calls.eager}
 
     def state_dict(self) -> dict[str, Any]:
         """Save the choice, and on what device it was made."""
@@ -124,6 +135,7 @@ class CompileChooser(L.Callback):
         part, device = self._find(pl_module), pl_module.device
         self._device = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
         self.result = self.choice = None
+        self._calls = CallCount()
         obstacle = no_steps_because(trainer, pl_module) or missing_compiler(device, self._backend)
         generators = Generators.read(device)
         kept = [PlainState([data_module_of(trainer)], keeps_tensors=False)]
@@ -131,9 +143,13 @@ class CompileChooser(L.Callback):
             if any_rank(trainer, obstacle is not None):
                 raise CompileFailedError(obstacle or "it cannot be compiled on another rank")
             batch = self._batch(trainer, kept)
+            others = other_sizes_because(trainer, sample_count(batch))
+            if any_rank(trainer, others is not None):
+                raise CompileFailedError(others or "another rank takes other sizes")
             trial = CompileTrial(trainer, pl_module, part, batch, self._backend, self._cache)
             self._compiled = part
             self._decide(trainer, trial)
+            self._calls = trial.calls
         except CompileFailedError as error:
             self.result = CompileChoice(OFF, str(error), 0, 0.0)
             self.choice = self.result.choice()
@@ -160,27 +176,39 @@ class CompileChooser(L.Callback):
 
     def _decide(self, trainer: L.Trainer, trial: CompileTrial) -> None:
         """Choose anew, or take over what was chosen before on such a device."""
-        is_new = self._stored.get("device") != self._device
-        is_tuned = trainer.strategy.root_device.type == "cuda" and self._backend == "inductor"
+        modes = modes_of(trainer, trainer.lightning_module, self._backend)
+        is_new = self._stored.get("device") != self._device or self._stored["mode"] not in (
+            OFF,
+            *modes,
+        )
+        is_new = any_rank(trainer, is_new)
+        if not is_new and self._stored["mode"] == OFF:
+            self.choice = Choice("compile.mode", OFF, "measured", str(self._stored["reason"]))
+            return
         with trial.running():
-            if any_rank(trainer, is_new):
+            if is_new:
                 steps_left = self._batches_left(trainer)
                 self.result = choose_compile_mode(
                     trial.step_eager,
                     trial.make_compiled,
                     steps_left,
-                    modes=_MODES_OF_CUDA if is_tuned else ("default",),
+                    modes=modes,
                     time_limit_s=self._time_limit_s,
                     clock=trial.clock_s,
-                    agree=lambda values: largest_of_ranks(trainer, values),
+                    agree=trial.agree,
                 )
                 trial.keep(self.result.mode)
                 self.choice = self.result.choice()
                 return
             mode, reason = str(self._stored["mode"]), str(self._stored["reason"])
-            if mode != OFF:
+            fault: str | None = None
+            try:
                 trial.make_compiled(mode, self._time_limit_s)
-                trial.keep(mode)
+            except CompileFailedError as error:
+                fault = str(error)
+            if any_rank(trainer, fault is not None):
+                raise CompileFailedError(fault or "it failed on another rank")
+            trial.keep(mode)
             self.choice = Choice("compile.mode", mode, "measured", reason)
 
     def _find(self, module: L.LightningModule) -> nn.Module:

@@ -3,27 +3,35 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import lightning.pytorch as L
 import torch
 from torch import Tensor, nn
 
-from gpuopt.callbacks.agreement import any_rank
+from gpuopt.callbacks.agreement import any_rank, largest_of_ranks
 from gpuopt.callbacks.trial_steps import TrialSteps
 from gpuopt.measure.compile_choice import CompileFailedError
 from gpuopt.measure.kept_state import restarted_generators
 from gpuopt.measure.logit_difference import compare_logits
 from gpuopt.measure.timing import duration_text
 from gpuopt.memory.device_errors import free_memory, is_device_lost, is_out_of_memory
-from gpuopt.steps.compiled_part import CompiledPart, without_chance
+from gpuopt.steps.compiled_part import CallCount, CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import CompilerCache
-from gpuopt.steps.compiling import CompileTask, PartCall, run_part
+from gpuopt.steps.compiling import (
+    CompileTask,
+    PartCall,
+    left_memory_ratio,
+    matmul_precision,
+    run_part,
+)
 from gpuopt.steps.compiling_process import CompilingProcess, compiler_words
 from gpuopt.steps.fit_state import FitState
+from gpuopt.steps.split_step import is_fit_for
 
-__all__ = ["CompileTrial"]
+__all__ = ["CompileTrial", "is_first_of_device"]
 
 _log = logging.getLogger(__name__)
 
@@ -35,6 +43,7 @@ _LEAST_AGREEMENT = 0.995
 # Of CUDA graphs the first call warms up, the second records and the third replays.
 _WARM_STEPS = 3
 _POLL_S = 0.05
+_NO_MEMORY = "memory ran out in the trial"
 
 
 class CompileTrial:
@@ -70,19 +79,24 @@ class CompileTrial:
         self._kept: CompiledPart | None = None
         self._call: PartCall | None = None
         self._task: CompileTask | None = None
+        self._has_run_out = False
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
         """Take steps inside; afterwards all is as before, to the bit, but for what `keep` kept.
 
         Raises:
-            CompileFailedError: When a step does not call the part, or has no one tensor of it.
+            CompileFailedError: On all ranks, when a step does not call the part, has no one tensor
+                of it or does not fit the memory.
         """
         state = FitState(self._trainer, self._module)
         try:
             with self._taker.quiet(), self._cache.in_use():
                 self._watch()
                 yield
+        except CompileFailedError:
+            self.keep("off")
+            raise
         finally:
             self._part._compiled_call_impl = None
             state.restore()
@@ -90,7 +104,13 @@ class CompileTrial:
             self._call = None
             free_memory()
         if self._kept is not None:
+            self._kept.count_anew()
             self._kept.frozen()
+
+    @property
+    def calls(self) -> CallCount:
+        """Counts the part's calls after the trial; none when nothing was kept."""
+        return CallCount() if self._kept is None else self._kept.calls
 
     def clock_s(self) -> float:
         """Return monotonic seconds, when all that was queued is done."""
@@ -101,7 +121,7 @@ class CompileTrial:
     def step_eager(self) -> None:
         """Take a step with the part uncompiled."""
         self._part._compiled_call_impl = None
-        self._step()
+        self._step_if_fit()
 
     def make_compiled(self, mode: str, limit_s: float) -> Callable[[], None]:
         """Compile in a process that ends at the limit, then here from what it left; check it.
@@ -114,9 +134,20 @@ class CompileTrial:
 
         def step() -> None:
             compiled.frozen()
-            self._step()
+            self._step_if_fit()
 
         return step
+
+    def agree(self, values: Sequence[float]) -> list[float]:
+        """Return the largest of each figure over all ranks.
+
+        Raises:
+            CompileFailedError: On all ranks, when memory has run out in a step of one of them.
+        """
+        *most, has_run_out = largest_of_ranks(self._trainer, [*values, float(self._has_run_out)])
+        if has_run_out:
+            raise CompileFailedError(_NO_MEMORY)
+        return most
 
     def keep(self, mode: str) -> None:
         """Let the part run compiled in a mode, or off, when the trial is over.
@@ -136,8 +167,23 @@ class CompileTrial:
     def _step(self) -> None:
         self._taker.train(self._taker.on_device(self._batch))
 
+    def _step_if_fit(self) -> None:
+        """Take a step. When memory runs out none is taken any more, and `agree` tells all ranks."""
+        if not self._has_run_out:
+            self._has_run_out = not is_fit_for(self._step)
+
     def _watch(self) -> None:
-        """See in a step how the part is called."""
+        """See in a step how the part is called, and agree that it can be tried."""
+        fault: str | None = None
+        try:
+            if not is_fit_for(self._note_call):
+                fault = _NO_MEMORY
+        except CompileFailedError as error:
+            fault = str(error)
+        if any_rank(self._trainer, fault is not None):
+            raise CompileFailedError(fault or "it cannot be tried on another rank")
+
+    def _note_call(self) -> None:
         calls: list[PartCall] = []
         kind = self._device.type
 
@@ -173,14 +219,17 @@ class CompileTrial:
     # --- compiling ----------------------------------------------------------------------------
 
     def _fill_cache(self, mode: str, limit_s: float) -> None:
-        """Compile into the cache in a process, on the first rank of each machine."""
+        """Compile into the cache in a process, once for each card that is not there yet."""
         assert self._task is not None  # described before anything is compiled
         digest, began = self._task.digest(mode), time.perf_counter()
         process, fault = None, None
-        if self._trainer.local_rank == 0 and not self._cache.holds(digest):
+        if is_first_of_device(self._device, self._trainer.local_rank) and not (
+            self._cache.holds(digest)
+        ):
             free_memory()  # the process needs some of the device
             try:
-                process = CompilingProcess(self._task, mode)
+                share = left_memory_ratio(self._device)
+                process = CompilingProcess(replace(self._task, memory_ratio=share), mode)
             except Exception as error:  # whatever pickling raises
                 fault = f"the model cannot be sent to a process: {compiler_words(error)}"
         try:
@@ -260,6 +309,11 @@ class CompileTrial:
         _log.debug("%s, top-1 %s", shown, agreement)
 
 
+def is_first_of_device(device: torch.device, local_rank: int) -> bool:
+    """Tell whether a rank is the one to compile for its device; ranks share the processor."""
+    return device.type == "cuda" or local_rank == 0
+
+
 def _uses_tf32(device: torch.device) -> bool:
-    is_exact = torch.get_float32_matmul_precision() == "highest"
+    is_exact = matmul_precision() in (None, "highest")
     return device.type == "cuda" and not (is_exact and not torch.backends.cudnn.allow_tf32)

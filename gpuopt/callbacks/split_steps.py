@@ -13,6 +13,7 @@ from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory, is_out_of_memory
 from gpuopt.memory.meter import MemoryMeter, meter_of
 from gpuopt.memory.peak_fit import PeakFit
+from gpuopt.steps.compiled_part import drop_graphs
 from gpuopt.steps.memory_events import MemoryEvents
 from gpuopt.steps.memory_report import write_memory_report
 from gpuopt.steps.optimizer_state import make_state, try_update_memory, writes_so_far
@@ -153,6 +154,8 @@ class SplitSteps:
         self._is_update_tried, self._looked_after = False, (-1, -1)
         self.events.begin(self.trainer, is_resumed=self._is_resumed)
         self._is_resumed = False
+        if self.sizes["training"].limit is not None:  # of a checkpoint
+            self._end_graphs()
 
         def make_all() -> None:
             for optimizer in self.trainer.optimizers:
@@ -236,6 +239,13 @@ class SplitSteps:
         )
         self._is_update_tried = False
         self._note("out_of_memory", phase, count, size)
+        if self.sizes["training"].limit is not None:
+            self._end_graphs()
+
+    def _end_graphs(self) -> None:
+        """Let nothing run in CUDA graphs any more: they cannot add up the gradients of parts."""
+        if drop_graphs(self.trainer.lightning_module):
+            _log.warning("batches are taken in parts: compiled code runs without CUDA graphs now")
 
     def grown(self, phase: str, size: int) -> None:
         """Note that a larger size is tried."""

@@ -21,7 +21,7 @@ OFF = "off"
 # that common networks gain. So a trial that comes to nothing costs no more than that.
 _MOST_SAVED_RATIO = 0.25
 # No network is compiled, or read from a cache and compared, in less.
-_LEAST_TRIAL_S = 3.0
+LEAST_TRIAL_S = 3.0
 # A further mode may cost half of what is won with the one before.
 _RISKED_RATIO = 0.5
 _PAIRS = 6
@@ -137,21 +137,29 @@ class _Trial:
         self._step_eager()  # not timed: memory is taken and kernels are chosen
         eager_s = self._agree([self._time(self._step_eager, 2)])[0]
         left_s = eager_s * self._steps_left
+        if time_limit_s < LEAST_TRIAL_S:
+            reason = (
+                f"a limit of {duration_text(time_limit_s)} is too short: nothing is compiled in "
+                f"less than {duration_text(LEAST_TRIAL_S)}"
+            )
+            return self._result(None, reason, ())
         limit_s = min(time_limit_s, _MOST_SAVED_RATIO * left_s)
-        if limit_s < _LEAST_TRIAL_S:
+        if limit_s < LEAST_TRIAL_S:
             reason = f"the {duration_text(left_s)} of steps left are too few to pay back compiling"
             return self._result(None, reason, ())
         trials: list[ModeTrial] = []
         best: ModeTrial | None = None
         for mode in modes:
             limit_here_s = self._limit(limit_s, best)
-            if limit_here_s < _LEAST_TRIAL_S:
+            if limit_here_s < LEAST_TRIAL_S:
                 break
             trial = self._try(mode, limit_here_s, eager_s)
             trials.append(trial)
             if trial.is_accepted and _saving(trial) > _saving(best):
                 best = trial
         reason = best.reason if best else "; ".join(f"{t.mode}: {t.reason}" for t in trials)
+        if not trials:
+            reason = f"the eager steps left too little of the {duration_text(limit_s)} to compile"
         return self._result(best, reason, tuple(trials))
 
     def _result(

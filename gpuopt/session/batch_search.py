@@ -8,7 +8,7 @@ from gpuopt.callbacks import BatchSizeFinder
 from gpuopt.data import ImageDataModule
 from gpuopt.session.plan import Plan
 
-__all__ = ["search_arguments", "searching_where_asked", "with_found"]
+__all__ = ["is_searched", "search_arguments", "searching_where_asked", "with_found"]
 
 _log = logging.getLogger(__name__)
 
@@ -25,6 +25,12 @@ def searching_where_asked(
         _log.info("micro_batch_size=%s is given, so none is searched for", micro_batch_size)
         nodes[_NAME] = {**node, "enabled": False}
     return nodes
+
+
+def is_searched(callbacks: Mapping[str, Any], micro_batch_size: int | str) -> bool:
+    """Tell whether `BatchSizeFinder` is to settle the micro-batch."""
+    node = callbacks.get(_NAME)
+    return micro_batch_size == "auto" and node is not None and bool(node["enabled"])
 
 
 def search_arguments(plan: Plan, data: ImageDataModule) -> dict[str, Any]:

@@ -24,13 +24,7 @@ __all__ = [
 def tensors_of(batch: Any) -> list[Tensor]:
     """List the tensors of nested mappings, sequences and dataclasses, in order."""
     found: list[Tensor] = []
-
-    def note(leaf: Any) -> Any:
-        if isinstance(leaf, Tensor):
-            found.append(leaf)
-        return leaf
-
-    _mapped(batch, note)
+    _collect(batch, found)
     return found
 
 
@@ -51,7 +45,7 @@ def spans(count: int, size: int) -> list[slice]:
 
 def largest_part(count: int, size: int) -> int:
     """Return how many samples the largest of `spans(count, size)` has, at most `size`."""
-    return -(-count // len(spans(count, size)))
+    return -(-count // max(1, -(-count // size)))
 
 
 def cut(batch: Any, span: slice, count: int) -> Any:
@@ -133,6 +127,21 @@ def join(outputs: Sequence[Any], counts: Sequence[int]) -> Any:
     if isinstance(first, (list, tuple)):
         return type(first)(join(column, counts) for column in zip(*outputs, strict=True))
     return outputs[-1]
+
+
+def _collect(value: Any, found: list[Tensor]) -> None:
+    """Append the tensors of a nested value, which every step asks for; rebuilds nothing."""
+    if isinstance(value, Tensor):
+        found.append(value)
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _collect(item, found)
+    elif isinstance(value, MutableMapping):
+        for item in value.values():
+            _collect(item, found)
+    elif is_dataclass(value) and not isinstance(value, type):
+        for name in (field.name for field in fields(value) if field.init):
+            _collect(getattr(value, name), found)
 
 
 def _joined_tensors(tensors: Sequence[Tensor], counts: Sequence[int]) -> Tensor:

@@ -2,17 +2,25 @@
 
 import copy
 import hashlib
+import importlib.metadata
+import inspect
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils import _pytree
 
+from gpuopt.measure.compile_choice import CompileFailedError
 from gpuopt.steps.compiled_part import CompiledPart, without_chance
 from gpuopt.steps.compiler_cache import same_keys
 
-__all__ = ["CompileTask", "PartCall", "run_part"]
+__all__ = ["CompileTask", "PartCall", "left_memory_ratio", "matmul_precision", "run_part"]
+
+# What decides what a compiler makes of a network.
+_PACKAGES = ("torch", "triton", "timm", "gpuopt")
 
 
 @dataclass(frozen=True)
@@ -58,6 +66,7 @@ class CompileTask:
             which the caches tell from its default.
         deterministic: Whether only deterministic kernels are allowed.
         threads: That PyTorch computes with on a CPU.
+        memory_ratio: Share of the card's memory that compiling may take; None for all of it.
     """
 
     part: nn.Module
@@ -68,6 +77,7 @@ class CompileTask:
     matmul_precision: str | None
     deterministic: bool
     threads: int
+    memory_ratio: float | None = None
 
     @classmethod
     def of(
@@ -90,18 +100,24 @@ class CompileTask:
             has_chance,
             device,
             backend,
-            _matmul_precision(),
+            matmul_precision(),
             torch.are_deterministic_algorithms_enabled(),
             torch.get_num_threads(),
         )
 
     def digest(self, mode: str) -> str:
-        """Return a name for what compiling this in a mode leaves in PyTorch's caches."""
+        """Return a name for what compiling this in a mode leaves in PyTorch's caches.
+
+        Other versions, another card of the machine (its number is part of the caches' keys) and
+        other source of the part's classes are another name; not so functions that these call.
+        """
         tensors = (*self.part.parameters(), *self.part.buffers())
         tensors = (*tensors, *_pytree.tree_leaves((self.call.args, self.call.kwargs)))
-        kind = torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else "cpu"
+        is_cuda = self.device.type == "cuda"
+        kind = torch.cuda.get_device_name(self.device) if is_cuda else self.device.type
         question = [
-            *(torch.__version__, kind, mode, self.backend, self.has_chance, self.call.autocast),
+            *(*map(_version, _PACKAGES), *_sources(self.part), kind, self.device.index),
+            *(torch.__version__, mode, self.backend, self.has_chance, self.call.autocast),
             *(self.matmul_precision, self.deterministic, self.threads, self.part),
             *((tuple(t.shape), t.stride(), t.dtype) for t in tensors if isinstance(t, Tensor)),
         ]
@@ -109,6 +125,10 @@ class CompileTask:
 
     def compile(self, mode: str) -> None:
         """Compile with made-up numbers, as the first step of a process that starts."""
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+            if self.memory_ratio is not None:
+                torch.cuda.set_per_process_memory_fraction(self.memory_ratio, self.device)
         if self.matmul_precision is not None:
             torch.set_float32_matmul_precision(self.matmul_precision)
         torch.use_deterministic_algorithms(self.deterministic)
@@ -126,9 +146,56 @@ class CompileTask:
                     run_part(self.part, call, self.device)
 
 
-def _matmul_precision() -> str | None:
-    is_default = torch.backends.cuda.matmul.fp32_precision == "none"
-    return None if is_default else torch.get_float32_matmul_precision()
+def left_memory_ratio(device: torch.device) -> float | None:
+    """Return what a limit on this process's memory leaves to another one; None without a limit.
+
+    Both together are to take no more of the card than this one alone is allowed.
+    """
+    if device.type != "cuda":
+        return None
+    allowed = torch.cuda.get_per_process_memory_fraction(device)
+    if allowed >= 1:
+        return None
+    total_bytes = torch.cuda.get_device_properties(device).total_memory
+    return max(0.0, allowed - torch.cuda.memory_reserved(device) / total_bytes)
+
+
+def matmul_precision() -> str | None:
+    """Return what `torch.set_float32_matmul_precision` was told; None when it never was.
+
+    Raises:
+        CompileFailedError: When each backend was told by itself; then PyTorch cannot say it.
+    """
+    if torch.backends.cuda.matmul.fp32_precision == "none":
+        return None
+    try:
+        return torch.get_float32_matmul_precision()
+    except RuntimeError:
+        raise CompileFailedError(
+            "torch.backends.cuda.matmul.fp32_precision is set, which PyTorch's compiler cannot "
+            "read: call torch.set_float32_matmul_precision instead"
+        ) from None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _sources(part: nn.Module) -> Iterator[tuple[str, str | None]]:
+    """Yield the files of a part's classes with sums of their text; None where there is no file."""
+    classes = {base for inner in part.modules() for base in type(inner).__mro__[:-1]}
+    modules = sorted({kind.__module__ for kind in classes})
+    by_module = {kind.__module__: kind for kind in classes}
+    for name in modules:
+        try:
+            text = Path(inspect.getfile(by_module[name])).read_bytes()
+        except (OSError, TypeError):  # defined at a prompt
+            yield name, None
+        else:
+            yield name, hashlib.sha256(text).hexdigest()
 
 
 def _shape_of(tensor: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from gpuopt.errors import one_line
+from gpuopt.memory.device_errors import is_out_of_memory
 
 __all__ = ["CompilingProcess", "compiler_words", "main"]
 
 _NAME = "gpuopt.steps.compiling_process"
+_NO_MEMORY = "memory ran out in the process that compiles, which needs some beside the training"
 
 
 class CompilingProcess:
@@ -102,7 +104,7 @@ def main() -> None:
             task, mode = connection.recv()
             task.compile(mode)
         except BaseException as error:
-            connection.send(compiler_words(error))
+            connection.send(_NO_MEMORY if is_out_of_memory(error) else compiler_words(error))
         else:
             connection.send(None)
     os._exit(0)  # a thread waits for stdin

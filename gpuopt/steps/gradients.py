@@ -22,7 +22,9 @@ __all__ = [
 def take_gradients(parameters: Sequence[nn.Parameter]) -> list[Tensor | None]:
     """Return the gradients and leave none."""
     taken = [parameter.grad for parameter in parameters]
-    drop_gradients(parameters)
+    for parameter, gradient in zip(parameters, taken, strict=True):
+        if gradient is not None:
+            parameter.grad = None
     return taken
 
 

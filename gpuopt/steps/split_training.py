@@ -99,6 +99,8 @@ class SplitTraining:
 
         def going_back(method: Any) -> Any:
             self._own_backward = method
+            own = getattr(method, "__func__", None)
+            self._is_plain_backward = own is L.LightningModule.backward
             return lambda loss, *args, **options: self._backward(loss, args, options)
 
         self._binding.put(_HOOK, stepping)
@@ -184,7 +186,7 @@ class SplitTraining:
 
     def _go_forward(self, work: Work) -> None:
         """Run all parts, and the backward passes of all but the last."""
-        if len(work.spans()) == 1:
+        if work.is_whole:
             self._run_parts(work)
             return
         kept = take_gradients(self._parameters)
@@ -202,7 +204,8 @@ class SplitTraining:
         parts = work.spans()
         for span in parts:
             piece = work.batch if len(parts) == 1 else cut(work.batch, span, work.count)
-            output = self._run(work, piece, is_held=len(parts) > 1 or self._is_shared)
+            is_held = len(parts) > 1 or self._is_shared
+            output = self._run(work, piece, is_held=is_held, is_entered=scale is None)
             loss = loss_of(output)
             work.outputs.append(without_loss(output))
             if loss is None:
@@ -219,7 +222,11 @@ class SplitTraining:
             del loss, output
             torch.clear_autocast_cache()  # casts of weights belong to the graph that is gone
 
-    def _run(self, work: Work, piece: Any, *, is_held: bool) -> Any:
+    def _run(self, work: Work, piece: Any, *, is_held: bool, is_entered: bool = False) -> Any:
+        """Call the module; `is_entered`: Lightning is in the context of a training step."""
+        if not is_held and is_entered:
+            args, options = work.arguments
+            return self._own_step(piece, *args, **options)
         if not is_held:
             return self._call(piece, work.arguments)
         with recorded_logs(self._module) as calls:
@@ -246,7 +253,7 @@ class SplitTraining:
         return self._share(work, span)
 
     def _share(self, work: Work, span: slice) -> Any:
-        if len(work.spans()) == 1:
+        if work.is_whole:
             return 1.0
         part = self._weigh(cut(work.batch, span, work.count), span.stop - span.start)
         return part / self._weigh(work.batch, work.count)
@@ -265,8 +272,8 @@ class SplitTraining:
             self._own_backward(loss, *args, **options)
             return
         self._hooks.end()
-        torch.autograd.backward(loss)  # through Lightning's division and scaling alone
-        scale = work.cut.grad
+        # Through Lightning's division and scaling alone.
+        scale = self._scale.arrived(work.cut, loss, is_untouched=not self._hooks.are_there)
         if scale is None:
             raise InputError(
                 "the loss that comes to backward() does not follow from that of training_step: "
@@ -337,7 +344,10 @@ class SplitTraining:
         loss, work.waiting = work.waiting, None
         if loss is None:
             return
-        factor = scale if len(work.spans()) == 1 else scale * work.weight
+        if work.is_whole and self._is_plain_backward and self._scale.is_one(scale):
+            self._own_backward(loss, *args, **options)
+            return
+        factor = scale if work.is_whole else scale * work.weight
         # A factor instead of an argument: the module may have a backward() of its own.
         self._own_backward(loss * factor, *args, **options)
 

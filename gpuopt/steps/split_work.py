@@ -58,6 +58,11 @@ class Work:
         self.waiting = self.loss = self.scale = None
         self.earlier, self.outputs, self.logs = [], [], []
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether all samples are taken together."""
+        return self.count <= self.size
+
     def spans(self) -> list[slice]:
         """Return which samples are taken together."""
         return spans(self.count, self.size)

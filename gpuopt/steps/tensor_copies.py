@@ -22,6 +22,7 @@ class TensorCopies:
         self._indices: list[int] = []
         self._tensors: list[Tensor] = []
         self._places: list[int] = []
+        self._counted: list[Tensor | None] = []
         self._groups: list[tuple[list[int], list[Tensor]]] = []
 
     @torch.no_grad()
@@ -36,11 +37,15 @@ class TensorCopies:
             self._sort(indices, tensors)
         return [(members, torch.cat(flat)) for members, flat in self._groups]
 
+    def versions(self) -> list[int]:
+        """Count the writes to each tensor that was copied last; -1 where that is not counted."""
+        return [-1 if tensor is None else tensor._version for tensor in self._counted]
+
     def _are_known(self, indices: list[int], tensors: list[Tensor]) -> bool:
         return (
             indices == self._indices
             and all(map(operator.is_, tensors, self._tensors))
-            and self._places == [tensor.data_ptr() for tensor in tensors]
+            and self._places == list(map(Tensor.data_ptr, tensors))
         )
 
     def _sort(self, indices: list[int], tensors: list[Tensor]) -> None:
@@ -50,6 +55,7 @@ class TensorCopies:
         self._groups = [
             ([i for i, _ in kind], [flat for _, flat in kind]) for kind in kinds.values()
         ]
+        self._counted = [None if tensor.is_inference() else tensor for tensor in tensors]
         # A flat copy, or a tensor without memory of its own, does not show what is written later.
         is_lasting = all(type(t) is Tensor and t.is_contiguous() for t in tensors)
         self._indices, self._tensors = (list(indices), list(tensors)) if is_lasting else ([], [])

@@ -1,13 +1,15 @@
 """Whether a backward pass adds to its window's gradients in place, or keeps its own apart."""
 
 import contextlib
+import operator
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 from torch import Tensor, nn
 
 from gpuopt.memory.batch_dependence import depends_on_batch
-from gpuopt.steps.gradients import add_gradients, drop_gradients, take_gradients
+from gpuopt.steps.gradients import add_gradients, drop_gradients
 from gpuopt.steps.step_state import Generators
 
 __all__ = ["Held", "WindowGradients"]
@@ -25,7 +27,7 @@ class Held:
         self._parameters = parameters
         self._complete: list[nn.Parameter] = []
         self._writes = _writes(parameters) if in_place else None
-        self._taken = None if in_place else take_gradients(parameters)
+        self._taken = None if in_place else _taken(parameters)
 
     def part(self) -> None:
         """Set aside what there is after a pass that failed, where it added in place.
@@ -38,7 +40,7 @@ class Held:
         for parameter, (old, count), (new, new_count) in triples:
             if old is not new or count != new_count:
                 self._complete.append(parameter)
-        self._writes, self._taken = None, take_gradients(self._parameters)
+        self._writes, self._taken = None, _taken(self._parameters)
 
     def join(self) -> None:
         """Add what the pass has given to what was set aside."""
@@ -115,6 +117,15 @@ class WindowGradients:
             for handle in handles:
                 handle.remove()
         self._adds_once = max(counts.values(), default=0) <= 1
+
+
+def _taken(parameters: Sequence[nn.Parameter]) -> list[Tensor | None] | None:
+    """Take the gradients; None in a window's first batch, where there are none to be put back."""
+    gradients = [parameter.grad for parameter in parameters]
+    if all(map(operator.is_, gradients, repeat(None))):
+        return None
+    drop_gradients(parameters)
+    return gradients
 
 
 def _writes(parameters: Sequence[nn.Parameter]) -> list[tuple[Tensor | None, int]]:

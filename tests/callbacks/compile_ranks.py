@@ -68,6 +68,18 @@ def main(folder):
         ticks[0] += 0.5 if is_compiled and RANK == 0 else 1.0
         self._taker.train(self._taker.on_device(self._batch))
 
+    taken = []
+
+    def scarce(self):
+        taken.append(step)
+        if RANK == 1 and len(taken) in scarce.at:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        step(self)
+
+    trial_module.CompileTrial._step = scarce
+    for scarce.at in ({1}, {2}, {9}):
+        taken.clear()
+        cases[f"memory {scarce.at}"] = fitted(folder / "memory")
     trial_module.CompileTrial._step = step
     trial_module.CompileTrial.clock_s = lambda self: ticks[0]
     cases["one is slow"] = fitted(folder / "third")

@@ -7,11 +7,12 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from gpuopt.callbacks import CompileChooser, MovingAverage, OomRecovery
+from gpuopt.callbacks import AdaptiveBatchSize, CompileChooser, MovingAverage, OomRecovery
 from gpuopt.callbacks import compile_chooser as chooser_module
 from gpuopt.callbacks import compile_trial as trial_module
 from gpuopt.errors import InputError
 from gpuopt.measure.compile_choice import CompileChoice, CompileFailedError
+from gpuopt.steps.compiled_part import GraphedCall
 from gpuopt.steps.compiling_process import CompilingProcess
 from tests.callbacks.finder_modules import ByHand, FakeMeter, OwnData, Rows, Unknown
 from tests.callbacks.test_batch_size_finder import SETTINGS, same
@@ -166,6 +167,8 @@ def test_in_training_only_full_batches_run_compiled_and_nothing_is_compiled_anew
     in_trial = 3 + 1 + 1  # to warm up, to compare, and the step of the test
     # Of 60 rows 7 batches of 8 in each of two epochs; not the last 4, and no validation.
     assert CALLS.count("run") == in_trial + 2 * 7
+    assert one.summary()["compiled_calls"] == 2 * 7
+    assert one.summary()["eager_calls"] == 2 + 2 * (1 + 8)  # the sanity check as well
     assert list(module.state_dict()) == names
     assert module.net._compiled_call_impl is None  # for what follows
 
@@ -187,6 +190,66 @@ def test_a_compiler_that_fails_leaves_the_part_eager_with_one_line(tmp_path, tak
     assert "this compiler has no idea" in one.choice.reason
     assert "\n" not in one.choice.reason
     assert "more to say" not in one.choice.reason
+
+
+class Fading(FakeMeter):
+    """Memory that runs out in one step, as when another process takes some."""
+
+    def __init__(self, step):
+        super().__init__(10**6)
+        self.step = step
+
+    def take(self, samples):
+        super().take(samples)
+        if len(self.sizes) == self.step:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+
+class Separable(Plain):
+    """Takes a batch in parts as it takes the whole."""
+
+    def training_step(self, batch, batch_idx):
+        self.meter[0].take(len(batch[0]))
+        return nn.functional.cross_entropy(self.net(batch[0]), batch[1])
+
+
+def test_a_batch_that_never_fits_is_left_to_the_recovery(tmp_path):
+    def fitted(*callbacks):
+        module = built(lambda _: Separable(FakeMeter(10**6, real_mib=140)))  # 4 of the 8 samples
+        return fit(module, *callbacks, OomRecovery())
+
+    one = chooser(tmp_path)
+    assert same(fitted(one), fitted())
+    assert (one.choice.value, one.choice.reason) == ("off", "memory ran out in the trial")
+    assert Stub.started == []
+
+
+# The step that is watched, eager ones, and compiled and eager ones in turn after three to warm up.
+@pytest.mark.parametrize("step", [1, 2, 3, 8, 12])
+def test_memory_that_runs_out_in_any_step_of_the_trial_leaves_it_off(tmp_path, step):
+    meter = Fading(step)
+    one = chooser(tmp_path, total_steps=10**6)
+    tried = fit(built(lambda _: Plain(meter)), one)
+    assert meter.step == step < len(meter.sizes)
+    assert (one.choice.value, one.choice.reason) == ("off", "memory ran out in the trial")
+    assert same(tried, fit(built()))
+    assert tried[0].net._compiled_call_impl is None
+
+
+@pytest.mark.parametrize(("real_mib", "ends"), [(10**6, False), (140, True)])
+def test_a_batch_that_is_split_ends_cuda_graphs(tmp_path, monkeypatch, real_mib, ends):
+    monkeypatch.setattr(torch, "compile", lambda run, **options: run)
+    module = built(lambda _: Separable(FakeMeter(10**6, real_mib=real_mib)))
+    graphed = GraphedCall(module.net, "max-autotune", "inductor")
+    recovery = OomRecovery()
+    _, trainer = fit(module, recovery, max_epochs=1)
+    assert (module.net._compiled_call_impl is not graphed) == ends
+    assert module.net._compiled_call_impl is not None
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    module = built(lambda _: Separable(FakeMeter(10**6)))
+    graphed = GraphedCall(module.net, "max-autotune", "inductor")
+    fit(module, OomRecovery(), ckpt_path=tmp_path / "last.ckpt")
+    assert (module.net._compiled_call_impl is not graphed) == ends  # its parts are remembered
 
 
 def test_what_is_not_done_in_time_is_ended(tmp_path, take, monkeypatch):
@@ -252,6 +315,57 @@ def test_a_run_that_goes_on_keeps_its_choice_on_such_a_device(tmp_path, take, de
     if anew:
         assert asked[1].steps_left == 8  # of 16, half of them done
         assert second.choice.reason == "as the test wants it"
+
+
+def test_a_choice_that_was_off_takes_no_step_when_the_run_goes_on(tmp_path, take, monkeypatch):
+    asked = take("off")
+    _, trainer = fit(built(), chooser(tmp_path), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    monkeypatch.setattr(trial_module, "FitState", None)  # nothing to be put back
+    module, second = built(), chooser(tmp_path)
+    fit(module, second, ckpt_path=tmp_path / "last.ckpt")
+    assert module.seen == 7 * [8] + [4]
+    assert (second.choice.value, second.choice.reason) == ("off", "as the test wants it")
+    assert len(asked) == 1
+
+
+def test_a_choice_that_cannot_be_made_again_is_off(tmp_path, take, monkeypatch):
+    take("default")
+    _, trainer = fit(built(), chooser(tmp_path), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    second = chooser(tmp_path, "broken")
+    fit(built(), second, ckpt_path=tmp_path / "last.ckpt")
+    assert second.choice.value == "off"
+    assert "this compiler has no idea" in second.choice.reason
+
+
+def test_sizes_that_follow_the_memory_stay_eager(tmp_path, take):
+    asked = take("default")
+    one = chooser(tmp_path)
+    fit(built(lambda _: Separable(FakeMeter(10**6))), one, AdaptiveBatchSize(4), max_epochs=1)
+    assert one.choice.value == "off"
+    assert "AdaptiveBatchSize changes the size of batches" in one.choice.reason
+    assert asked == []
+
+
+def test_a_run_that_goes_on_in_parts_stays_eager(tmp_path, take):
+    asked = take("default")
+    small = built(lambda _: Separable(FakeMeter(10**6, real_mib=140)))
+    _, trainer = fit(small, OomRecovery(), max_epochs=1)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    one = chooser(tmp_path)
+    module = built(lambda _: Separable(FakeMeter(10**6)))
+    fit(module, one, OomRecovery(), ckpt_path=tmp_path / "last.ckpt")
+    assert one.choice.reason == "OomRecovery goes on with 4 of 8 samples at a time"
+    assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("device", "local_rank", "is_first"),
+    [("cpu", 0, True), ("cpu", 1, False), ("cuda:0", 0, True), ("cuda:1", 1, True)],
+)
+def test_each_card_is_compiled_for_and_the_processor_once(device, local_rank, is_first):
+    assert trial_module.is_first_of_device(torch.device(device), local_rank) == is_first
 
 
 def test_batches_left_are_those_of_full_size(tmp_path, take):

@@ -18,3 +18,8 @@ def test_two_ranks_come_to_the_same_choice(tmp_path):
     assert first["one is slow"]["choice"] == "off"  # the first alone would take it
     assert "not surely faster" in first["one is slow"]["reason"]
     assert first["one is slow"]["reason"] == second["one is slow"]["reason"]
+    out = [case for name, case in first.items() if name.startswith("memory")]
+    assert [case["choice"] for case in out] == 3 * ["off"]
+    assert first["memory {1}"]["reason"] == "it cannot be tried on another rank"
+    assert second["memory {1}"]["reason"] == "memory ran out in the trial"
+    assert {case["reason"] for case in out[1:]} == {"memory ran out in the trial"}

@@ -111,6 +111,16 @@ def test_a_short_run_is_not_even_tried():
     assert found.spent_s < 1
 
 
+def test_a_limit_in_which_nothing_can_be_compiled_is_the_reason():
+    device = Device(80, {"default": (40, 1)})
+    found = device.choose(100_000, time_limit_s=2.0)
+    assert (found.mode, device.asked) == ("off", [])
+    assert found.reason == ("a limit of 2.0 s is too short: nothing is compiled in less than 3.0 s")
+    found = device.choose(100_000, time_limit_s=3.0)
+    assert (found.mode, device.asked) == ("off", [])
+    assert found.reason == "the eager steps left too little of the 3.0 s to compile"
+
+
 @pytest.mark.parametrize(("steps", "limit_s"), [(500, 0.25 * 40), (100_000, 120)])
 def test_compiling_is_limited_by_the_setting_and_by_what_the_run_can_win(steps, limit_s):
     device = Device(80, {"default": (40, 10_000)})

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -9,8 +10,14 @@ from gpuopt.hardware import Gpu
 from gpuopt.measure.compile_choice import CompileChoice
 from gpuopt.model import Classifier
 from gpuopt.schema import Compile
-from gpuopt.session.compilation import compile_backbone, compile_choosers, with_compiled
+from gpuopt.session.compilation import (
+    compile_backbone,
+    compile_choosers,
+    may_accumulate,
+    with_compiled,
+)
 from gpuopt.session.plan import Plan
+from gpuopt.steps.compiled_part import GraphedCall
 
 OTHER = Choice("num_workers", 2, "table", "decoded")
 
@@ -38,6 +45,39 @@ def test_only_a_mode_that_is_given_compiles_at_once(model, mode, is_compiled):
 def test_a_backend_that_there_is_not_is_refused(model, mode):
     with pytest.raises(InputError, match="backend=indictor: no such backend"):
         compile_backbone(model, mode, "indictor")
+
+
+def test_cuda_graphs_are_not_to_add_up_gradients(model, monkeypatch):
+    with pytest.raises(InputError, match="reduce-overhead: its CUDA graphs cannot"):
+        compile_backbone(model, "reduce-overhead", "inductor", accumulates=True)
+    assert model.backbone._compiled_call_impl is None
+    asked = []
+    monkeypatch.setattr(model.backbone, "compile", lambda **options: asked.append(options["mode"]))
+    compile_backbone(model, "max-autotune", "inductor", accumulates=True)
+    assert asked == ["max-autotune-no-cudagraphs"]
+    asked.clear()
+    compile_backbone(model, "reduce-overhead", "inductor")
+    assert asked[-1] == "reduce-overhead"
+    assert isinstance(model.backbone._compiled_call_impl, GraphedCall)
+
+
+@pytest.mark.parametrize(
+    ("changes", "callbacks", "size", "accumulates"),
+    [
+        ({}, {}, 64, False),
+        ({"devices": 3}, {}, 64, True),  # 192 of 256 at once
+        ({"devices": 3, "accelerator": "cpu"}, {}, 64, False),
+        ({"global_batch_changes": {3: 512}}, {}, 64, True),
+        ({}, {"batch_size_finder": {"enabled": True}}, "auto", True),
+        ({}, {"batch_size_finder": {"enabled": True}}, 64, False),  # nothing is searched for
+        ({}, {"batch_size_finder": {"enabled": False}}, "auto", False),
+        ({}, {"adaptive_batch_size": {"enabled": True}}, 64, True),
+        ({}, {"adaptive_batch_size": {"enabled": False}}, 64, False),
+    ],
+)
+def test_it_is_known_whether_micro_batches_may_accumulate(changes, callbacks, size, accumulates):
+    made = replace(plan(4), micro_batch_size=64)
+    assert may_accumulate(replace(made, **changes), callbacks, size) == accumulates
 
 
 @pytest.mark.parametrize("mode", ["off", "default", "max-autotune"])

@@ -6,6 +6,8 @@ import sys
 import time
 from pathlib import Path
 
+import torch
+
 
 class Task:
     """Does one of a few things instead of compiling."""
@@ -21,6 +23,9 @@ class Task:
 
     def fail(self, mode):
         raise ValueError(f"no {mode} kernel for that\n{'a whole program ' * 200}")
+
+    def run_out(self, mode):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
     def crash(self, mode):
         os.abort()

@@ -4,7 +4,15 @@ from dataclasses import dataclass
 import pytest
 import torch
 
-from gpuopt.steps.batch_parts import cut, detached, join, sample_count, spans
+from gpuopt.steps.batch_parts import (
+    cut,
+    detached,
+    join,
+    largest_part,
+    sample_count,
+    spans,
+    tensors_of,
+)
 
 Pair = namedtuple("Pair", "images weights")
 
@@ -23,6 +31,7 @@ def test_spans_are_few_and_even(count, size, expected):
     found = spans(count, size)
     assert [span.stop - span.start for span in found] == expected
     assert [row for span in found for row in range(span.start, span.stop)] == list(range(count))
+    assert largest_part(count, size) == max(expected)
 
 
 def test_batches_of_every_kind_are_cut_and_keep_their_class():
@@ -41,6 +50,14 @@ def test_batches_of_every_kind_are_cut_and_keep_their_class():
     assert sample_count(Record(images, [])) == 4
     assert sample_count({"a": torch.tensor(1.0), "b": images}) == 4
     assert sample_count("nothing") == 1
+
+
+def test_tensors_are_found_in_their_order_wherever_they_are():
+    one, two, three, four, five = tensors = [torch.tensor(float(row)) for row in range(5)]
+    batch = {"a": [one, "b", (two, None)], "c": Pair(three, 3), "d": Record(four, [five, "e"])}
+    assert all(a is b for a, b in zip(tensors_of(batch), tensors, strict=True))
+    assert tensors_of([batch, Record]) == tensors_of(batch)
+    assert tensors_of("nothing") == []
 
 
 def test_outputs_are_joined_as_if_from_the_whole_batch():

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from gpuopt.steps.compiled_part import CompiledPart, without_chance
+from gpuopt.steps.compiled_part import CompiledPart, GraphedCall, drop_graphs, without_chance
 
 CALLS = []
 
@@ -54,9 +54,12 @@ def test_when_it_is_frozen_nothing_more_is_compiled(part, calls):
     part(torch.ones(3, 4))
     compiled.frozen()
     calls.clear()
+    compiled.count_anew()
     part(torch.ones(3, 4))
     assert calls == ["run"]
+    assert (compiled.calls.total, compiled.calls.eager) == (1, 0)
     part(torch.ones(5, 4))  # another size
+    assert (compiled.calls.total, compiled.calls.eager) == (2, 1)
     part.eval()
     part(torch.ones(3, 4))
     part.train()
@@ -90,3 +93,21 @@ def test_without_chance_only_norms_train(part):
     with without_chance(part):
         assert part[1].training
         assert not part[2].training
+
+
+def test_graphs_can_be_dropped(part, monkeypatch):
+    made = []
+    monkeypatch.setattr(torch, "compile", lambda run, **options: made.append(options) or run)
+    module = nn.ModuleList([nn.Linear(2, 2), part])
+    assert not drop_graphs(module)
+    GraphedCall(part, "max-autotune", "inductor")
+    assert [options["mode"] for options in made] == ["max-autotune-no-cudagraphs", "max-autotune"]
+    part.eval()
+    assert part(torch.ones(3, 4)).shape == (3, 4)
+    call = part._compiled_call_impl
+    assert copy.deepcopy(part)._compiled_call_impl is None
+    assert drop_graphs(module)
+    assert part._compiled_call_impl is call.without_graphs
+    assert not drop_graphs(module)
+    GraphedCall(part, "reduce-overhead", "inductor")
+    assert [options["mode"] for options in made[2:]] == ["default", "reduce-overhead"]

@@ -1,12 +1,16 @@
+import importlib
+import importlib.metadata
 import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import nn
 
+from gpuopt.measure.compile_choice import CompileFailedError
 from gpuopt.steps.compiled_part import CompiledPart
 from gpuopt.steps.compiler_cache import CompilerCache, missing_compiler
-from gpuopt.steps.compiling import CompileTask, PartCall, run_part
+from gpuopt.steps.compiling import CompileTask, PartCall, left_memory_ratio, run_part
 from gpuopt.steps.compiling_process import CompilingProcess
 
 CPU = torch.device("cpu")
@@ -56,6 +60,71 @@ def test_its_name_tells_apart_what_is_compiled_apart():
     ]
     assert len(set(names[:-1])) == len(names) - 1
     assert task(net()).digest("default") == names[0]  # whatever the weights are
+
+
+def test_its_name_tells_apart_the_cards_of_a_machine(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Card")
+
+    def digest(index):
+        card = torch.device("cuda", index)
+        made = CompileTask.of(net(), call(), card, "inductor", has_chance=False)
+        return made.digest("default")
+
+    assert digest(0) == digest(0) != digest(1)
+
+
+@pytest.mark.parametrize("package", ["torch", "triton", "timm", "gpuopt"])
+def test_its_name_tells_apart_versions(monkeypatch, package):
+    before = task().digest("default")
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "99" if name == package else version(name)
+    )
+    assert task().digest("default") != before
+
+
+def test_its_name_follows_the_source_of_the_classes(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    place = tmp_path / "somebodys_part.py"
+    source = "from torch import nn\nclass Part(nn.Sequential):\n    pass\n"
+    place.write_text(source)
+    module = importlib.import_module("somebodys_part")
+
+    def digest():
+        return task(nn.Sequential(module.Part(*net()))).digest("default")
+
+    before = digest()
+    assert digest() == before
+    place.write_text(source.replace("pass", "wide = True"))
+    assert digest() != before
+    place.unlink()  # as of a class that was typed in
+    assert digest() != before
+
+
+def test_a_precision_that_pytorch_cannot_name_is_a_reason(monkeypatch):
+    before = torch.backends.cuda.matmul.fp32_precision
+    torch.backends.cuda.matmul.fp32_precision = "tf32"
+    try:
+        with pytest.raises(CompileFailedError, match=r"matmul\.fp32_precision is set"):
+            task()
+    finally:
+        torch.backends.cuda.matmul.fp32_precision = before
+
+
+def test_a_limit_on_the_memory_holds_for_both_processes_together(monkeypatch):
+    card = torch.device("cuda", 0)
+    allowed = [0.5]
+    monkeypatch.setattr(torch.cuda, "get_per_process_memory_fraction", lambda device: allowed[0])
+    monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 30)
+    monkeypatch.setattr(
+        torch.cuda, "get_device_properties", lambda device: SimpleNamespace(total_memory=100)
+    )
+    assert left_memory_ratio(card) == pytest.approx(0.2)
+    assert left_memory_ratio(CPU) is None
+    allowed[0] = 0.2
+    assert left_memory_ratio(card) == 0
+    allowed[0] = 1.0
+    assert left_memory_ratio(card) is None
 
 
 def test_made_up_numbers_keep_what_is_shared_and_the_settings():

@@ -51,6 +51,12 @@ def test_what_fails_is_one_short_line():
     assert fault == "ValueError: no default kernel for that"
 
 
+def test_memory_that_runs_out_is_called_so():
+    with compiling(Task("run_out")) as process:
+        wait(lambda: process.is_done)
+        assert process.fault().startswith("memory ran out in the process that compiles")
+
+
 def test_a_compiler_that_crashes_is_one_line():
     with compiling(Task("crash")) as process:
         wait(lambda: process.is_done)

@@ -1,6 +1,7 @@
 from types import SimpleNamespace
 
 import lightning.pytorch as L
+import pytest
 import torch
 from torch import nn
 from torchmetrics import MeanMetric
@@ -23,6 +24,7 @@ def keeper(module):
     return StateKeeper(SimpleNamespace(_results=None, _logger_connector=connector), module)
 
 
+@torch.no_grad()
 def change(module):
     module.norm(torch.randn(4, 2))
     module.mean.update(torch.rand(()))
@@ -83,3 +85,83 @@ def test_a_buffer_that_is_deleted_on_the_way_stays_deleted():
     assert not hasattr(module, "rare")
     assert module.constant is None
     assert module.counter == 1
+
+
+def replaced(module):
+    module.norm.running_mean = torch.full((2,), 3.0)
+
+
+def moved(module):
+    module.norm.running_mean.data = torch.full((2,), 4.0)
+
+
+def gone(module):
+    module.norm.num_batches_tracked = None
+
+
+def made_in_inference(module):
+    with torch.inference_mode():
+        module.norm.running_var = torch.full((2,), 5.0)
+
+
+def loaded(module):
+    module.load_state_dict({name: value + 1 for name, value in module.state_dict().items()})
+
+
+def written_first(module):
+    module.rare += 1
+
+
+BETWEEN = [
+    replaced,
+    moved,
+    gone,
+    made_in_inference,
+    loaded,
+    written_first,
+    lambda m: m.mean.reset(),
+]
+
+
+@pytest.mark.parametrize("between", BETWEEN)
+def test_what_happens_to_buffers_and_metrics_between_steps_is_seen(between):
+    """After the first step the same tensors are expected, and nothing is taken for granted."""
+    module = Module()
+    kept = keeper(module)
+    for step in range(4):
+        if step == 2:
+            between(module)
+        objects = dict(module.named_buffers())
+        before = {name: value.clone() for name, value in objects.items()}
+        total, count = module.mean.mean_value, module.mean._update_count
+        state = kept.take()
+        # Tensors of inference mode can be written to in there alone.
+        with torch.inference_mode(between is made_in_inference and step >= 2):
+            for _ in range(2):  # it stays valid
+                change(module)
+                assert kept.restore(state) == []
+        assert dict(module.named_buffers()).keys() == before.keys()
+        for name, value in module.named_buffers():
+            assert value is objects[name]
+            assert torch.equal(value, before[name])
+        assert module.mean.mean_value is total
+        assert module.mean._update_count == count
+        with torch.inference_mode(between is made_in_inference and step >= 2):
+            change(module)
+        kept.learn(state)
+
+
+def test_states_taken_before_and_after_it_was_learned_what_changes_stay_valid():
+    module = Module()
+    kept = keeper(module)
+    first = kept.take()
+    start = {name: value.clone() for name, value in module.named_buffers()}
+    change(module)
+    kept.learn(first)
+    second = kept.take()
+    middle = {name: value.clone() for name, value in module.named_buffers()}
+    change(module)
+    for state, expected in ((second, middle), (first, start)):
+        assert kept.restore(state) == []
+        for name, value in module.named_buffers():
+            assert torch.equal(value, expected[name])
