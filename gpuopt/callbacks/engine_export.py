@@ -13,6 +13,7 @@ from gpuopt.data import ImageDataModule, real_images
 from gpuopt.engine.backends import file_backend
 from gpuopt.engine.choices import engine_precision
 from gpuopt.engine.export import choose_engine, export_engine
+from gpuopt.engine.exporting import first_line
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.trained import network_of
@@ -80,8 +81,9 @@ class EngineExport(L.Callback):
             return
         try:
             self.path = self._export(trainer, pl_module)
-        except GpuoptError as error:
-            _log.warning("no engine was written: %s", error)
+        except Exception as error:  # loaders and networks of others raise anything
+            reason = str(error) if isinstance(error, GpuoptError) else first_line(error)
+            _log.warning("no engine was written: %s", reason)
         else:
             _log.info("engine in %s", self.path)
 
@@ -93,8 +95,10 @@ class EngineExport(L.Callback):
                 "the validation images are no uint8 tensors, so nothing tells their size: give "
                 "image_size"
             )
+        # Not the module's: Lightning has put it back on the CPU when a fit ends.
+        device = trainer.strategy.root_device
         network = network_of(
-            _with_best_weights(trainer, module),
+            _with_best_weights(trainer, module).to(device),
             backbone=self._backbone,
             mean=self._mean,
             std=self._std,
@@ -102,10 +106,10 @@ class EngineExport(L.Callback):
         request = EngineRequest(
             size,
             _classes_of(network, size),
-            str(engine_precision(self._precision, module.device).value),
+            str(engine_precision(self._precision, device).value),
             self._optimal_batch_size,
             self._max_batch_size,
-            module.device,
+            device,
         )
         engine = str(choose_engine(self._engine, request, "auto").value)
         return export_engine(
@@ -205,7 +209,7 @@ def _proof_images(trainer: L.Trainer, count: int) -> ProofImages | None:
     loaders: Any = trainer.val_dataloaders
     images: list[Tensor] = []
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        for batch in loader or ():
+        for batch in () if loader is None else loader:
             found = _uint8_images(batch)
             if found is None:
                 break

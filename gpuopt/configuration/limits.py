@@ -33,7 +33,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.early_stopping.min_delta": _SHARE,
     "callbacks.early_stopping.patience": (1, 10_000),
     "callbacks.engine_export.max_batch_size": _COUNT,
+    "callbacks.engine_export.optimal_batch_size": _COUNT,
     "callbacks.tensorrt_export.max_batch_size": _COUNT,
+    "callbacks.tensorrt_export.optimal_batch_size": _COUNT,
     "callbacks.gpu_stats.interval_s": (0.05, 3600),
     "callbacks.moving_average.decay": (0.0, 0.999999),
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
@@ -100,6 +102,8 @@ RANGES: dict[str, tuple[float, float]] = {
 _IN_ORDER = (
     ("adaptive_batch_size", "initial", "maximum"),
     ("batch_size_finder", "minimum", "maximum"),
+    ("engine_export", "optimal_batch_size", "max_batch_size"),
+    ("tensorrt_export", "optimal_batch_size", "max_batch_size"),
 )
 # What validation logs, and whether more or less of it is better.
 _BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
@@ -139,6 +143,7 @@ _AUTO = (
     "num_workers",
 )
 _MOST_DEVICES = 1024
+_LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
@@ -204,6 +209,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
         _check_benchmark(config)
+    if "optimize" in config:
+        _check_engine(config)
     _check_policies(config.get("policies"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
@@ -269,6 +276,16 @@ def _check_benchmark(config: Mapping[str, Any]) -> None:
         raise InputError(f"optimal_batch_size={sizes[0]} is above max_batch_size={sizes[1]}")
     if config["run"] is not None and config["engine_path"] is not None:
         raise InputError("give run= or engine_path=, not both: an engine's file is timed alone")
+
+
+def _check_engine(config: Mapping[str, Any]) -> None:
+    """Refuse words about the engine of a prediction of which one would be ignored."""
+    engine, path = config["engine"], config["engine_path"]
+    if config["optimize"] and (engine != "auto" or path is not None):
+        other = f"engine={engine}" if engine != "auto" else f"engine_path={path}"
+        raise InputError(f"optimize=true looks for the best engine, and {other} names one: drop it")
+    if path is not None and engine in _LIVE_ENGINES:
+        raise InputError(f"engine={engine} is no file, and engine_path={path} is: give one of them")
 
 
 def _check_policies(policies: list[str] | None) -> None:

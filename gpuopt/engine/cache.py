@@ -135,7 +135,7 @@ class EngineCache:
                 other = json.loads(sidecar.read_text("utf-8"))["key"]
                 if all(other[name] == key[name] for name in ("engine", "network")):
                     changes.append(differing(key, other))
-            except (OSError, ValueError, KeyError, TypeError):
+            except (OSError, ValueError, KeyError, TypeError, RecursionError):
                 continue
         return "; ".join(sorted(changes, key=len)[0]) if changes else ""
 

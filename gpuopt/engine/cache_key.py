@@ -16,9 +16,9 @@ import torch
 
 from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
 
-__all__ = ["device_key", "differing", "engine_key", "weights_digest"]
+__all__ = ["device_key", "differing", "engine_key", "own_versions", "weights_digest"]
 
-_PACKAGES = ("gpuopt", "torch")
+_PACKAGES = ("gpuopt", "timm", "torch")
 
 
 def engine_key(backend: Backend, request: EngineRequest, network: TrainedNetwork) -> dict[str, str]:
@@ -43,7 +43,7 @@ def engine_key(backend: Backend, request: EngineRequest, network: TrainedNetwork
         "channels_last": str(network.uses_channels_last),
         "float32_matmul": torch.get_float32_matmul_precision(),
         **device_key(request.device),
-        **_own_versions(),
+        **own_versions(),
         **backend.versions(request.device),
     }
 
@@ -88,6 +88,19 @@ def differing(wanted: Mapping[str, str], present: Mapping[str, Any]) -> list[str
     return changes
 
 
+@functools.cache
+def own_versions() -> dict[str, str]:
+    """Name what every engine is made with, and digest the code that makes it."""
+    found = {}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:  # gpuopt itself, on a path without being installed
+            found[package] = "unknown"
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return {**found, "code": _digest(b"".join(path.read_bytes() for path in sources))}
+
+
 def _driver() -> str:
     import pynvml
 
@@ -97,18 +110,6 @@ def _driver() -> str:
     except pynvml.NVMLError:
         return "unknown"
     return found.decode() if isinstance(found, bytes) else str(found)
-
-
-@functools.cache
-def _own_versions() -> dict[str, str]:
-    found = {}
-    for package in _PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:  # gpuopt itself, on a path without being installed
-            found[package] = "unknown"
-    sources = sorted(Path(__file__).parent.glob("*.py"))
-    return {**found, "code": _digest(b"".join(path.read_bytes() for path in sources))}
 
 
 def _digest(content: bytes) -> str:

@@ -1,5 +1,6 @@
 """Write the engine of a trained network as a file, proved where there are images to prove it on."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,8 @@ from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.seal import Seal
-from gpuopt.engine.verification import Bounds, Verification, write_report
+from gpuopt.engine.served_model import require_layers
+from gpuopt.engine.verification import Bounds, Verification, report_path, write_report
 from gpuopt.errors import FaultError, InputError, TargetNotMetError
 
 __all__ = ["Exported", "choose_engine", "export_engine", "require_free"]
@@ -66,12 +68,22 @@ def choose_engine(engine: str, request: EngineRequest, provider: str) -> Choice:
 def require_free(path: Path, seal: Seal | None = None) -> None:
     """Refuse to overwrite anything but an engine that this user exported before.
 
+    A sidecar or a report is written beside the engine: without an engine of one's own between
+    them, files of those names are someone's, such as the results of a run.
+
     Raises:
         InputError: Names the file.
     """
     file = EngineFile(path, seal or Seal())
-    if path.exists() and file.objection() is not None:
-        raise InputError(f"output={path} exists and is no engine of yours: name another file")
+    if os.path.lexists(path):
+        if file.objection() is not None:
+            raise InputError(f"output={path} exists and is no engine of yours: name another file")
+        return
+    for beside in (file.sidecar, report_path(path)):
+        if os.path.lexists(beside):
+            raise InputError(
+                f"output={path} would overwrite {beside}, which is of no engine: name another file"
+            )
 
 
 def export_engine(
@@ -98,11 +110,13 @@ def export_engine(
         tell: Takes one line for each step.
 
     Raises:
-        InputError: When the engine is unavailable, or the file is someone else's.
+        InputError: When the engine is unavailable, the file is someone else's, or the network has
+            no such layer to keep in fp32.
         FaultError: When it cannot be built or written.
         TargetNotMetError: When no form of it answers as the network does.
     """
     require_free(output)
+    require_layers(network.backbone, request.fp32_layers)
     cache = EngineCache(cache_dir, tell=tell)
     made = ProvedEngines(network, cache, tell=tell, provider=provider)
     verification = None

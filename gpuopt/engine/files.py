@@ -18,11 +18,12 @@ from gpuopt.engine.cache_key import differing
 from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
 from gpuopt.engine.seal import Seal
 from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import atomic_write, sha256_of, write_json
+from gpuopt.storage import sha256_of, write_json
 
 __all__ = ["EngineFile"]
 
 _SCHEMA = 1
+_MOST_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,10 @@ class EngineFile:
     def content(self) -> dict[str, Any]:
         """Read the sidecar; empty when there is none or it is no sidecar."""
         try:
+            if self.sidecar.stat().st_size > _MOST_BYTES:
+                return {}
             content = json.loads(self.sidecar.read_text("utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
         is_right = isinstance(content, dict) and content.get("schema") == _SCHEMA
         return content if is_right and isinstance(content.get("key"), dict) else {}
@@ -137,13 +140,13 @@ class EngineFile:
             FaultError: When the folder cannot be written.
         """
         other.require()
-        staged = self.path.with_name(f".{self.path.name}.new")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with atomic_write(staged) as stream, other.path.open("rb") as content:
-                shutil.copyfileobj(content, stream)
-            self.vouch(staged, other.content()["key"], request)
-            staged.replace(self.path)
+            with tempfile.TemporaryDirectory(prefix=".engine.", dir=self.path.parent) as folder:
+                staged = Path(folder) / self.path.name
+                shutil.copyfile(other.path, staged)
+                self.vouch(staged, other.content()["key"], request)
+                staged.replace(self.path)
         except OSError as error:
             raise FaultError(
                 f"{self.path} cannot be written ({error.strerror}): free space, or name another "

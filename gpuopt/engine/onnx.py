@@ -2,6 +2,8 @@
 
 import contextlib
 import importlib.util
+import itertools
+import logging
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -13,10 +15,13 @@ from gpuopt.choice import Choice
 from gpuopt.engine.calls import require_images
 from gpuopt.engine.exporting import export_program, first_line, quiet
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
-from gpuopt.engine.providers import PROVIDERS, choose_provider
+from gpuopt.engine.providers import PROVIDERS, choose_provider, fallbacks
 from gpuopt.errors import FaultError, InputError
+from gpuopt.storage import default_cache_dir, sha256_of
 
 __all__ = ["Onnx"]
+
+_log = logging.getLogger(__name__)
 
 _MODULES = ("onnx", "onnxscript", "onnxruntime")
 _DISTRIBUTIONS = (
@@ -96,14 +101,26 @@ class Onnx:
 
     def load(self, request: EngineRequest, path: Path) -> Engine:
         """Open a session on the file; see `Backend`."""
+        choice = self.choice(request.device)
+        words = fallbacks(_available(), choice, self._provider)
+        for word, following in itertools.pairwise(words):
+            try:
+                return self._session(word, request, path)
+            except FaultError as error:
+                _log.warning("provider=%s: %s; provider=%s is tried", word, error, following)
+        return self._session(words[-1], request, path)
+
+    def _session(self, chosen: str, request: EngineRequest, path: Path) -> Engine:
+        """Open a session with one provider."""
         import onnxruntime
 
-        chosen = str(self.choice(request.device).value)
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3  # errors; the provider that is used is printed by commands
         if request.device.type == "cpu":
             options.intra_op_num_threads = self._threads or torch.get_num_threads()
         try:
+            if chosen.startswith("tensorrt"):  # which makes no parents of its folder
+                Path(_built_by(chosen, path)).mkdir(parents=True, exist_ok=True)
             if chosen == "tensorrt_rtx":
                 _append_rtx(options, request, path)
                 session = onnxruntime.InferenceSession(str(path), options)
@@ -112,6 +129,8 @@ class Onnx:
                 if chosen == "tensorrt":  # takes what TensorRT cannot
                     providers.append((PROVIDERS["cuda"], provider_options("cuda", request, path)))
                 session = onnxruntime.InferenceSession(str(path), options, providers)
+        except FaultError:
+            raise
         except Exception as error:  # a damaged file, or a provider whose libraries are missing
             raise FaultError(f"{path} cannot be loaded ({first_line(error)})") from error
         if PROVIDERS[chosen] not in session.get_providers():
@@ -173,7 +192,8 @@ def provider_options(word: str, request: EngineRequest, path: Path) -> dict[str,
     Args:
         word: A key of `PROVIDERS`.
         request: What the engine was asked to be.
-        path: The ONNX file; engines that a provider builds are kept beside it.
+        path: The ONNX file. Engines that a provider builds are kept in the user's cache folder,
+            by what the file holds: they have its weights, and its name may be that of another.
     """
     if word == "cpu":
         return {}
@@ -190,7 +210,7 @@ def provider_options(word: str, request: EngineRequest, path: Path) -> dict[str,
             "nv_profile_min_shapes": least,
             "nv_profile_opt_shapes": optimal,
             "nv_profile_max_shapes": most,
-            "nv_runtime_cache_path": str(path.with_suffix(".rtx_cache")),
+            "nv_runtime_cache_path": _built_by(word, path),
         }
     return {
         "device_id": index,
@@ -198,11 +218,16 @@ def provider_options(word: str, request: EngineRequest, path: Path) -> dict[str,
         "trt_profile_opt_shapes": optimal,
         "trt_profile_max_shapes": most,
         "trt_engine_cache_enable": "1",
-        "trt_engine_cache_path": str(path.with_suffix(".trt_cache")),
+        "trt_engine_cache_path": _built_by(word, path),
         # TensorRT 10 computes what the graph says in half precision only where it is allowed to.
         "trt_fp16_enable": "1" if request.precision == "fp16" else "0",
         "trt_bf16_enable": "1" if request.precision == "bf16" else "0",
     }
+
+
+def _built_by(word: str, path: Path) -> str:
+    """Name the folder of what a provider builds from a file."""
+    return str(default_cache_dir() / "engines" / f"{word}_{sha256_of(path)[:32]}")
 
 
 def _available() -> list[str]:

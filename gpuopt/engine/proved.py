@@ -8,17 +8,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from gpuopt.choice import Choice, Evidence
 from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.cache_key import device_key, engine_key, weights_digest
+from gpuopt.engine.cache_key import device_key, engine_key, own_versions, weights_digest
 from gpuopt.engine.fallback import ProofImages, VerifiedEngine, build_verified
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.verification import Bounds, Verification, read_report, write_report
-from gpuopt.errors import InputError
+from gpuopt.engine.verify import library_versions
+from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import write_json
 
 __all__ = ["ProvedEngines"]
@@ -168,13 +167,13 @@ class ProvedEngines:
             content = json.loads(self._memo(engines, request).read_text("utf-8"))
             name, precision = str(content["engine"]), str(content["precision"])
             layers = tuple(map(str, content["fp32_layers"]))
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return None
         accepted = replace(request, precision=precision, fp32_layers=layers)
         if name == "eager":
             reason = f"{', '.join(engines)}: rejected before, here and for these weights"
             return self.make(name, accepted), Choice("engine", name, "measured", reason)
-        with contextlib.suppress(InputError):  # a name from elsewhere
+        with contextlib.suppress(FaultError, InputError):  # it does not load, or is from elsewhere
             file = self.file(name, accepted)
             report = self._report(file)
             if file is not None and report is not None:
@@ -196,7 +195,11 @@ class ProvedEngines:
     def remember(
         self, engines: Sequence[str], request: EngineRequest, found: VerifiedEngine
     ) -> None:
-        """Keep the report and the choice; where they cannot be kept, the proof is done again."""
+        """Keep the report and the choice; where they cannot be kept, the proof is done again.
+
+        What failed on the way, such as for memory that others held, is no proof against an engine:
+        the choice is not kept then, and all is tried again the next time.
+        """
         file = self.file(found.engine.name, found.request)
         if file is None and found.engine.name != "eager":
             return  # it lives in this process, and is compiled and proved anew in the next one
@@ -209,17 +212,22 @@ class ProvedEngines:
         with contextlib.suppress(OSError):
             if file is not None:
                 write_report(file.path, found.verification)
-            write_json(self._memo(engines, request), content)
+            if not any(attempt.fault for attempt in found.attempts):
+                write_json(self._memo(engines, request), content)
 
     def _memo(self, engines: Sequence[str], request: EngineRequest) -> Path:
         """Name the file that says which engine was accepted for a request."""
+        asked = request.as_dict()
+        del asked["device"]  # an index; what the device is counts
+        backends = {name: file_backend(name, provider=self._provider) for name in engines}
         question: Mapping[str, Any] = {
             "engines": list(engines),
             "provider": self._provider,
             "weights": weights_digest(self._network),
-            "request": request.as_dict(),
+            "request": asked,
             **device_key(request.device),
-            "torch": torch.__version__,
+            "versions": {**library_versions(), **own_versions()},
+            "backends": {n: b.versions(request.device) for n, b in backends.items() if b},
         }
         digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
         return self._cache.folder / f"accepted_{digest[:16]}.json"

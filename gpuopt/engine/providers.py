@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 
-__all__ = ["PROVIDERS", "choose_provider"]
+__all__ = ["PROVIDERS", "RTX_CAPABILITIES", "choose_provider", "fallbacks"]
 
 # By the words of `provider=`, fastest first.
 PROVIDERS = {
@@ -16,7 +16,7 @@ PROVIDERS = {
 }
 # TensorRT for RTX is released for GeForce RTX 30, 40 and 50. On Turing it returned zeros without
 # a word and crashed in bf16 (pytorch/TensorRT#4643), and the data-centre cards have TensorRT.
-_RTX_CAPABILITIES = ((8, 6), (8, 9), (12, 0))
+RTX_CAPABILITIES = ((8, 6), (8, 9), (12, 0))
 _TENSORRT_FROM = (7, 5)
 
 
@@ -54,6 +54,23 @@ def choose_provider(
     return Choice("provider", chosen, "table", "; ".join(passed) or "installed, and the fastest")
 
 
+def fallbacks(available: Sequence[str], choice: Choice, requested: str = "auto") -> tuple[str, ...]:
+    """List the providers to try in turn: the chosen one and, where it was not asked for, CUDA.
+
+    TensorRT is listed as installed wherever ONNX Runtime is built with it; whether its libraries
+    are there shows when a session starts.
+
+    Args:
+        available: As for `choose_provider`.
+        choice: Its answer.
+        requested: What it was asked for.
+    """
+    chosen = str(choice.value)
+    may_fall_back = requested == "auto" and chosen not in ("cuda", "cpu")
+    next_one = ("cuda",) if may_fall_back and PROVIDERS["cuda"] in available else ()
+    return (chosen, *next_one)
+
+
 def _against(word: str, available: Sequence[str], capability: tuple[int, int] | None) -> str | None:
     """Say what speaks against a provider; None when nothing does."""
     if (word == "cpu") != (capability is None):
@@ -63,6 +80,6 @@ def _against(word: str, available: Sequence[str], capability: tuple[int, int] | 
     shown = ".".join(map(str, capability)) if capability else ""
     if word == "tensorrt" and capability is not None and capability < _TENSORRT_FROM:
         return f"not for SM {shown}"
-    if word == "tensorrt_rtx" and capability not in _RTX_CAPABILITIES:
+    if word == "tensorrt_rtx" and capability not in RTX_CAPABILITIES:
         return f"not for SM {shown}"
     return None

@@ -175,7 +175,7 @@ def fastest_verified(run: Path, surroundings: Surroundings) -> FastEngine | None
             for entry in content["engines"]
             if entry["is_verified"] is True
         ]
-    except (OSError, ValueError, KeyError, TypeError, StopIteration):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, StopIteration):
         return None
     return max(candidates, key=lambda engine: engine.samples_per_second, default=None)
 

@@ -48,7 +48,9 @@ class Seal:
             return False
         if len(key) != _KEY_BYTES:
             return False
-        return hmac.compare_digest(self._of(key, content), seal)
+        # As bytes: strings are compared only where they are ASCII, and the seal is anyone's.
+        own, given = self._of(key, content), seal.encode(errors="backslashreplace")
+        return hmac.compare_digest(own.encode(), given)
 
     def _of(self, key: bytes, content: Mapping[str, Any]) -> str:
         words = json.dumps(content, sort_keys=True).encode()

@@ -17,11 +17,11 @@ from torch.utils._pytree import tree_map
 
 from gpuopt.engine.folding import fold_batch_norms
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
-from gpuopt.errors import FaultError
+from gpuopt.errors import FaultError, InputError, nearest
 from gpuopt.recomputation import NONE
 from gpuopt.recomputation.apply import apply_checkpointing
 
-__all__ = ["DTYPES", "ServedModel", "example_images", "serve"]
+__all__ = ["DTYPES", "ServedModel", "example_images", "require_layers", "serve"]
 
 _log = logging.getLogger(__name__)
 
@@ -146,8 +146,10 @@ def serve(
         explicit_attention: See `ServedModel`.
 
     Raises:
+        InputError: When the network has no such layer to keep in fp32.
         FaultError: When the network does not run on images of the request's size.
     """
+    require_layers(network.backbone, request.fp32_layers)
     backbone = copy.deepcopy(network.backbone).cpu().float().eval()
     apply_checkpointing(backbone, NONE)  # recomputes for the backward pass, which there is not
     return ServedModel(
@@ -159,6 +161,18 @@ def serve(
         explicit_attention=explicit_attention,
         channels_last=network.uses_channels_last,
     ).to(request.device)
+
+
+def require_layers(backbone: nn.Module, prefixes: tuple[str, ...]) -> None:
+    """Refuse prefixes that no module of a network has.
+
+    Raises:
+        InputError: Names the first, and modules with a similar name.
+    """
+    known = [name for name, _ in backbone.named_modules() if name]
+    for prefix in prefixes:
+        if prefix not in known:
+            raise InputError(f"fp32_layers: no module is named {prefix}{nearest(prefix, known)}")
 
 
 def example_images(request: EngineRequest, count: int = 2) -> Tensor:

@@ -21,6 +21,7 @@ from gpuopt.engine.batch_profiles import BatchProfile, batch_profiles, fitted_ba
 from gpuopt.engine.calls import padded, require_images
 from gpuopt.engine.exporting import export_program, first_line
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
+from gpuopt.engine.providers import RTX_CAPABILITIES
 from gpuopt.errors import FaultError, InputError, one_line
 from gpuopt.storage import atomic_write
 
@@ -29,8 +30,6 @@ __all__ = ["TensorRT", "build_arguments", "load_arguments"]
 _RELEASE = "2.14"
 _INSTALL = "pip install 'gpuopt[tensorrt]'"
 _INPUT, _OUTPUT = "images", "logits"
-# Where TensorRT-RTX computes rightly: on older cards it was seen to return zeros without an error.
-_RTX_CAPABILITIES = ((8, 6), (8, 9), (12, 0))
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ class TensorRT:
                 f"written for {_RELEASE}: {_INSTALL}"
             )
         capability = torch.cuda.get_device_capability(device)
-        if library.ENABLED_FEATURES.tensorrt_rtx and capability not in _RTX_CAPABILITIES:
+        if library.ENABLED_FEATURES.tensorrt_rtx and capability not in RTX_CAPABILITIES:
             return (
                 f"TensorRT-RTX is installed, which is not for compute capability "
                 f"{capability[0]}.{capability[1]}: install torch-tensorrt with TensorRT, "

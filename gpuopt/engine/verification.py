@@ -196,7 +196,7 @@ def read_report(engine_file: Path) -> Verification | None:
         if content["schema"] != _SCHEMA or content["engine_sha256"] != sha256_of(engine_file):
             return None
         return _verification(content)
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
 
 

@@ -22,8 +22,9 @@ from gpuopt.engine.record import ENGINES, fastest_verified, surroundings_of
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
-from gpuopt.errors import FaultError, InputError
+from gpuopt.errors import FaultError, GpuoptError, InputError
 from gpuopt.model import Classifier
+from gpuopt.storage import sha256_of
 
 __all__ = [
     "EngineSettings",
@@ -90,15 +91,24 @@ class PredictionEngines:
     @property
     def identity(self) -> dict[str, Any]:
         """Name all that decides which engine is taken, in plain values."""
-        record = self._run / ENGINES
-        known = record.read_bytes() if record.is_file() else b""
+        records = hashlib.sha256()
+        for place in (places := self._recorded()):
+            records.update(sha256_of(place / ENGINES).encode())
+            records.update(place.name.encode())
+        file = Path(self._settings.path or "").expanduser()
         return {
             "engine": self._settings.engine,
             "engine_path": self._settings.path,
             "provider": self._settings.provider,
             "optimize": self._settings.optimize,
-            "engine_record": hashlib.sha256(known).hexdigest()[:16] if known else None,
+            "engine_file": sha256_of(file)[:16] if file.is_file() else None,
+            "engine_record": records.hexdigest()[:16] if places else None,
         }
+
+    def _recorded(self) -> list[Path]:
+        """List the folders of the run, of itself and of folds, that have a record of engines."""
+        places = (self._run, *sorted(self._run.glob("fold_*"))) if self._run.is_dir() else ()
+        return [place for place in places if (place / ENGINES).is_file()]
 
     def forward_of(self, model: Classifier) -> Callable[[Tensor], Tensor]:
         """Return what is called in place of a model on its device; the model itself for eager.
@@ -114,6 +124,11 @@ class PredictionEngines:
         proved = self._proved(network)
         if settings.path is not None:
             file = EngineFile(Path(settings.path).expanduser(), Seal())
+            if file.content() and settings.engine not in ("auto", file.engine):
+                raise InputError(
+                    f"engine={settings.engine}: {file.path} is one of {file.engine}; give "
+                    "engine_path= alone"
+                )
             engine, choice = proved.open_file(file, request, self._proof)
         elif settings.engine != "auto":
             engine, choice = proved.open((settings.engine,), request, self._proof)
@@ -151,8 +166,7 @@ class PredictionEngines:
 
         None means PyTorch, as it is the fastest, or as nothing else was measured and proved.
         """
-        places = (self._run, *sorted(self._run.glob("fold_*"))) if self._run.is_dir() else ()
-        records = [place for place in places if (place / ENGINES).is_file()]
+        records = self._recorded()
         here = surroundings_of(network, request.device, self._image_size) if records else None
         for place in records:
             best = fastest_verified(place, here) if here is not None else None
@@ -171,7 +185,7 @@ class PredictionEngines:
             proved = self._proved(network, Bounds(least_images=best.least_images))
             try:
                 engine, choice = proved.open((best.name,), wanted, self._proof)
-            except InputError as error:  # such as a package that is gone
+            except GpuoptError as error:  # such as a package that is gone, or no memory for it
                 self._tell(f"engine={best.name} is the fastest, but: {error}")
                 continue
             speed = f"{best.samples_per_second:.0f} images/s in {place / ENGINES}"

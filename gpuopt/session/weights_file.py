@@ -1,8 +1,9 @@
 """A file of weights of any origin as a trained network: .ckpt, .pth or .safetensors."""
 
 import json
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -58,28 +59,41 @@ def load_network(
         image_size: In pixels; None takes what the file says, else what timm says.
 
     Raises:
-        InputError: When the file is damaged, would run code, or does not fit the model.
+        InputError: When the file is damaged, would run code, does not fit the model, or says that
+            it is of another one than was given.
     """
     if path.suffix.lower() == ".safetensors":
         state, told = _read_safetensors(path)
     else:
         checkpoint = read_checkpoint(path)
         if "gpuopt" in checkpoint:
-            return _described(checkpoint, path, image_size)
+            return _described(checkpoint, path, model, num_classes, image_size)
         state, told = _state_of(checkpoint, path), {}
     name = model or told.get("model")
     if name is None:
         raise InputError(f"{path} does not name its model: give model=..., such as model=resnet50")
     classes = num_classes or _classes_of(state)
-    if classes is None:
+    if not classes:
         raise InputError(f"the head in {path} does not tell the number of classes: num_classes=N")
     return _built(str(name), classes, state, told, path, image_size)
 
 
-def _described(checkpoint: Mapping[str, Any], path: Path, image_size: int | None) -> LoadedNetwork:
+def _described(
+    checkpoint: Mapping[str, Any],
+    path: Path,
+    name: str | None,
+    num_classes: int | None,
+    image_size: int | None,
+) -> LoadedNetwork:
     model, description = load_described(checkpoint, str(path))
-    size = image_size or description.image_size
-    return LoadedNetwork(network_of(model), size, len(description.class_names), description)
+    classes = len(description.class_names)
+    # What follows a dot names pretrained weights, of which nothing is left.
+    if name is not None and name.split(".")[0] != description.model.split(".")[0]:
+        raise InputError(f"model={name}: {path} says itself that it is {description.model}")
+    if num_classes not in (None, classes):
+        raise InputError(f"num_classes={num_classes}: {path} says itself that it has {classes}")
+    description = replace(description, image_size=image_size or description.image_size)
+    return LoadedNetwork(network_of(model), description.image_size, classes, description)
 
 
 def _read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -111,7 +125,7 @@ def _state_of(checkpoint: Mapping[str, Any], path: Path) -> dict[str, Tensor]:
 
 def _classes_of(state: Mapping[str, Tensor]) -> int | None:
     heads = [state.get(f"{name}.weight") for name in _HEADS]
-    return next((len(head) for head in heads if head is not None), None)
+    return next((len(head) for head in heads if head is not None and head.ndim), None)
 
 
 def _built(
@@ -145,7 +159,11 @@ def _set_channels(model: Classifier, name: str, text: str, path: Path) -> None:
     """Take normalisation from the metadata, which is in the unit 0..1."""
     try:
         values = [255 * float(value) for value in json.loads(text)]
+        if not all(map(math.isfinite, values)) or (name == "std" and min(values) <= 0):
+            raise ValueError("no normalisation")
         buffer = model.get_buffer(name)
         buffer.copy_(buffer.new_tensor(values).view_as(buffer))
-    except (ValueError, TypeError, RuntimeError) as error:
-        raise InputError(f"{path}: its metadata has no three numbers for {name}") from error
+    except (ValueError, TypeError, RuntimeError, OverflowError) as error:
+        raise InputError(
+            f"{path}: its metadata has no three numbers for {name} that can normalise images"
+        ) from error

@@ -5,7 +5,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 
 from gpuopt.callbacks import EngineExport, TensorRTExport
 from gpuopt.callbacks import engine_export as module
@@ -117,6 +117,53 @@ def test_a_failure_does_not_spoil_the_training(tmp_path, caplog, monkeypatch):
         fit(callback, tmp_path)
     assert "no engine was written: the compiler gave up" in caplog.text
     assert callback.path is None
+
+
+def test_no_error_at_all_spoils_the_training(tmp_path, caplog, monkeypatch):
+    def fail(*args, **options):
+        raise RuntimeError("no such operator\nand a long report")
+
+    monkeypatch.setattr(module, "export_engine", fail)
+    with caplog.at_level(logging.WARNING):
+        fit(EngineExport(engine="onnx", **OPTIONS), tmp_path)
+    assert "no engine was written: RuntimeError: no such operator" in caplog.text
+    assert "long report" not in caplog.text
+
+
+def test_the_engine_is_for_the_device_of_the_training(exports, tmp_path, monkeypatch):
+    class Elsewhere(L.Callback):
+        def on_fit_end(self, trainer, pl_module):
+            trainer.strategy._root_device = torch.device("meta")  # there is no GPU to train on
+
+    monkeypatch.setattr(
+        module, "choose_engine", lambda engine, request, provider: SimpleNamespace(value="onnx")
+    )
+    trainer = L.Trainer(
+        max_epochs=1,
+        accelerator="cpu",
+        logger=False,
+        default_root_dir=tmp_path,
+        callbacks=[Elsewhere(), EngineExport(**OPTIONS)],
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+    data = pairs(600)
+    trainer.fit(Plain(), DataLoader(data[:8], batch_size=4), DataLoader(data, batch_size=50))
+    (found,) = exports
+    assert found.request.device == torch.device("meta")
+    assert {p.device.type for p in found.network.backbone.parameters()} == {"meta"}
+
+
+def test_images_of_a_stream_prove_an_engine():
+    class Stream(IterableDataset):
+        def __iter__(self):
+            return iter(pairs(6))
+
+    trainer = SimpleNamespace(
+        datamodule=None, val_dataloaders=[None, DataLoader(Stream(), batch_size=4)]
+    )
+    assert len(module._proof_images(trainer, 5).images) == 5
 
 
 def test_a_try_of_one_batch_writes_nothing(exports, tmp_path):

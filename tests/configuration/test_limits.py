@@ -138,6 +138,8 @@ def test_both_ends_of_a_range_are_accepted_and_what_lies_beyond_is_not(key, comp
     low, high = ends_of(key)
     if key == "fold":  # is one of several
         composed = [{**settings, "folds": 20} for settings in composed]
+    if key.endswith("_export.optimal_batch_size"):  # is at most the largest
+        composed = [with_value(composed, key.replace("optimal", "max"), high)]
     for value in (low, high):
         check_config(with_value(composed, key, value))
     beyond = (low - 1, high * 2 + 1, math.nan, math.inf, -math.inf, 10**40)
@@ -203,6 +205,33 @@ def test_the_least_is_not_above_the_most(name, low, settings):
     node[low] = 6
     with pytest.raises(InputError, match=rf"^callbacks\.{name}\.{low}=6 is above .*maximum=5"):
         check_config(settings)
+
+
+@pytest.mark.parametrize("name", ["engine_export", "tensorrt_export"])
+def test_an_engine_is_not_tuned_for_more_images_than_it_takes(name, settings):
+    node = settings["callbacks"][name]
+    node |= {"optimal_batch_size": 5, "max_batch_size": 5}
+    check_config(settings)
+    node["optimal_batch_size"] = 6
+    with pytest.raises(InputError, match=rf"^callbacks\.{name}\.optimal_batch_size=6 is above"):
+        check_config(settings)
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ({"optimize": True, "engine": "onnx"}, "^optimize=true .* and engine=onnx names one"),
+        ({"optimize": True, "engine_path": "x"}, "^optimize=true .* and engine_path=x names one"),
+        ({"engine": "eager", "engine_path": "x"}, "^engine=eager is no file"),
+        ({"engine": "compiled", "engine_path": "x"}, "^engine=compiled is no file"),
+    ],
+)
+def test_words_about_an_engine_do_not_contradict_each_other(words, reason, composed):
+    base = next(settings for settings in composed if "optimize" in settings)
+    for key, value in words.items():
+        check_config({**base, key: value})
+    with pytest.raises(InputError, match=reason):
+        check_config({**base, **words})
 
 
 @pytest.mark.parametrize(

@@ -107,6 +107,22 @@ def foreign(path):
     file.vouch(path, file.content()["key"], request())
 
 
+def sealed_with(word):
+    """Write a seal that no program of gpuopt writes."""
+
+    def harm(path):
+        sidecar = path.with_name(f"{path.name}.json")
+        sidecar.write_text(json.dumps({**json.loads(sidecar.read_text()), "seal": word}))
+
+    return harm
+
+
+def padded(path):
+    """Make a sidecar that would fill memory."""
+    sidecar = path.with_name(f"{path.name}.json")
+    sidecar.write_text(" " * 2**21 + sidecar.read_text())
+
+
 def edited(path):
     sidecar = path.with_name(f"{path.name}.json")
     content = json.loads(sidecar.read_text())
@@ -121,6 +137,10 @@ def edited(path):
         (lambda path: path.write_bytes(b""), "its content is not what was built"),
         (foreign, "not built by this user"),
         (edited, "not built by this user"),
+        (sealed_with("s\u00e9al"), "not built by this user"),
+        (sealed_with("\ud800"), "not built by this user"),
+        (lambda path: path.with_name("engine.bin.json").write_text("[" * 10**5), "or damaged"),
+        (padded, "missing or damaged"),
         (lambda path: path.with_name("engine.bin.json").unlink(), "missing or damaged"),
         (lambda path: path.with_name("engine.bin.json").write_text("[]"), "missing or damaged"),
         (lambda path: path.with_name("engine.bin.json").write_bytes(b"\xff"), "missing or damaged"),

@@ -1,4 +1,5 @@
 import copy
+from importlib.metadata import version
 from types import SimpleNamespace
 
 import pytest
@@ -75,6 +76,11 @@ def test_libraries_and_arithmetic_count():
     finally:
         torch.set_float32_matmul_precision(before)
     assert line.startswith("float32_matmul was ")
+
+
+def test_the_code_of_the_network_counts():
+    key = engine_key(Backend(), request(), small())
+    assert (key["timm"], key["torch"]) == (version("timm"), version("torch"))
 
 
 def test_a_gpu_is_its_name_capability_memory_and_driver(monkeypatch):

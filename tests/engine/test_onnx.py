@@ -1,11 +1,14 @@
 import importlib.util
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
+from gpuopt.engine import onnx as module
 from gpuopt.engine.onnx import Onnx, _OnnxEngine, provider_options
+from gpuopt.engine.providers import PROVIDERS
 from gpuopt.errors import FaultError, InputError
 from tests.engine.conftest import CPU, expected, pictures, request, small, trained
 
@@ -117,6 +120,7 @@ def test_running_out_of_memory_is_pytorchs_error():
 def test_providers_get_both_profiles_and_the_precision_of_the_graph(tmp_path):
     asked = request("fp16", most=64, optimal=32)
     path = tmp_path / "engine.onnx"
+    path.write_bytes(b"graph")
     assert provider_options("cpu", asked, path) == {}
     options = provider_options("tensorrt", asked, path)
     assert options["trt_profile_min_shapes"] == "images:1x3x32x32"
@@ -133,6 +137,62 @@ def test_providers_get_both_profiles_and_the_precision_of_the_graph(tmp_path):
             assert provider_options("cuda", asked, path)["use_tf32"] == expected_word
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def test_what_a_provider_builds_is_kept_by_the_content_of_the_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "default_cache_dir", lambda: tmp_path / "cache")
+    path = tmp_path / "engine.onnx"
+
+    def places():
+        tensorrt = provider_options("tensorrt", request(), path)["trt_engine_cache_path"]
+        return tensorrt, provider_options("tensorrt_rtx", request(), path)["nv_runtime_cache_path"]
+
+    path.write_bytes(b"weights")
+    first = places()
+    path.write_bytes(b"others!")
+    assert len({*first, *places()}) == 4
+    path.rename(path.with_name("moved.onnx"))
+    path = path.with_name("moved.onnx")
+    path.write_bytes(b"weights")
+    assert places() == first
+    assert all(place.startswith(str(tmp_path / "cache" / "engines")) for place in first)
+
+
+@pytest.fixture
+def gpu(monkeypatch, tmp_path):
+    """A GPU where ONNX Runtime was built with TensorRT, whose libraries are not there."""
+    import onnxruntime
+
+    asked = []
+
+    class Session:
+        def __init__(self, path, options, providers):
+            asked.append([name for name, _ in providers])
+
+        def get_providers(self):
+            started = [name for name in asked[-1] if name in works]
+            return [*started, PROVIDERS["cpu"]]
+
+    works = {PROVIDERS["cuda"]}
+    monkeypatch.setattr(module, "default_cache_dir", lambda: tmp_path / "cache")
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(module, "_available", lambda: list(PROVIDERS.values()))
+    monkeypatch.setattr(onnxruntime, "InferenceSession", Session)
+    (tmp_path / "engine.onnx").write_bytes(b"graph")
+    return SimpleNamespace(asked=asked, works=works, path=tmp_path / "engine.onnx")
+
+
+def test_without_the_libraries_of_tensorrt_auto_takes_cuda_and_says_why(gpu, caplog):
+    asked = replace(request(), device=torch.device("cuda"))
+    assert Onnx().load(asked, gpu.path).provider == "cuda"
+    assert gpu.asked == [[PROVIDERS["tensorrt"], PROVIDERS["cuda"]], [PROVIDERS["cuda"]]]
+    assert "provider=tensorrt: ONNX Runtime could not start" in caplog.text
+    assert "provider=cuda is tried" in caplog.text
+    with pytest.raises(FaultError, match="could not start TensorrtExecutionProvider"):
+        Onnx("tensorrt").load(asked, gpu.path)
+    gpu.works.clear()
+    with pytest.raises(FaultError, match="could not start CUDAExecutionProvider"):
+        Onnx().load(asked, gpu.path)
 
 
 def test_on_a_gpu_images_and_logits_stay_where_they_are(monkeypatch):

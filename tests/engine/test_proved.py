@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.verification import Bounds, read_report
-from gpuopt.errors import InputError, TargetNotMetError
+from gpuopt.errors import FaultError, InputError, TargetNotMetError
 from tests.engine.conftest import pictures, request, small
 
 BOUNDS = Bounds(least_images=20)
@@ -127,6 +129,50 @@ def test_an_engine_that_is_wrong_is_not_used(engines, fake, lines):
     assert "rejected before" in second.reason
 
 
+def test_a_fault_is_no_rejection_and_is_tried_again(engines, fake, monkeypatch):
+    def fail(asked, network, path):
+        raise OSError("g++ was killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(fake, "build", fail)
+        assert engines.open(("onnx",), request(), proof)[0].name == "eager"
+    assert engines.open(("onnx",), request(), proof)[0].name == "onnx"
+
+
+@pytest.mark.parametrize("what", ["library_versions", "own_versions"])
+def test_other_libraries_or_other_code_are_tried_anew(engines, fake, monkeypatch, what):
+    fake.error = 5.0
+    engines.open(("onnx",), request(), proof)
+    engines.open(("onnx",), request(), never)
+    monkeypatch.setattr(module, what, lambda: {"timm": "0.1", "code": "other"})
+    with pytest.raises(AssertionError, match="nothing had to be proved"):
+        engines.open(("onnx",), request(), never)
+
+
+def test_a_new_version_of_the_engines_library_is_tried(engines, fake):
+    fake.error = 5.0
+    engines.open(("onnx",), request(), proof)
+    fake.versions = lambda device: {"onnxruntime": "99"}
+    with pytest.raises(AssertionError, match="nothing had to be proved"):
+        engines.open(("onnx",), request(), never)
+
+
+def test_the_number_of_a_device_is_not_part_of_what_was_proved(engines, fake):
+    engines.open(("onnx",), request(), proof)
+    numbered = replace(request(), device=torch.device("cpu:0"))
+    assert engines.open(("onnx",), numbered, never)[0].name == "onnx"
+
+
+def test_an_engine_that_does_not_load_any_more_is_proved_anew(engines, fake, lines):
+    def fail(asked, path):
+        raise FaultError("no memory")
+
+    engines.open(("onnx",), request(), proof)
+    fake.load = fail
+    assert engines.open(("onnx",), request(), proof)[0].name == "eager"
+    assert "onnx fp32 fails: no memory" in lines
+
+
 def test_one_engine_that_is_unavailable_is_refused_and_one_of_several_passed(engines, fake):
     fake.unavailable = lambda device: "pip install it"
     with pytest.raises(InputError, match="pip install it"):
@@ -212,6 +258,37 @@ def test_nothing_of_others_is_overwritten_and_ones_own_export_is(tmp_path, fake)
     place.unlink()
     exported(tmp_path, fake, images=None)
     exported(tmp_path, fake, asked=request(most=8), images=None)
+
+
+@pytest.mark.parametrize("name", ["model.onnx.json", "model.onnx.verification.json"])
+def test_what_would_lie_beside_an_engine_is_not_overwritten(tmp_path, fake, name):
+    beside = tmp_path / "out" / name
+    beside.parent.mkdir()
+    beside.write_text("results")
+    with pytest.raises(InputError, match=f"would overwrite .*{name}"):
+        exported(tmp_path, fake, images=None)
+    assert beside.read_text() == "results"
+    assert fake.built == []
+
+
+def test_layers_that_the_network_does_not_have_are_refused_before_anything_is_built(tmp_path, fake):
+    asked = request("fp16", fp32_layers=("heads",))
+    with pytest.raises(InputError, match=r"no module is named heads.*head"):
+        exported(tmp_path, fake, asked, images=never)
+    assert fake.built == []
+
+
+def test_an_export_leaves_hidden_files_alone(tmp_path, fake):
+    hidden = tmp_path / "out" / ".model.onnx.new"
+    hidden.parent.mkdir()
+    hidden.write_text("mine")
+    exported(tmp_path, fake, images=None)
+    assert hidden.read_text() == "mine"
+    assert sorted(path.name for path in hidden.parent.iterdir()) == [
+        ".model.onnx.new",
+        "model.onnx",
+        "model.onnx.json",
+    ]
 
 
 def test_an_engine_that_is_wrong_in_all_its_forms_is_not_written(tmp_path, fake):

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from gpuopt.engine.served_model import ServedModel, _attention, _is_norm, example_images, serve
-from gpuopt.errors import FaultError
+from gpuopt.errors import FaultError, InputError
 from gpuopt.recomputation.apply import apply_checkpointing
 from tests.engine.conftest import expected, pictures, request, small, trained
 
@@ -67,8 +67,13 @@ def test_named_layers_stay_in_fp32_with_all_that_is_in_them():
 
 
 def test_a_prefix_is_a_whole_name():
-    model = serve(trained("test_vit"), request("fp16", fp32_layers=("blocks.0.mlp.fc",)))
-    assert model.backbone.get_submodule("blocks.0.mlp.fc1").weight.dtype == torch.float16
+    network = trained("test_vit")
+    model = serve(network, request("fp16", fp32_layers=("blocks.0.mlp.fc1",)))
+    assert model.backbone.get_submodule("blocks.0.mlp.fc1").weight.dtype == torch.float32
+    assert model.backbone.get_submodule("blocks.0.mlp.fc2").weight.dtype == torch.float16
+    for precision in ("fp16", "fp32"):
+        with pytest.raises(InputError, match=r"no module is named blocks.0.mlp.fc\b.*mlp.fc1"):
+            serve(network, request(precision, fp32_layers=("blocks.0.mlp.fc",)))
 
 
 class Soft(nn.Module):

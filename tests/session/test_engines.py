@@ -9,7 +9,7 @@ from gpuopt.choice import Choice
 from gpuopt.data import Digits
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.record import ENGINES, FastEngine
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
 from gpuopt.model import Classifier
 from gpuopt.session import engines as module
 from gpuopt.session.engines import EngineSettings, PredictionEngines, proof_images
@@ -34,6 +34,8 @@ def opened(monkeypatch):
         def open(self, names, request, proof):
             if "tensorrt" in names:
                 raise InputError("engine=tensorrt needs torch-tensorrt")
+            if "aot_inductor" in names:
+                raise FaultError("the package cannot be loaded")
             calls.append((names, request))
             engine = SimpleNamespace(
                 name=names[0],
@@ -95,9 +97,18 @@ def test_a_named_engine_is_made_for_the_batch(model, opened, tmp_path):
     assert (request.optimal_batch_size, request.max_batch_size) == (8, 8)
 
 
-def test_a_file_is_opened_even_where_eager_is_the_engine(model, opened, tmp_path):
-    engines(tmp_path, engine="eager", path="my.onnx").forward_of(model)
-    assert opened[0][0] == "my.onnx"
+def test_a_file_is_opened_and_one_of_another_kind_than_asked_for_refused(
+    model, opened, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(module.EngineFile, "content", lambda file: {"key": {"engine": "onnx"}})
+    for engine in ("auto", "onnx"):
+        engines(tmp_path, engine=engine, path="my.onnx").forward_of(model)
+        assert opened.pop(0)[0] == "my.onnx"
+        opened.clear()
+    for engine in ("eager", "aot_inductor"):
+        with pytest.raises(InputError, match=f"engine={engine}: my.onnx is one of onnx"):
+            engines(tmp_path, engine=engine, path="my.onnx").forward_of(model)
+    assert opened == []
 
 
 def test_auto_without_a_record_is_the_model_and_says_what_measures(model, opened, tmp_path):
@@ -129,6 +140,7 @@ def test_auto_takes_the_fastest_that_was_proved(model, opened, tmp_path, monkeyp
         (FastEngine("eager", "fp32", (), 8, 8, 9.0, 500), "auto"),
         (FastEngine("onnx", "fp16", (), 8, 8, 9.0, 500), "bf16"),
         (FastEngine("tensorrt", "fp32", (), 8, 8, 9.0, 500), "auto"),
+        (FastEngine("aot_inductor", "fp32", (), 8, 8, 9.0, 500), "auto"),
     ],
 )
 def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
@@ -140,6 +152,8 @@ def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
     assert opened == []
     if best is not None and best.name == "tensorrt":
         assert "engine=tensorrt is the fastest, but: engine=tensorrt needs" in lines[0]
+    if best is not None and best.name == "aot_inductor":
+        assert "is the fastest, but: the package cannot be loaded" in lines[0]
 
 
 def test_optimize_tries_all_that_are_installed(model, opened, tmp_path, monkeypatch):
@@ -157,9 +171,22 @@ def test_what_decides_about_the_engine_is_part_of_a_prediction(tmp_path):
         {"optimize": True},
     ):
         assert engines(tmp_path, **change).identity != base
-    (tmp_path / ENGINES).write_text("{}")
-    assert engines(tmp_path).identity != base
     assert engines(tmp_path / "model.ckpt").identity == base
+    seen = [base]
+    for place in (tmp_path, tmp_path / "fold_0", tmp_path / "fold_1"):
+        place.mkdir(exist_ok=True)
+        (place / ENGINES).write_text("{}")
+        assert engines(tmp_path).identity not in seen
+        seen.append(engines(tmp_path).identity)
+
+
+def test_the_content_of_an_engines_file_is_part_of_a_prediction(tmp_path):
+    path = tmp_path / "my.onnx"
+    found = []
+    for content in ("one", "two"):
+        path.write_text(content)
+        found.append(engines(tmp_path, path=str(path)).identity)
+    assert found[0] != found[1]
 
 
 def digits(tmp_path):

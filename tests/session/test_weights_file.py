@@ -1,4 +1,5 @@
 import json
+import math
 
 import pytest
 import timm
@@ -33,7 +34,14 @@ def test_a_checkpoint_of_gpuopt_says_all_itself(model, tmp_path):
     assert (found.image_size, found.num_classes, found.network.name) == (48, 7, "test_resnet")
     assert found.network.mean == (100.0,) * 3
     assert found.description.class_names == tuple(names)
-    assert load_network(tmp_path / "best.ckpt", image_size=64).image_size == 64
+    larger = load_network(tmp_path / "best.ckpt", image_size=64)
+    assert larger.image_size == larger.description.image_size == 64
+    same_again = {"model": "test_resnet.r160_in1k", "num_classes": 7}
+    assert same(load_network(tmp_path / "best.ckpt", **same_again), model)
+    for wrong in ({"model": "test_vit"}, {"num_classes": 8}):
+        ((key, value),) = wrong.items()
+        with pytest.raises(InputError, match=f"{key}={value}: .*says itself"):
+            load_network(tmp_path / "best.ckpt", **wrong)
 
 
 def test_safetensors_of_gpuopt_name_their_model(model, tmp_path):
@@ -77,10 +85,12 @@ def test_what_is_no_file_of_weights_is_refused(tmp_path):
     (tmp_path / "w.safetensors").write_text("no weights")
     torch.save({"state_dict": {}}, tmp_path / "empty.pth")
     torch.save({"x": torch.ones(2)}, tmp_path / "odd.pth")
+    torch.save({"head.weight": torch.tensor(1.0)}, tmp_path / "scalar.pth")
     for name, reason in {
         "w.safetensors": "no file of weights, or damaged",
         "empty.pth": "holds no weights",
         "odd.pth": "num_classes=N",
+        "scalar.pth": "num_classes=N",
     }.items():
         with pytest.raises(InputError, match=reason):
             load_network(tmp_path / name, model="test_resnet")
@@ -98,10 +108,21 @@ def test_a_file_that_would_run_code_is_refused(tmp_path):
         load_network(tmp_path / "w.pth", model="test_resnet")
 
 
-def test_wrong_metadata_is_one_line(model, tmp_path):
+@pytest.mark.parametrize(
+    ("key", "values"),
+    [
+        ("mean", [1, "x", 3]),
+        ("mean", [0.5, math.nan, 0.5]),
+        ("mean", [10**400, 0, 0]),
+        ("std", [0.2, 0.0, 0.2]),
+        ("std", [0.2, math.inf, 0.2]),
+        ("std", []),
+    ],
+)
+def test_wrong_metadata_is_one_line(model, tmp_path, key, values):
     path = tmp_path / "w.safetensors"
-    metadata = {"model": "test_resnet", "mean": json.dumps([1, "x", 3])}
+    metadata = {"model": "test_resnet", key: json.dumps(values)}
     state = {name: value.contiguous() for name, value in model.backbone.state_dict().items()}
     save_file(state, path, metadata)
-    with pytest.raises(InputError, match="no three numbers for mean"):
+    with pytest.raises(InputError, match=f"no three numbers for {key}"):
         load_network(path)
