@@ -96,7 +96,7 @@ def test_commands_run(line, home, warm):
     command, settings = words[1], words[2:]
     if command in ("check", "config", "find_batch_size"):
         _run([command, *settings], home, warm)
-    elif command == "predict":
+    elif command in ("export", "predict", "recommend_tta"):
         _run([command, *settings, "gpu=cpu"], home, warm)
     elif "resume=true" in settings:
         options = ["data=digits", *SMALL, "seed=5", "tta=none"]

@@ -102,6 +102,10 @@ def test_its_name_follows_the_source_of_the_classes(tmp_path, monkeypatch):
 
 
 def test_a_precision_that_pytorch_cannot_name_is_a_reason(monkeypatch):
+    def mixed():  # as PyTorch says where torch.backends.cuda.matmul.fp32_precision was set
+        raise RuntimeError("PyTorch is checking whether allow_tf32_new is enabled for cuBlas")
+
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", mixed)
     before = torch.backends.cuda.matmul.fp32_precision
     torch.backends.cuda.matmul.fp32_precision = "tf32"
     try:
