@@ -13,6 +13,7 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.predict_engine import open_data
 from gpuopt.schema import CONF_DIR, BenchmarkConfig, to_benchmark_config
 from gpuopt.trained_run import data_of_run, find_run, folds_of
 
@@ -123,21 +124,11 @@ def _data(
 def _open_source(
     node: dict[str, Any], split: dict[str, Any] | None, image_size: int, cache_dir: str | None
 ) -> Any:
-    from gpuopt.build import build
     from gpuopt.session.prediction import source_of
 
     if split is None and (found := source_of(node)) is not None:
         return found
-    return build(
-        node,
-        "data",
-        image_size=image_size,
-        micro_batch_size=1,
-        global_batch_size=1,
-        num_workers=0,
-        **(split or {"seed": 0}),
-        cache_dir=cache_dir,
-    )
+    return open_data(node, split or {"seed": 0}, image_size, cache_dir)
 
 
 def _say(line: str) -> None:

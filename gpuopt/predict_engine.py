@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # importing these takes seconds
     from gpuopt.session.engines import PredictionEngines
     from gpuopt.session.ensemble import Ensemble
 
-__all__ = ["open_run_data", "prediction_engines", "unlabelled_images"]
+__all__ = ["open_data", "open_run_data", "prediction_engines", "unlabelled_images"]
 
 
 def prediction_engines(
@@ -77,9 +77,26 @@ def open_run_data(place: Path, image_size: int, cache_dir: str | None) -> Any:
     Raises:
         InputError: When the folder's configuration is damaged or its data cannot be opened.
     """
+    node, split = data_of_run(place)
+    return open_data(node, split, image_size, cache_dir)
+
+
+def open_data(
+    node: dict[str, Any], split: dict[str, Any], image_size: int, cache_dir: str | None
+) -> Any:
+    """Build a data module that is read for its images alone, not set up yet.
+
+    Args:
+        node: Its settings.
+        split: What decides which images validate.
+        image_size: Side in pixels.
+        cache_dir: Folder of decoded images; None means the user's cache folder.
+
+    Raises:
+        InputError: When it cannot be opened.
+    """
     from gpuopt.build import build
 
-    node, split = data_of_run(place)
     return build(
         node,
         "data",

@@ -122,8 +122,9 @@ def _fold(convolution: nn.Module, norm: nn.Module) -> bool:
     if not (isinstance(norm.running_mean, Tensor) and isinstance(norm.running_var, Tensor)):
         return False
     assert isinstance(weight, Tensor)  # a convolution's
+    assert isinstance(norm.eps, float)  # a norm's
     # In fp64: the folded network is the reference of everything that is made from it.
-    scale = (norm.running_var.double() + float(norm.eps)).rsqrt()  # type: ignore[arg-type]  # a module's attribute
+    scale = (norm.running_var.double() + norm.eps).rsqrt()
     if isinstance(norm.weight, Tensor):
         scale = scale * norm.weight.double()
     shift = -norm.running_mean.double() * scale

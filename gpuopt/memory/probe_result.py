@@ -5,8 +5,8 @@ from typing import Any
 
 __all__ = ["ProbeResult", "most_live_bytes"]
 
-# Share of the device that the tensors of a step may take, however small the headroom. Networks on
-# emulated cards of 6 to 24 GiB began to fail where their tensors took 97 to 100 % of it.
+# Share of the device that the tensors of a step may take, however small the headroom. On emulated
+# cards of 6 to 24 GiB, networks failed from where their predicted tensors took 98 to 102 % of it.
 _MOST_LIVE = 0.95
 
 

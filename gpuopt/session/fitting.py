@@ -202,8 +202,10 @@ def _take_signals_from(trainer: L.Trainer) -> None:
     Lightning sends a broadcast from inside its handler, which deadlocks, and with several ranks
     asks all of them before each batch, which makes a GPU wait.
     """
-    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
-    trainer.fit_loop.epoch_loop._broadcast_sigterm_tensor = lambda: None  # type: ignore[method-assign]
+    connector: Any = trainer._signal_connector  # methods of one object are replaced, not typed so
+    epoch_loop: Any = trainer.fit_loop.epoch_loop
+    connector.register_signal_handlers = lambda: None
+    epoch_loop._broadcast_sigterm_tensor = lambda: None
 
 
 def _report_batch(folder: Path, data: ImageDataModule, step: int, batch: Any) -> None:

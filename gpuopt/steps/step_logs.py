@@ -46,15 +46,16 @@ def recorded_logs(module: L.LightningModule) -> Iterator[list[LogCall]]:
         value = value.detach() if isinstance(value, Tensor) else value
         calls.append(LogCall(name, value, arguments, options, of_batch))
 
+    logging: Any = module  # whose method is replaced for a while
     own = vars(module).get("log")
-    module.log = log  # type: ignore[method-assign]
+    logging.log = log
     try:
         yield calls
     finally:
         if own is None:
-            del module.log
+            del logging.log
         else:
-            module.log = own  # type: ignore[method-assign]
+            logging.log = own
 
 
 def replay(module: L.LightningModule, calls: Sequence[LogCall], hook: str) -> None:

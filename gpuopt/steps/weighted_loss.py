@@ -21,7 +21,8 @@ def ignores_some(parts: Iterable[nn.Module], batch: Any) -> bool:
 
     Labels are tensors of int64, as the losses want them. Waits for the device.
     """
-    ignored = {int(part.ignore_index) for part in parts if _is_mean(part)}  # type: ignore[arg-type]
+    found: list[Any] = [part for part in parts if _is_mean(part)]  # losses, which have the index
+    ignored = {int(part.ignore_index) for part in found}
     labels = [t for t in tensors_of(batch) if t.dtype == torch.int64] if ignored else []
     return any(bool((tensor == index).any()) for tensor in labels for index in ignored)
 
