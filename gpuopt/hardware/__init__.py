@@ -4,7 +4,7 @@ from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
 from gpuopt.hardware.catalogue import load_catalogue, recognise
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
-from gpuopt.hardware.device import Device, DeviceReading, NullDevice
+from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
 from gpuopt.hardware.host_capacity import host_memory_bytes
 from gpuopt.hardware.host_memory import keep_freed_memory
@@ -27,6 +27,7 @@ __all__ = [
     "PRECISIONS",
     "AbsentGpu",
     "Device",
+    "DeviceProcess",
     "DeviceReading",
     "DriverDevice",
     "Gpu",
