@@ -16,7 +16,6 @@ from benchmarks.step_setting import synchronizer
 
 __all__ = ["DeviceRate", "device_rate", "device_rate_in_new_process"]
 
-_WARM_UP = 2
 _LEAST_CALLS = 3
 
 
@@ -29,7 +28,7 @@ class DeviceRate:
         forwards_per_second: Images through one model.
         batch_size: Images at a time.
         chunk_size: Images per forward.
-        batch_s: Duration of each timed batch, those of one pass after the other.
+        batch_s: Duration of each timed batch, with the models of one pass.
     """
 
     images_per_second: float
@@ -79,19 +78,16 @@ def device_rate(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     views, paths = run.config.tta.parsed_views(), run.ensemble.paths
-    groups = run.plan.groups(len(paths))
-    passes_s = []
     with run.setup.applied(), torch.inference_mode():
         on_device = images.to(run.device)
-        for group in groups:
-            predictor = run.predictor([paths[number] for number in group], views)
-            predict = partial(predictor.of_each_model, on_device)
-            share_s = seconds / len(groups)
-            passes_s.append(_time_calls(predict, share_s, synchronizer(run.setup.device), clock))
-    rate = count / sum(map(statistics.fmean, passes_s))
+        # One model in the place of all: they are alike, and loading them would take longer.
+        together = run.plan.models_per_pass
+        predictor = run.predictor(paths[0], together, views)
+        predict = partial(predictor.of_each_model, on_device)
+        batch_s = _time_calls(predict, seconds, synchronizer(run.setup.device), clock)
+    rate = count / statistics.fmean(batch_s) * together / len(paths)
     forwards = rate * len(views) * len(paths)
-    batches_s = tuple(time_s for times in passes_s for time_s in times)
-    return DeviceRate(rate, forwards, count, run.plan.chunk_size, batches_s)
+    return DeviceRate(rate, forwards, count, run.plan.chunk_size, tuple(batch_s))
 
 
 def _time_calls(
@@ -100,8 +96,7 @@ def _time_calls(
     synchronize: Callable[[], object],
     clock: Callable[[], float],
 ) -> list[float]:
-    for _ in range(_WARM_UP):
-        call()
+    call()  # loads kernels
     times: list[float] = []
     while len(times) < _LEAST_CALLS or sum(times) < seconds:
         synchronize()

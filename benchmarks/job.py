@@ -1,7 +1,8 @@
-"""The seed guide's job: thousands of JPEG files, views and folds to one CSV. Its files and words."""
+"""The files and the words of the seed guide's job: JPEGs, views and folds to one CSV."""
 
 import argparse
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,9 +20,9 @@ __all__ = ["JPEG_COUNT", "Job", "used_engines"]
 JPEG_COUNT = 3140
 """Files of the seed's job."""
 
-_DRAWN_SIZE = 900  # with the short sides of documents: about 600 x 900 pixels
+_DRAWN_SIZE = 900  # of the long side; the short ones of documents are about 600
 _TRAIN_COUNT = 850  # 680 for each fold's head; an engine is proved on 500
-_QUICK = DocumentSet(seed=0, train_count=100, test_count=16, size_px=96)
+_QUICK = DocumentSet(seed=0, train_count=500, test_count=16, size_px=64)
 
 
 @dataclass(frozen=True)
@@ -62,12 +63,12 @@ class Job:
         name = f"{self.run.model}_{self.run.image_size}px_{self.run.folds}_folds"
         return self.folder / f"{name}_{self.run.documents.test_count}"
 
-    def setting(self, images: int, views: int) -> str:
-        """Word what is predicted for a table."""
-        size = "about 600 x 900" if self.run.documents.size_px == _DRAWN_SIZE else "tiny"
+    def files(self, images: int) -> str:
+        """Word the models and the files for a table."""
+        size_px = self.run.documents.size_px
         return (
-            f"{self.run.model} {self.run.image_size} px, {RANDOM_WEIGHTS}, {images} JPEGs of "
-            f"{size}, {views} views x {self.run.folds} folds"
+            f"{self.run.model} {self.run.image_size} px, {RANDOM_WEIGHTS}, {self.run.folds} "
+            f"folds, {images} JPEGs of about {2 * size_px // 3} x {size_px}"
         )
 
     def words(self, images: int, *more: str) -> list[str]:
@@ -136,5 +137,7 @@ class Job:
 
 def used_engines(lines: Sequence[str]) -> list[str]:
     """Read which engines a command said that it took, in order; none is the model itself."""
-    named = (line.partition("=")[2].split(" ")[0] for line in lines if line.startswith("engine="))
-    return list(dict.fromkeys(named))
+    taken = (
+        re.match(r"engine=(\w+) \((?:given|measured|table|predicted): ", line) for line in lines
+    )
+    return list(dict.fromkeys(found.group(1) for found in taken if found))

@@ -1,11 +1,10 @@
 """What `gpuopt predict` opens before it predicts, for programs that time a part of it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from gpuopt.config import compose_settings
 from gpuopt.hardware import load_catalogue
@@ -90,23 +89,21 @@ class OpenedRun:
         """Where it runs."""
         return torch.device(self.setup.device)
 
-    def predictor(self, paths: Sequence[Path], views: Sequence[View]) -> TtaPredictor:
-        """Put models on the device, or engines in their place.
+    def predictor(self, path: Path, count: int, views: Sequence[View]) -> TtaPredictor:
+        """Put a model on the device, or an engine in its place.
 
         Args:
-            paths: Their checkpoints.
-            views: What each predicts.
+            path: Its checkpoint.
+            count: How many times it predicts each view, as several folds would.
+            views: What it predicts.
         """
+        model, _ = load_described(read_checkpoint(path), str(path))
+        forward = self.engines.forward_of(model.to(self.device))
         return TtaPredictor(
-            [self.forward(path) for path in paths],
+            [forward] * count,
             tuple(views),
             device=self.device,
             chunk_size=self.plan.chunk_size,
             merge=self.config.tta.merge,
             autocast=autocast_of(self.setup.precision, self.device),
         )
-
-    def forward(self, path: Path) -> Callable[[Tensor], Tensor]:
-        """Load a model onto the device and return what is called for it."""
-        model, _ = load_described(read_checkpoint(path), str(path))
-        return self.engines.forward_of(model.to(self.device))

@@ -1,10 +1,10 @@
 """`gpuopt predict` in a fresh process, watched from outside: how long it takes, and with what.
 
 The command runs as any user's. When what happened is seen from the lines that it prints and from
-the file beside its output, which grows by one block with each batch.
+the files beside its output, which grow by one block with each batch.
 """
 
-import os
+import contextlib
 import subprocess
 import sys
 import threading
@@ -96,9 +96,9 @@ def watch_prediction(
     assert process.stdout is not None  # both are pipes
     assert process.stderr is not None
     said, errors = _Lines(process.stdout), _Lines(process.stderr)
-    growth: list[tuple[float, int]] = []
+    growth = _Growth(output)
     while process.poll() is None:
-        _note_growth(growth, part_file(output))
+        growth.look()
         time.sleep(_POLL_S)
     ended = time.perf_counter()
     said.join()
@@ -106,7 +106,7 @@ def watch_prediction(
     if process.returncode:
         last = errors.lines[-1][1] if errors.lines else f"exit code {process.returncode}"
         raise RuntimeError(f"gpuopt predict failed: {last}")
-    return _stages(began, ended, said.lines, growth)
+    return _stages(began, ended, said.lines, growth.seen)
 
 
 class _Lines(threading.Thread):
@@ -124,15 +124,24 @@ class _Lines(threading.Thread):
             self.lines.append((time.perf_counter(), line.rstrip("\n")))
 
 
-def _note_growth(growth: list[tuple[float, int]], part: Path) -> None:
-    """Note the size of the file of a pass whenever it has changed."""
-    try:
-        size_bytes = part.stat().st_size
-    except FileNotFoundError:
-        return
-    # An empty file has been made, but not begun.
-    if size_bytes and (not growth or growth[-1][1] != size_bytes):
-        growth.append((time.perf_counter(), size_bytes))
+class _Growth:
+    """Notes when the files beside an output grow: one for each pass over the images."""
+
+    def __init__(self, output: Path) -> None:
+        self.seen: list[tuple[float, int]] = []
+        self._output = output
+        self._sizes_bytes: dict[str, int] = {}
+
+    def look(self) -> None:
+        """Note all bytes that were written so far, where they have become more."""
+        first = part_file(self._output)
+        for file in first.parent.glob(f"{first.name}*"):
+            with contextlib.suppress(FileNotFoundError):  # a pass that is over
+                self._sizes_bytes[file.name] = file.stat().st_size
+        total_bytes = sum(self._sizes_bytes.values())
+        # An empty file has been made, but not begun.
+        if total_bytes and (not self.seen or self.seen[-1][1] != total_bytes):
+            self.seen.append((time.perf_counter(), total_bytes))
 
 
 def _stages(
