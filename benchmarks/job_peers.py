@@ -2,7 +2,6 @@
 
 import argparse
 import contextlib
-import importlib.util
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
@@ -17,7 +16,14 @@ from benchmarks.loader import time_passes
 from benchmarks.opened_run import OpenedRun
 from benchmarks.record import Row
 from benchmarks.step_setting import synchronizer
-from benchmarks.view_peers import VIEWS, PeerSetting, per_view_pass, ttach_model, ttach_pass
+from benchmarks.view_peers import (
+    VIEWS,
+    PeerSetting,
+    has_ttach,
+    per_view_pass,
+    ttach_model,
+    ttach_pass,
+)
 from gpuopt.measure.pairs import paired_ratio, spread, verdict
 from gpuopt.session.evaluation import autocast_of
 from gpuopt.session.prediction import open_images
@@ -60,7 +66,8 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
             for engine, run in runs.items()
         }
         passes[_PER_VIEW] = partial(per_view_pass, setting)
-        if has_ttach := importlib.util.find_spec("ttach") is not None:
+        with_ttach = has_ttach()
+        if with_ttach:
             passes[_TTACH] = partial(ttach_pass, setting)
         else:
             print("ttach is not compared, as it is not installed: pip install ttach", flush=True)
@@ -70,7 +77,7 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
             arguments.peer_images,
             synchronizer(job.device),
         )
-        differences = _differences(first, setting, has_ttach=has_ttach)
+        differences = _differences(first, setting, with_ttach=with_ttach)
     rows = peer_rows(pass_s, where)
     rows += [
         Row(
@@ -84,7 +91,7 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
         )
         for (peer, precision), value in differences.items()
     ]  # fmt: skip
-    return rows, {"pass_s": pass_s, "ttach": has_ttach}
+    return rows, {"pass_s": pass_s, "ttach": with_ttach}
 
 
 def peer_rows(pass_s: Mapping[str, list[float]], setting: str) -> list[Row]:
@@ -145,7 +152,7 @@ def _gpuopt_pass(run: OpenedRun, predictor: TtaPredictor, folder: Path) -> Tenso
 
 
 def _differences(
-    run: OpenedRun, setting: PeerSetting, *, has_ttach: bool
+    run: OpenedRun, setting: PeerSetting, *, with_ttach: bool
 ) -> dict[tuple[str, str], float]:
     """Compare probabilities of the same pixels, in the run's precision and in fp32.
 
@@ -163,7 +170,7 @@ def _differences(
             autocast=autocast,
         )  # fmt: skip
         peers = {_PER_VIEW: _mean_of_views}
-        if has_ttach:
+        if with_ttach:
             peers[_TTACH] = lambda model, pixels: ttach_model(model)(pixels)
         with _exact(precision):
             ours = predictor(pixels)

@@ -6,11 +6,11 @@ fits an image into a white square, and a DataLoader makes batches.
 """
 
 import importlib
+import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
@@ -21,7 +21,7 @@ from torchvision.transforms.v2 import functional
 from benchmarks.loader import Letterbox
 from gpuopt.tta import View, parse_views
 
-__all__ = ["VIEWS", "PeerSetting", "per_view_pass", "ttach_pass", "ttach_transforms"]
+__all__ = ["VIEWS", "PeerSetting", "has_ttach", "per_view_pass", "ttach_model", "ttach_pass"]
 
 _TURNS = (0, 90, 180, 270)
 VIEWS: tuple[View, ...] = parse_views(
@@ -90,23 +90,19 @@ def ttach_pass(setting: PeerSetting) -> Tensor:
     return _pass(setting, ttach_model(setting.model), setting.loader(), are_probabilities=True)
 
 
+def has_ttach() -> bool:
+    """Tell whether ttach is installed."""
+    return importlib.util.find_spec("ttach") is not None
+
+
 def ttach_model(model: nn.Module) -> nn.Module:
     """Wrap a model so that it returns the mean probabilities of the views."""
     ttach = importlib.import_module("ttach")
+    views = ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90(angles=list(_TURNS))])
     wrapped: nn.Module = ttach.ClassificationTTAWrapper(
-        _Probabilities(model), ttach_transforms(), merge_mode="mean"
+        _Probabilities(model), views, merge_mode="mean"
     )
     return wrapped
-
-
-def ttach_transforms() -> Any:
-    """Return the views in ttach's words.
-
-    Raises:
-        ModuleNotFoundError: When ttach is not installed.
-    """
-    ttach = importlib.import_module("ttach")
-    return ttach.Compose([ttach.HorizontalFlip(), ttach.Rotate90(angles=list(_TURNS))])
 
 
 class _Probabilities(nn.Module):

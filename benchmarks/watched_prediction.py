@@ -85,24 +85,24 @@ def watch_prediction(
     """
     output.parent.mkdir(parents=True, exist_ok=True)
     began = time.perf_counter()
-    process = subprocess.Popen(
+    with subprocess.Popen(
         [*command, *words, f"output={output}"],
         cwd=output.parent,
         env={**child_environment(), **(environment or {}), "PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-    )
-    assert process.stdout is not None  # both are pipes
-    assert process.stderr is not None
-    said, errors = _Lines(process.stdout), _Lines(process.stderr)
-    growth = _Growth(output)
-    while process.poll() is None:
-        growth.look()
-        time.sleep(_POLL_S)
-    ended = time.perf_counter()
-    said.join()
-    errors.join()
+    ) as process:
+        assert process.stdout is not None  # both are pipes
+        assert process.stderr is not None
+        said, errors = _Lines(process.stdout), _Lines(process.stderr)
+        growth = _Growth(output)
+        while process.poll() is None:
+            growth.look()
+            time.sleep(_POLL_S)
+        ended = time.perf_counter()
+        said.join()
+        errors.join()
     if process.returncode:
         last = errors.lines[-1][1] if errors.lines else f"exit code {process.returncode}"
         raise RuntimeError(f"gpuopt predict failed: {last}")
