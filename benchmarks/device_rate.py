@@ -78,7 +78,7 @@ def device_rate(
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, size, size), dtype=torch.uint8, generator=generator)
     views, paths = run.config.tta.parsed_views(), run.ensemble.paths
-    with run.setup.applied(), torch.inference_mode():
+    with run.setup.applied():
         on_device = images.to(run.device)
         # One model in the place of all: they are alike, and loading them would take longer.
         together = run.plan.models_per_pass

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
 
     Args:
         job: Its files and its first model are taken.
-        arguments: `peer_images`, `peer_engines` and `rounds`.
+        arguments: `peer_images`, `peer_engines`, `peer_batch_size` and `rounds`.
     """
     runs = {
         engine: OpenedRun.open(
@@ -53,12 +54,15 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
         for engine in arguments.peer_engines
     }
     first = next(iter(runs.values()))
-    setting = _peer_setting(job, first, arguments.peer_images)
+    setting = _peer_setting(job, first, arguments)
     where = (
         f"{job.files(arguments.peer_images)}, the first fold alone, {len(VIEWS)} views, "
-        f"{first.setup.precision}, {first.setup.num_workers} workers, {job.device}"
+        f"{first.setup.num_workers} workers, {job.device}"
     )
-    with first.setup.applied(), torch.inference_mode(), tempfile.TemporaryDirectory() as name:
+    precision, with_ttach = first.setup.precision, has_ttach()
+    if not with_ttach:
+        print("ttach is not compared, as it is not installed: pip install ttach", flush=True)
+    with first.setup.applied(), tempfile.TemporaryDirectory() as name:
         passes: dict[str, Callable[[], Tensor]] = {
             f"gpuopt, {engine}": partial(
                 _gpuopt_pass, run, run.predictor(run.ensemble.paths[0], 1, VIEWS), Path(name)
@@ -66,11 +70,8 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
             for engine, run in runs.items()
         }
         passes[_PER_VIEW] = partial(per_view_pass, setting)
-        with_ttach = has_ttach()
         if with_ttach:
             passes[_TTACH] = partial(ttach_pass, setting)
-        else:
-            print("ttach is not compared, as it is not installed: pip install ttach", flush=True)
         pass_s = time_passes(
             {name: partial(_count, run) for name, run in passes.items()},
             arguments.rounds,
@@ -78,19 +79,7 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
             synchronizer(job.device),
         )
         differences = _differences(first, setting, with_ttach=with_ttach)
-    rows = peer_rows(pass_s, where)
-    rows += [
-        Row(
-            f"largest difference of a probability, gpuopt and {peer}, same pixels",
-            f"{where.replace(first.setup.precision, precision)}",
-            value,
-            "",
-            goal=f"<= {_MOST_DIFFERENCE:g}" if precision == "fp32" else None,
-            verdict=None if precision != "fp32"
-            else "met" if value <= _MOST_DIFFERENCE else "missed",
-        )
-        for (peer, precision), value in differences.items()
-    ]  # fmt: skip
+    rows = [*peer_rows(pass_s, f"{where}, {precision}"), *_difference_rows(differences, where)]
     return rows, {"pass_s": pass_s, "ttach": with_ttach}
 
 
@@ -118,14 +107,27 @@ def peer_rows(pass_s: Mapping[str, list[float]], setting: str) -> list[Row]:
     return rows
 
 
-def _peer_setting(job: Job, run: OpenedRun, images: int) -> PeerSetting:
+def _difference_rows(differences: Mapping[tuple[str, str], float], setting: str) -> list[Row]:
+    """Word how far probabilities lie apart; only fp32 has a goal, as half precision rounds."""
+    rows = []
+    for (peer, precision), value in differences.items():
+        measure = f"largest difference of a probability, gpuopt and {peer}, same pixels"
+        row = Row(measure, f"{setting}, {precision}", value, "")
+        if precision == "fp32":
+            outcome = "met" if value <= _MOST_DIFFERENCE else "missed"
+            row = replace(row, goal=f"<= {_MOST_DIFFERENCE:g}", verdict=outcome)
+        rows.append(row)
+    return rows
+
+
+def _peer_setting(job: Job, run: OpenedRun, arguments: argparse.Namespace) -> PeerSetting:
     path = run.ensemble.paths[0]
     model, description = load_described(read_checkpoint(path), str(path))
     return PeerSetting(
-        sorted(job.images(images).glob("*.jpg")),
+        sorted(job.images(arguments.peer_images).glob("*.jpg")),
         model.to(run.device),
         description.image_size,
-        run.setup.batch_size,
+        arguments.peer_batch_size,
         run.setup.num_workers,
         run.device,
         autocast_of(run.setup.precision, run.device),
@@ -146,7 +148,7 @@ def _gpuopt_pass(run: OpenedRun, predictor: TtaPredictor, folder: Path) -> Tenso
     with tempfile.TemporaryDirectory(dir=folder) as name:
         images = open_images(run.source, run.ensemble.description, run.setup, name)
         file = PredictionFile(Path(name) / "part", {"schema": 1})
-        with contextlib.closing(file):
+        with contextlib.closing(file), contextlib.closing(images.loader):
             stream_pass(images.loader, predictor, file, last=LastPass(1))
             return torch.cat([torch.from_numpy(block.probabilities) for block in file.blocks()])
 
@@ -161,7 +163,8 @@ def _differences(
     """
     with tempfile.TemporaryDirectory() as name:
         images = open_images(run.source, run.ensemble.description, run.setup, name)
-        pixels = next(iter(images.loader)).images[:_COMPARED_IMAGES].to(setting.device)
+        with contextlib.closing(images.loader):
+            pixels = next(iter(images.loader)).images[:_COMPARED_IMAGES].to(setting.device)
     found = {}
     for precision in dict.fromkeys((run.setup.precision, "fp32")):
         autocast = autocast_of(precision, setting.device)
@@ -172,7 +175,7 @@ def _differences(
         peers = {_PER_VIEW: _mean_of_views}
         if with_ttach:
             peers[_TTACH] = lambda model, pixels: ttach_model(model)(pixels)
-        with _exact(precision):
+        with _exact(precision), torch.inference_mode():
             ours = predictor(pixels)
             for peer, predict in peers.items():
                 with autocast():

@@ -50,6 +50,7 @@ def main(words: Sequence[str] | None = None) -> Path:
         arguments.model, arguments.image_size, arguments.folds = "test_vit", 32, 2
         arguments.images, arguments.device_s, arguments.engines = 12, 0.1, ["onnx"]
         arguments.view_images, arguments.peer_images, arguments.rounds = 8, 8, 2
+        arguments.peer_batch_size = 4
     if arguments.device == "auto":
         arguments.device = "cuda" if torch.cuda.is_available() else "cpu"
     job = Job.prepare(arguments)
@@ -58,10 +59,17 @@ def main(words: Sequence[str] | None = None) -> Path:
     path = arguments.output
     for part in arguments.parts:
         print(f"{part}: {job.files(arguments.images)}, {job.device}", flush=True)
-        found, details[part] = PARTS[part](job, arguments)
+        try:
+            found, details[part] = PARTS[part](job, arguments)
+        except Exception as error:  # costs only itself
+            details.setdefault("errors", {})[part] = f"{type(error).__name__}: {error}"
+            print(f"failed: {details['errors'][part]}", flush=True)
+            continue
         print(format_rows(found), flush=True)
         rows += found
         path = save("seed_job", rows, arguments, parser, details)
+    if "errors" in details:
+        raise RuntimeError(f"these parts failed: {details['errors']}")
     return Path(path)
 
 
@@ -208,7 +216,7 @@ def _parser() -> argparse.ArgumentParser:
         help="of cold and warm (default: %(default)s)",
     )
     parser.add_argument(
-        "--view-images", type=int, default=1024, help="files of tta15 (default: %(default)s)"
+        "--view-images", type=int, default=640, help="files of tta15 (default: %(default)s)"
     )
     parser.add_argument(
         "--peer-images", type=int, default=512, help="files of peers (default: %(default)s)"
@@ -222,7 +230,14 @@ def _parser() -> argparse.ArgumentParser:
         "has not left them (default: %(default)s)",
     )
     parser.add_argument(
-        "--rounds", type=int, default=6, help="of the peers; a verdict needs 5 (default: 6)"
+        "--peer-batch-size",
+        type=int,
+        default=32,
+        help="of ttach and of one pass per view; their loader processes each make whole batches, "
+        "so there should be as many batches as processes (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="of the peers; a verdict needs 5 (default: 5)"
     )
     parser.add_argument("--device", default="auto", choices=("auto", "cpu", "cuda"))
     parser.add_argument(

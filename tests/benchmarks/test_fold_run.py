@@ -2,8 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import fold_run
 from benchmarks.fold_run import FoldRun, make_fold_run
 from gpuopt.data.drawing import CLASS_NAMES, DocumentSet
+from gpuopt.model import Classifier
 from gpuopt.session.ensemble import Ensemble
 from gpuopt.session.fold_results import read_fold
 from gpuopt.session.out_of_fold import pool
@@ -59,3 +61,22 @@ def test_it_is_made_once(folder, run):
     before = file.stat().st_mtime_ns
     make_fold_run(folder, run, torch.device("cpu"))
     assert file.stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext", "test_efficientnet"])
+def test_the_head_says_of_an_image_what_was_fitted(name):
+    torch.manual_seed(0)
+    model = Classifier(name, len(CLASS_NAMES)).eval()
+    images = torch.randint(0, 256, (40, 3, 32, 32), dtype=torch.uint8)
+    targets = np.arange(40) % len(CLASS_NAMES)
+    features = fold_run._features(model, images)
+    weight, bias = fold_run._fit_head(features, targets)
+    with torch.no_grad():
+        head = model.backbone.get_classifier()
+        head.weight.copy_(weight)
+        head.bias.copy_(bias)
+        said = model(images)
+    fitted = features @ weight.T + bias
+    torch.testing.assert_close(said.double(), fitted, atol=1e-3, rtol=1e-3)
+    # Fitted to 40 images, it knows most of them.
+    assert (fitted.argmax(1).numpy() == targets).mean() > 0.5

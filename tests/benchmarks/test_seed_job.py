@@ -12,6 +12,7 @@ from benchmarks.device_rate import DeviceRate
 from benchmarks.fold_run import FoldRun
 from benchmarks.job import Job, used_engines
 from benchmarks.job_views import Run, view_rows
+from benchmarks.record import Row
 from benchmarks.watched_prediction import WatchedPrediction
 from gpuopt.config import compose_settings
 from gpuopt.data.drawing import DocumentSet
@@ -114,6 +115,18 @@ def test_a_second_start_that_builds_is_no_result(tmp_path, monkeypatch):
     monkeypatch.setattr(seed_job, "watch_prediction", lambda *_: again)
     with pytest.raises(RuntimeError, match="no second start, as an engine was made"):
         run_quick(seed_job, tmp_path, "--parts", "warm", "--device", "cpu")
+
+
+def test_a_part_that_fails_costs_only_itself(tmp_path, monkeypatch):
+    row = Row("fine", "here", 1.0, "s")
+    monkeypatch.setitem(seed_job.PARTS, "eager", lambda *_: 1 / 0)
+    monkeypatch.setitem(seed_job.PARTS, "warm", lambda *_: ([row], {"raw": 1}))
+    with pytest.raises(RuntimeError, match=r"these parts failed: .*eager.*division by zero"):
+        run_quick(seed_job, tmp_path, "--parts", "eager", "warm", "--device", "cpu")
+    (file,) = tmp_path.glob("*.json")
+    content = json.loads(file.read_text())
+    assert [row["measure"] for row in content["rows"]] == ["fine"]
+    assert content["details"]["errors"] == {"eager": "ZeroDivisionError: division by zero"}
 
 
 def test_an_engine_that_was_refused_is_not_said_to_have_predicted():
