@@ -20,6 +20,7 @@ from gpuopt.hardware import Device, Gpu, cuda_devices
 from gpuopt.measure import Segment, StepTimer, TimedSteps
 from gpuopt.steps.step_count import ends_step, is_logged, steps_done
 from gpuopt.steps.trainer_parts import callbacks_of, show_in_progress_bar
+from gpuopt.telemetry.sampler import check_interval
 
 __all__ = ["GpuStats"]
 
@@ -48,6 +49,9 @@ class GpuStats(L.Callback):
 
     Attributes:
         segments: Throughput of every logged stretch of steps.
+
+    Raises:
+        InputError: The interval is none.
     """
 
     def __init__(
@@ -59,6 +63,7 @@ class GpuStats(L.Callback):
         card: Gpu | None = None,
         precision: str | None = None,
     ) -> None:
+        check_interval(interval_s)
         self.segments: list[Segment] = []
         self._interval_s = interval_s
         self._devices = devices

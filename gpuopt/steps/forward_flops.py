@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.flop_counter import FlopCounterMode
 from torch.utils.hooks import RemovableHandle
 
@@ -21,8 +21,8 @@ __all__ = ["ForwardWatch", "is_compiled"]
 class ForwardWatch:
     """Notes with which shapes the parts of a module are called, until it is told to stop.
 
-    A part is a submodule that no other part has called. What the module itself computes with
-    functions is not seen; beside layers that is next to nothing.
+    A part is a submodule with parameters that no other part has called. What else is computed, by
+    losses, by metrics or by the module itself with functions, is next to nothing beside layers.
 
     Args:
         module: Nothing of it may be compiled.
@@ -34,7 +34,7 @@ class ForwardWatch:
         self._has_failed = False
         self._handles: list[RemovableHandle] = []
         for part in module.modules():
-            if part is not module:
+            if part is not module and next(part.parameters(), None) is not None:
                 self._handles += [
                     part.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
                     part.register_forward_hook(self._leave, always_call=True),
@@ -50,12 +50,13 @@ class ForwardWatch:
         """Count the operations of the calls that were seen; a multiplication and addition are two.
 
         Returns:
-            None when a call failed, as when memory ran out, or there was none.
+            None when there was no call, one failed, or a part was called with several batch sizes:
+            then memory may have run out, and calls were repeated.
 
         Raises:
             Exception: Whatever a part raises that cannot be copied or run without data.
         """
-        if self._has_failed or not self._calls:
+        if self._has_failed or not self._calls or self._has_repeated():
             return None
         copies: dict[int, nn.Module] = {}
         with FlopCounterMode(display=False) as counter, torch.no_grad():
@@ -64,6 +65,13 @@ class ForwardWatch:
                     copies[id(part)] = _on_meta(part)
                 copies[id(part)](*arguments, **keywords)
         return int(counter.get_total_flops())
+
+    def _has_repeated(self) -> bool:
+        sizes: dict[int, set[int]] = {}
+        for part, arguments, keywords in self._calls:
+            tensors = [v for v in tree_leaves((arguments, keywords)) if isinstance(v, Tensor)]
+            sizes.setdefault(id(part), set()).update(len(v) for v in tensors[:1] if v.ndim)
+        return any(len(found) > 1 for found in sizes.values())
 
     def _enter(self, part: nn.Module, arguments: Any, keywords: Any) -> None:
         if self._depth == 0:
