@@ -69,6 +69,7 @@ class Scored:
 def main(words: Sequence[str] | None = None) -> Path:
     """Run the program and return its result's path."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks same_score", description=__doc__)
+    parser.add_argument("--only", default="", help="cases with this in their name")
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
     if not torch.cuda.is_available() and not arguments.quick:
@@ -79,6 +80,8 @@ def main(words: Sequence[str] | None = None) -> Path:
     path = arguments.output
     with tempfile.TemporaryDirectory() as name:
         for case, settings in cases.items():
+            if arguments.only not in case:
+                continue
             cards = _CARDS_GIB[-1:] * 2 if arguments.quick else _CARDS_GIB
             found = _run_cards(Path(name), settings, cards, limits_memory=not arguments.quick)
             rows += same_score_rows(case, found)
