@@ -1,6 +1,7 @@
 """The benchmark command on a small run, with the real ONNX Runtime, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -78,6 +79,10 @@ def test_a_table_for_people_and_json_for_programs(answer, capsys):
     assert "Speed on the device" in out
     assert "Speed from host to host" in out
     assert "tensorrt: tensorrt fp32 fails" in out
+    (record,) = (record for record in answer.records if record.engine == "onnx")
+    fault = "not timed at a batch of 6 (engine): OutOfMemoryError"
+    _PRINT["table"](replace(answer, records=(replace(record, faults=(fault,)),)))
+    assert f"onnx: {fault}" in capsys.readouterr().out
     assert max(map(len, out.split("written:")[0].split("gpu=")[0].splitlines())) <= 100
     _PRINT["json"](answer)
     content = json.loads(capsys.readouterr().out)

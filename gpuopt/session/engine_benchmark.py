@@ -34,7 +34,7 @@ from gpuopt.engine.record import (
 )
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
-from gpuopt.engine.verification import Bounds, read_report
+from gpuopt.engine.verification import Bounds, provider_of, read_report
 from gpuopt.errors import FaultError, InputError
 from gpuopt.hardware import Gpu, select_gpu
 from gpuopt.model import Classifier
@@ -266,7 +266,7 @@ def benchmark_file(
     with setup.applied():
         before = used_bytes(request.device, settle=True)
         engine = backend.load(request, path)
-        timings = race(
+        timed = race(
             {backend.name: engine},
             images.images,
             batch_sizes=sizes,
@@ -275,17 +275,24 @@ def benchmark_file(
             baseline=backend.name,
         )
         after = used_bytes(request.device)
-    report = read_report(path)
+    report, provider = read_report(path), provider_of(engine)
+    if report is None:
+        reason = "there is no report of a proof beside it"
+    elif not report.is_of(engine):
+        reason = f"it was proved with provider={report.provider}, and this is {provider}"
+    else:
+        reason = str(report)
     record = EngineRecord(
         backend.name,
         request.precision,
         request.fp32_layers,
         None,
         None if before is None or after is None else max(0, after - before),
-        report is not None and report.accepted,
-        "there is no report of a proof beside it" if report is None else str(report),
+        report is not None and report.accepted and report.is_of(engine),
+        reason,
         report,
-        timings[backend.name],
+        timed.timings[backend.name],
+        tuple(map(str, timed.faults.get(backend.name, ()))),
     )
     return EngineAnswer(
         path.name,

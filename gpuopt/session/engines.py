@@ -164,13 +164,14 @@ class PredictionEngines:
     ) -> tuple[Engine, Choice] | None:
         """Open the fastest engine of a benchmark of these weights on this device, if there is one.
 
-        None means PyTorch, as it is the fastest, or as nothing else was measured and proved.
+        None means the model as it was trained, as nothing was measured and proved here. Eager in a
+        record is the network as it is served, and that is what is opened then.
         """
         records = self._recorded()
         here = surroundings_of(network, request.device, self._image_size) if records else None
         for place in records:
             best = fastest_verified(place, here) if here is not None else None
-            if best is None or best.name == "eager":
+            if best is None:
                 continue
             if self._settings.precision not in ("auto", best.precision):
                 continue
@@ -190,7 +191,7 @@ class PredictionEngines:
                 continue
             speed = f"{best.samples_per_second:.0f} images/s in {place / ENGINES}"
             return engine, replace(choice, reason=f"{speed}; {choice.reason}")
-        reason = "no other engine was proved faster here; gpuopt benchmark measures"
+        reason = "no engine was proved, measured and can be used here; gpuopt benchmark measures"
         self._tell(str(Choice("engine", "eager", "table", reason)))
         return None
 

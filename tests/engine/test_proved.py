@@ -25,6 +25,7 @@ class Fake:
 
     def __init__(self, error=0.0):
         self.error, self.built, self.loaded = error, [], []
+        self.provider = "cpu"
 
     def unavailable(self, device):
         return None
@@ -40,7 +41,9 @@ class Fake:
         self.loaded.append(asked)
         right = Eager().wrap(asked, small())
         wrong = torch.tensor([self.error, 0, 0, 0, 0])
-        return CallableEngine("onnx", asked, lambda images: right(images) + wrong)
+        engine = CallableEngine("onnx", asked, lambda images: right(images) + wrong)
+        engine.provider = self.provider
+        return engine
 
 
 @pytest.fixture
@@ -127,6 +130,32 @@ def test_an_engine_that_is_wrong_is_not_used(engines, fake, lines):
     again, second = engines.open(("onnx",), request("fp16"), never)
     assert again.name == "eager"
     assert "rejected before" in second.reason
+
+
+def test_eager_that_was_proved_is_opened_without_proving_it_again(engines, fake):
+    """As where a benchmark found it the fastest."""
+    assert engines.open(("eager",), request(), proof)[0].name == "eager"
+    engine, choice = engines.open(("eager",), request(), never)
+    assert (engine.name, choice.reason) == ("eager", "proved before, here and for these weights")
+
+
+def test_a_proof_holds_for_the_provider_that_was_proved(engines, fake, tmp_path, lines):
+    fake.provider = "cuda"
+    engines.open(("onnx",), request(), proof)
+    engines.open(("onnx",), request(), never)
+    file = EngineFile(exported(tmp_path, fake, images=None).path, engines._cache.seal)
+    engines.open_file(file, request(), proof)
+    engines.open_file(file, request(), never)
+    fake.provider = "tensorrt"  # whose library was not there at first
+    for opening in (
+        lambda images: engines.open(("onnx",), request(), images),
+        lambda images: engines.open_file(file, request(), images),
+    ):
+        with pytest.raises(AssertionError, match="nothing had to be proved"):
+            opening(never)
+        opening(proof)
+        opening(never)
+    assert f"{file.path} was proved with provider=cuda, not with this one" in lines
 
 
 def test_a_fault_is_no_rejection_and_is_tried_again(engines, fake, monkeypatch):
