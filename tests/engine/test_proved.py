@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ class Fake:
 
     def __init__(self, error=0.0):
         self.error, self.built, self.loaded = error, [], []
-        self.provider = "cpu"
+        self.provider, self.code = "cpu", "code"
 
     def unavailable(self, device):
         return None
@@ -35,7 +36,7 @@ class Fake:
 
     def build(self, asked, network, path):
         self.built.append(asked)
-        path.write_text("code")
+        path.write_text(self.code)
 
     def load(self, asked, path):
         self.loaded.append(asked)
@@ -298,6 +299,38 @@ def test_what_would_lie_beside_an_engine_is_not_overwritten(tmp_path, fake, name
         exported(tmp_path, fake, images=None)
     assert beside.read_text() == "results"
     assert fake.built == []
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_who_is_stopped_before_the_engine_has_its_name_leaves_nothing_valid(
+    tmp_path, fake, engines, monkeypatch, is_first
+):
+    path = tmp_path / "out" / "model.onnx"
+    if not is_first:
+        exported(tmp_path, fake, images=many)
+    replace_file, content = Path.replace, b"" if is_first else path.read_bytes()
+
+    def stopped(source, target):
+        if target == path:
+            raise KeyboardInterrupt
+        return replace_file(source, target)
+
+    fake.code = "newer code"
+    for _ in range(2):  # and stopped again
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                exported(tmp_path, fake, asked=request(most=8), images=None)
+    file = EngineFile(path, engines._cache.seal)
+    assert file.objection() is not None
+    assert is_first or path.read_bytes() == content
+    exported(tmp_path, fake, asked=request(most=8), images=None)  # takes the place of the remains
+    assert file.objection() is None
+    assert file.request(request().device).max_batch_size == 8
+    assert read_report(path) is None
+    path.write_text("a thesis")
+    with pytest.raises(InputError, match="exists and is no engine of yours"):
+        exported(tmp_path, fake, images=None)
 
 
 def test_layers_that_the_network_does_not_have_are_refused_before_anything_is_built(tmp_path, fake):
