@@ -165,9 +165,8 @@ def chosen_in_test(evaluation: Evaluation, policy: TestTimeAugmentation) -> list
     chunk_size = evaluation.test_predictions.chunk_size
     if policy.chunk_size != "auto" or chunk_size is None:
         return []
-    reason = (
-        f"images that training took, at most {LARGEST_ON_CPU} on a CPU; halved where memory ran out"
-    )
+    most = f"at most {LARGEST_ON_CPU} on a CPU"
+    reason = f"what training took, {most}; halved for each time that memory ran out"
     return [Choice("tta.chunk_size", chunk_size, "measured", reason)]
 
 
