@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, PredictionImages, prediction_images, real_images
+from gpuopt.data import ImageDataModule, PredictionImages
 from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.benchmark import (
     MadeEngine,
@@ -20,7 +20,7 @@ from gpuopt.engine.benchmark import (
 )
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_batches, engine_precision
-from gpuopt.engine.fallback import ProofImages, VerifiedEngine
+from gpuopt.engine.fallback import VerifiedEngine
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
@@ -39,13 +39,14 @@ from gpuopt.errors import FaultError, InputError
 from gpuopt.hardware import Gpu, select_gpu
 from gpuopt.model import Classifier
 from gpuopt.session.device import cuda_properties
-from gpuopt.session.prediction import ImageSource, PredictionSetup
+from gpuopt.session.engines import read_proof_images
+from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription
 
 __all__ = ["BenchmarkSettings", "EngineAnswer", "Source", "benchmark_file", "benchmark_model"]
 
-Source = ImageDataModule | ImageSource
-"""Real images: a data set, or files without classes."""
+Source = ImageDataModule | PredictionImages
+"""Real images: a data set, or images without classes."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def benchmark_model(
         int(maximum.value),
         device,
     )
-    proof = _read_images(open_source(image_size), image_size, settings)
+    proof = read_proof_images(open_source(image_size), settings.least_proof_images)
     # As predict would set the device for it: the settings are part of an engine's key.
     setup = replace(setup, precision=settings.precision if is_tf32 else request.precision)
     bounds = Bounds(least_images=settings.least_proof_images)
@@ -261,7 +262,7 @@ def benchmark_file(
     if reason := backend.unavailable(request.device):
         raise InputError(reason)
     size = request.image_size
-    images = _read_images(open_source(size), size, settings)
+    images = read_proof_images(open_source(size), settings.least_proof_images)
     sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
     with setup.applied():
         before = used_bytes(request.device, settle=True)
@@ -303,22 +304,6 @@ def benchmark_file(
         (record,),
         setup.choices,
     )
-
-
-def _read_images(source: Source, image_size: int, settings: BenchmarkSettings) -> ProofImages:
-    """Read as many real images as prove an engine, or all there are."""
-    if isinstance(source, ImageDataModule):
-        source.prepare_data()
-        source.setup()
-        return ProofImages(*real_images(source, settings.least_proof_images))
-    found = PredictionImages(
-        prediction_images(source.place, source.image_dir, source.id_column),
-        image_size,
-        1,
-        cache_dir=settings.cache_dir,
-        **source.options,
-    )
-    return ProofImages(*real_images(found, settings.least_proof_images))
 
 
 class _Maker:

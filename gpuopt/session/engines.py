@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, real_images
+from gpuopt.data import ImageDataModule, PredictionImages, real_images
 from gpuopt.engine.backends import preferred
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_precision
@@ -30,6 +30,7 @@ __all__ = [
     "EngineSettings",
     "PredictionEngines",
     "proof_images",
+    "read_proof_images",
 ]
 
 _BOUNDS = Bounds()
@@ -210,11 +211,7 @@ def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> P
     faults = []
     for open_source in sources:
         try:
-            source = open_source()
-            if isinstance(source, ImageDataModule):
-                source.prepare_data()
-                source.setup()
-            found = ProofImages(*real_images(source, least))
+            found = read_proof_images(open_source(), least)
         except (InputError, FaultError) as error:  # such as data that has moved
             faults.append(str(error))
             continue
@@ -225,7 +222,20 @@ def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> P
     if best is None:
         why = f" ({'; '.join(faults)})" if faults else ""
         raise InputError(
-            f"there are no images to prove an engine on{why}: give real ones of the task with "
-            "data=..., or use engine=eager"
+            f"there are no images to prove an engine on{why}: say where real ones of the task are "
+            "with data=image_folder data.root=FOLDER, or use engine=eager"
         )
     return best
+
+
+def read_proof_images(source: ImageDataModule | PredictionImages, least: int) -> ProofImages:
+    """Read as many real images as prove an engine, or all there are.
+
+    Raises:
+        InputError: When images cannot be read.
+        FaultError: When the disk is full or a process that decodes dies.
+    """
+    if isinstance(source, ImageDataModule):
+        source.prepare_data()
+        source.setup()
+    return ProofImages(*real_images(source, least))
