@@ -125,6 +125,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.recomputation",
         "gpuopt.session.memory",
         "gpuopt.session.prediction_places",
+        "gpuopt.telemetry",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],
@@ -150,7 +151,15 @@ for name in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, name
 """
-    parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts = (
+        "callbacks",
+        "telemetry",
+        "data",
+        "measure",
+        "model",
+        "recomputation.apply",
+        "storage.checkpoint",
+    )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
