@@ -103,8 +103,9 @@ def record(
 
     run = run_window(config, window, make, on_step)
     _log.info("reading the trace of %d steps", run.window.active)
+    chosen = [str(choice) for choice in run.choices if choice.evidence != "given"]
     profile = profile_trace(folder / TRACE, plain_step_ms=run.marks.plain_step_ms)
-    return profile, write_profile(folder, profile, run.facts, [str(c) for c in run.choices])
+    return profile, write_profile(folder, profile, run.facts, chosen)
 
 
 def mark(

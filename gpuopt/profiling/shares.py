@@ -74,7 +74,7 @@ def step_shares(trace: Trace) -> list[Share]:
 def _device_parts(trace: Trace) -> dict[str, float]:
     window = trace.start_us, trace.end_us
     computing = merged(trace.kernels, *window)
-    work = sorted([*trace.kernels, *trace.copies])
+    work = sorted([*trace.kernels, *trace.copies], key=lambda done: done[:2])
     busy = merged(work, *window)
     parts: defaultdict[str, float] = defaultdict(float)
     parts["kernels"] = length_us(computing)

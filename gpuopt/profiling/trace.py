@@ -110,12 +110,11 @@ def read_trace(path: Path) -> Trace:
     try:
         data = path.read_bytes()
         content = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
-        events = content["traceEvents"]
-    except (OSError, EOFError, ValueError, KeyError, TypeError) as error:
+        trace = trace_of(content["traceEvents"])
+    except (AttributeError, EOFError, LookupError, OSError, TypeError, ValueError) as error:
         raise InputError(
             f"{path} is no trace of torch.profiler ({type(error).__name__}): record it again"
         ) from error
-    trace = trace_of(events)
     if not trace.steps:
         raise InputError(f"{path} holds no step: record at least one with profile.step()")
     return trace
@@ -140,7 +139,7 @@ def trace_of(events: Iterable[Mapping[str, Any]]) -> Trace:
     if work:
         trace.kernels, trace.copies = max(work.values(), key=lambda lists: len(lists[0]))
     for events_of_kind in vars(trace).values():
-        events_of_kind.sort()
+        events_of_kind.sort(key=lambda event: event[:2])
     return trace
 
 
