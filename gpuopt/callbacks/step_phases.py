@@ -55,6 +55,7 @@ class StepPhases(L.Callback):
         self._done = 0
         self._timed_since_s = 0.0
         self._is_marking = False
+        self._phase: Phase | None = None
 
     # --- what a kind of mark does --------------------------------------------------------------
 
@@ -156,26 +157,28 @@ class StepPhases(L.Callback):
                 self.plain_step_ms = 1000 * elapsed_s / (self._plain - settling)
             self._is_marking = True
             self._begin(device)
-            self._enter("data")
+            self._enter_if_marking("data")
 
     def _end_marked_step(self, device: torch.device) -> None:
         self.marked_steps += 1
         if self.marked_steps == self._marked:
-            self._enter("profiler")
+            self._enter_if_marking("profiler")
             wait_for(device)  # so that the last step is over on the device as well
             self._next_step(device)
             self._stop()
         else:
             self._next_step(device)
-            self._enter("data")
+            self._enter_if_marking("data")
 
     def _enter_if_marking(self, phase: Phase) -> None:
-        if self._is_marking:
+        if self._is_marking and phase != self._phase:
+            self._phase = phase
             self._enter(phase)
 
     def _stop(self) -> None:
         if self._is_marking:
             self._is_marking = False
+            self._phase = None
             self._end()
 
 

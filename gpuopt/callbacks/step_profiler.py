@@ -40,7 +40,7 @@ class StepProfiler(StepPhases):
         active: Steps that are recorded; 10 of a large network are some 10 MB.
         activities: `cpu`, `cuda` or both; `cuda` counts only where there is one.
         record_shapes: The shapes of each operator's inputs as well.
-        with_stack: The lines of Python as well, which costs the most time.
+        with_stack: The functions of Python as well, which costs the most time.
         profile_memory: Each allocation as well.
         stops: End the fit after the window.
         on_step: Called after each step with the number that is done.

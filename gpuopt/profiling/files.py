@@ -20,7 +20,7 @@ _NOTES = {
     "trace.json.gz": "every event: open it in ui.perfetto.dev or chrome://tracing",
     "operators.csv": "all operators",
     "operators_by_shape.csv": "all operators, a row for each shape of inputs",
-    "call_sites.csv": "the lines of Python that called them",
+    "functions.csv": "the functions of Python that called them",
     "kernels.csv": "all kernels of the device",
     "copies.csv": "copies and fillings of memory on the device",
     "synchronisations.csv": "where the host waited for the device",
@@ -81,7 +81,7 @@ def _tables(profile: Profile) -> dict[str, list[dict[str, Any]]]:
         "operators_by_shape.csv": [
             _operator(row, steps, shapes=True) for row in profile.operators_by_shape
         ],
-        "call_sites.csv": [_operator(row, steps, shapes=False) for row in profile.sites],
+        "functions.csv": [_operator(row, steps, shapes=False) for row in profile.sites],
         "kernels.csv": [_kernel(row, steps) for row in profile.kernels],
         "copies.csv": [_kernel(row, steps) for row in profile.copies],
         "synchronisations.csv": [

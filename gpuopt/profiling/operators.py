@@ -69,17 +69,17 @@ def operator_rows(trace: Trace, *, by_shape: bool = False) -> list[OperatorRow]:
 
 
 def site_rows(trace: Trace) -> list[OperatorRow]:
-    """Sum up the operators by the line of Python, outside of PyTorch, that called them.
+    """Sum up the operators by the function of Python, outside of PyTorch, that called them.
 
-    Nothing when lines were not recorded. The backward pass has no lines on a CUDA device.
+    Nothing when these were not recorded. On a CUDA device the backward pass has none.
     """
-    if not trace.lines:
+    if not trace.functions:
         return []
     device_us = _device_us(trace)
     rows: defaultdict[str, OperatorRow] = defaultdict(lambda: OperatorRow(""))
     for call in _calls(trace):
         row = rows[call.site]
-        row.name = call.site or "outside of any line"
+        row.name = call.site or "outside of any function"
         row.calls += 1
         row.self_host_ms += call.self_us / 1000
         if call.span.link is not None:
@@ -100,7 +100,7 @@ def _calls(trace: Trace) -> Iterator[_Call]:
     """Walk each thread's operators once, inner ones before the outer ones that called them."""
     events: list[tuple[Any, float, float, int, Any]] = []
     start, end = trace.start_us, trace.end_us
-    for kind, spans in ((0, trace.lines), (1, trace.operators)):
+    for kind, spans in ((0, trace.functions), (1, trace.operators)):
         events += [
             (str(s.thread), s.start_us, -s.end_us, kind, s)
             for s in spans
@@ -161,7 +161,7 @@ def _calls_of_thread(events: Iterable[tuple[Any, float, float, int, Any]]) -> It
     yield from close_until(float("inf"))
 
 
-# What calls a user's lines, or is called by them, and is not what one would change.
+# What calls a user's functions, or is called by them, and is not what one would change.
 _NOT_USERS = ("torch/", "lightning/", "nn.Module: ", "<built-in", "<string>", "contextlib.py")
 
 

@@ -44,7 +44,7 @@ def profile_page(
         _phases(profile),
         _kernels("Kernels", profile.kernels, profile),
         _operators("Operators", profile.operators, profile, kind="operator"),
-        _operators("Lines of Python", profile.sites, profile, kind="line"),
+        _operators("Python functions", profile.sites, profile, kind="function"),
         _waits(profile),
         _kernels("Copies", profile.copies, profile),
         _memory(profile),

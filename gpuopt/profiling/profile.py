@@ -32,7 +32,7 @@ class Profile:
         phases: Data, forward, backward, optimizer.
         operators: What took most first.
         operators_by_shape: The same for each shape of inputs, if these were recorded.
-        sites: Lines of Python that called them, if these were recorded.
+        sites: Functions of Python that called them, if these were recorded.
         kernels: Of the device.
         copies: Of the device.
         waits: For the device.

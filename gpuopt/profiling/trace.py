@@ -69,7 +69,7 @@ class Trace:
         steps: Optimizer steps.
         phases: Named by phase: data, forward, backward, optimizer, profiler.
         operators: Of PyTorch, on all threads.
-        lines: Python functions, if they were recorded.
+        functions: Of Python, if they were recorded.
         calls: Of CUDA.
         kernels: On the device.
         copies: Copies and fillings of memory on the device.
@@ -79,7 +79,7 @@ class Trace:
     steps: list[Span] = field(default_factory=list)
     phases: list[Span] = field(default_factory=list)
     operators: list[Span] = field(default_factory=list)
-    lines: list[Span] = field(default_factory=list)
+    functions: list[Span] = field(default_factory=list)
     calls: list[HostCall] = field(default_factory=list)
     kernels: list[DeviceWork] = field(default_factory=list)
     copies: list[DeviceWork] = field(default_factory=list)
@@ -158,7 +158,7 @@ def _add_span(
         text = json.dumps(shapes) if shapes else ""
         trace.operators.append(Span(start, end, name, event.get("tid"), text, link))
     elif kind == "python_function":
-        trace.lines.append(Span(start, end, name, event.get("tid")))
+        trace.functions.append(Span(start, end, name, event.get("tid")))
     elif kind == "user_annotation" and name.startswith(_STEP):
         trace.steps.append(Span(start, end, name, event.get("tid")))
     elif kind == "user_annotation" and (phase := phase_of(name)):

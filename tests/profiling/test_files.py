@@ -43,7 +43,7 @@ def test_tables_are_per_step(folder):
 
 def test_what_was_not_recorded_has_no_file(folder):
     names = {path.name for path in folder.iterdir()}
-    assert not names & {"call_sites.csv", "operators_by_shape.csv", "allocator_snapshot.pickle"}
+    assert not names & {"functions.csv", "operators_by_shape.csv", "allocator_snapshot.pickle"}
 
 
 def test_the_summary_is_for_programs(folder):

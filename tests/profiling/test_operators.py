@@ -65,7 +65,7 @@ def test_what_lies_outside_of_the_steps_is_left_out():
     assert [row.name for row in operator_rows(trace_of(events))] == ["aten::mm"]
 
 
-def test_lines_are_the_users_own():
+def test_functions_are_the_users_own():
     events = [
         step(0, 100),
         span("python_function", "train.py(3): training_step", 0, 60),
@@ -79,9 +79,9 @@ def test_lines_are_the_users_own():
     assert rows == {
         "train.py(3): training_step": 38,
         "train.py(9): loss": 26,
-        "outside of any line": 4,
+        "outside of any function": 4,
     }
 
 
-def test_without_lines_there_is_no_table_of_them(host_trace):
+def test_without_functions_there_is_no_table_of_them(host_trace):
     assert site_rows(host_trace) == []
