@@ -138,8 +138,11 @@ def run_window(
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
     plan = plan_run(config, ALONE)
-    temporary = tempfile.TemporaryDirectory(prefix="gpuopt_profiler_")
-    with process_settings(config, plan, ALONE), _faults(plan), temporary as folder:
+    with (
+        process_settings(config, plan, ALONE),
+        _faults(plan),
+        tempfile.TemporaryDirectory(prefix="gpuopt_profiler_") as folder,
+    ):
         return _run_in(Path(folder), config, plan, window, make_marks, on_step)
 
 

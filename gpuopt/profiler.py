@@ -48,20 +48,29 @@ def _profile(composed: DictConfig) -> None:
     check_machine(settings)
     if config.nsys is True:
         _run_nsys(config)
-        return
-    os.environ.update({**_QUIET, **os.environ})
-    # Only now: torch and Lightning take seconds to import, and bad input ends before.
-    from gpuopt.profiled_run import mark, record
+    elif config.nsys == "marks":
+        _mark(config, window)
+    else:
+        _record(config, window)
+
+
+def _mark(config: ProfilerConfig, window: Window) -> None:
+    from gpuopt.profiled_run import mark
 
     with logging_to(None), _progress() as on_step:
-        if config.nsys == "marks":
-            run = mark(config, window, on_step)
-            sys.stdout.write(f"marked {run.marks.marked_steps} steps\n")
-            return
-        with _folder(config.output) as folder:
+        run = mark(config, window, on_step)
+    sys.stdout.write(f"marked {run.marks.marked_steps} steps\n")
+
+
+def _record(config: ProfilerConfig, window: Window) -> None:
+    os.environ.update({**_QUIET, **os.environ})
+    with _folder(config.output) as folder:
+        # Only now: torch and Lightning take seconds to import, and bad input ends before.
+        from gpuopt.profiled_run import record
+        from gpuopt.profiling.table import profile_table
+
+        with logging_to(None), _progress() as on_step:
             profile, files = record(config, window, folder, on_step)
-    # Its tables import matplotlib.
-    from gpuopt.profiling.table import profile_table
 
     console = Console(highlight=False)
     if not console.is_terminal or console.width > _WIDTH:

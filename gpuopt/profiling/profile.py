@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from gpuopt.profiling.calls import operator_calls
 from gpuopt.profiling.kernels import KernelRow, kernel_rows
 from gpuopt.profiling.memory_timeline import MemoryPoint, memory_timeline
 from gpuopt.profiling.operators import OperatorRow, operator_rows, site_rows
@@ -151,7 +152,7 @@ def profile_of(trace: Trace, *, plain_step_ms: float | None = None) -> Profile:
         plain_step_ms: What a step takes without the profiler, if that is known.
     """
     has_shapes = any(span.shapes for span in trace.operators)
-    steps = len(trace.steps)
+    steps, calls = len(trace.steps), operator_calls(trace)
     return Profile(
         steps=steps,
         step_ms=(trace.end_us - trace.start_us) / steps / 1000,
@@ -159,9 +160,9 @@ def profile_of(trace: Trace, *, plain_step_ms: float | None = None) -> Profile:
         has_device=trace.has_device,
         shares=step_shares(trace),
         phases=phase_times(trace),
-        operators=operator_rows(trace),
-        operators_by_shape=operator_rows(trace, by_shape=True) if has_shapes else (),
-        sites=site_rows(trace),
+        operators=operator_rows(calls),
+        operators_by_shape=operator_rows(calls, by_shape=True) if has_shapes else (),
+        sites=site_rows(calls),
         kernels=kernel_rows(trace.kernels),
         copies=kernel_rows(trace.copies),
         waits=wait_rows(trace),
