@@ -59,7 +59,7 @@ def _mark(config: ProfilerConfig, window: Window) -> None:
 
     with logging_to(None), _progress() as on_step:
         run = mark(config, window, on_step)
-    sys.stdout.write(f"marked {run.marks.marked_steps} steps\n")
+    sys.stdout.write(f"steps that are marked: {run.marks.marked_steps}\n")
 
 
 def _record(config: ProfilerConfig, window: Window) -> None:

@@ -153,7 +153,9 @@ def phase_times(trace: Trace) -> list[PhaseTime]:
 
 def _device_phases(trace: Trace) -> defaultdict[str, float]:
     """Add up the device's work by the phase in which the host started it."""
-    ends = {c.correlation: c.end_us - c.start_us for c in (*trace.kernels, *trace.copies)}
+    started: defaultdict[int | None, float] = defaultdict(float)
+    for work in (*trace.kernels, *trace.copies):  # a graph of CUDA starts many by one call
+        started[work.correlation] += work.end_us - work.start_us
     sums: defaultdict[str, float] = defaultdict(float)
     place = 0
     for call in trace.calls:
@@ -162,5 +164,5 @@ def _device_phases(trace: Trace) -> defaultdict[str, float]:
         if place == len(trace.phases):
             break
         if trace.phases[place].start_us <= call.start_us:
-            sums[trace.phases[place].name] += ends.pop(call.correlation, 0.0)
+            sums[trace.phases[place].name] += started.pop(call.correlation, 0.0)
     return sums

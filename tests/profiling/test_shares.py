@@ -77,5 +77,12 @@ def test_phases_tell_the_hosts_time_and_what_the_device_was_given(device_trace, 
     }
 
 
+def test_a_call_may_start_many_kernels():
+    events = [step(0, 100), phase("forward", 0, 100), call("cudaGraphLaunch", 1, 2, 1)]
+    events += [kernel("k", 10, 30, 1), kernel("k", 40, 60, 1)]
+    times = {time.name: 1000 * time.device_ms for time in phase_times(trace_of(events))}
+    assert times["forward"] == pytest.approx(40)
+
+
 def test_without_marks_there_are_no_phases():
     assert phase_times(trace_of([step(0, 10), operator("aten::add", 0, 5)])) == []
