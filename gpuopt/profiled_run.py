@@ -248,7 +248,7 @@ def _facts(
     return {
         "model": f"{model.name}, {plan.image_size} px",
         "data": f"{config.data_name}, {data.num_workers} loader processes",
-        "device": f"{plan.accelerator} ({plan.gpu.name})",
+        "device": plan.gpu.name,
         "batch": f"{batch} = {plan.global_batch_size} per step",
         "precision": plan.precision,
         "torch": f"{torch.__version__}, Python {platform.python_version()}",

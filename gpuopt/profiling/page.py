@@ -76,9 +76,9 @@ def _head(profile: Profile, facts: Mapping[str, str]) -> str:
 def _shares(profile: Profile) -> str:
     rows = [
         (
-            f'<svg class="key" viewBox="0 0 8 8" aria-hidden="true">'
+            f'<span class="part"><svg class="key" viewBox="0 0 8 8" aria-hidden="true">'
             f'<rect width="8" height="8" fill-opacity="{tint(place):.2f}"/></svg>'
-            f"{escape(share.name)}",
+            f"{escape(share.name)}</span>",
             figure(share.ms),
             percent(share.ratio),
             escape(share.meaning),

@@ -88,10 +88,10 @@ class Profile:
             if share.ratio >= _SMALL_RATIO and share.name in _ADVICE
         ]
         if self.plain_step_ms and self.step_ms > self.plain_step_ms * (1 + _SMALL_RATIO):
+            whose = "the host's times" if self.has_device else "times"
             found.append(
-                f"Without the profiler a step takes {figure(self.plain_step_ms)} ms: the host's "
-                "times are too long, most of all those of small operators and of Python; a "
-                "kernel's are not."
+                f"Without the profiler a step takes {figure(self.plain_step_ms)} ms: {whose} here "
+                "are too long, most of all those of small operators and of Python."
             )
         return found
 

@@ -28,6 +28,7 @@ svg{fill:var(--accent)}
 .stack{display:block;width:100%;height:1.6rem;border-radius:.3rem;margin-bottom:.6rem}
 .bar{display:block;width:100%;min-width:3rem;height:.55rem}
 td:has(.bar){width:35%}
+.part{white-space:nowrap}
 .key{width:.75rem;height:.75rem;margin-right:.5rem}
 .curve{display:block;width:100%;height:9rem;border-bottom:1px solid var(--line)}
 .area{fill-opacity:.18}
