@@ -3,9 +3,9 @@
 __all__ = ["STYLE"]
 
 STYLE = """
-:root{--text:#1d2126;--soft:#5c6670;--line:#dfe3e8;--back:#fff;--accent:#1769aa}
+:root{--text:#16191d;--soft:#5b6570;--line:#dfe3e7;--back:#fff;--accent:#0f766e}
 @media(prefers-color-scheme:dark){
-:root{--text:#e4e8ec;--soft:#9aa5b0;--line:#313840;--back:#14171a;--accent:#62b0f0}}
+:root{--text:#e8ebee;--soft:#98a3ae;--line:#2d343b;--back:#101316;--accent:#2dd4bf}}
 *{box-sizing:border-box}
 body{margin:0;background:var(--back);color:var(--text);line-height:1.5;
 font-family:system-ui,-apple-system,"Segoe UI",Roboto,sans-serif}
