@@ -16,6 +16,7 @@ COMMANDS = {
     "find_batch_size": "the largest and the best batch of a GPU, measured or predicted",
     "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
     "check": "which micro-batch fits which GPU, predicted without one",
+    "profiler": "where the time of a training step goes, recorded over a few steps",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",

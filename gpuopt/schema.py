@@ -33,6 +33,7 @@ __all__ = [
     "Logging",
     "Precision",
     "PredictConfig",
+    "ProfilerConfig",
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
@@ -43,6 +44,7 @@ __all__ = [
     "to_export_config",
     "to_find_config",
     "to_predict_config",
+    "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
 ]
@@ -254,6 +256,25 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class ProfilerConfig(TrainConfig):
+    """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
+
+    It takes the settings of `gpuopt train`, of which it runs a part.
+    """
+
+    steps: int = 100
+    wait: Any = "auto"
+    warmup: int = 3
+    active: int = 10
+    activities: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    nsys: Any = False
+    output: str = "outputs/profiler"
+
+
+@dataclass
 class RecommendTtaConfig:
     """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
 
@@ -279,6 +300,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
+    "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
 }
@@ -325,6 +347,11 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ProfilerConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

@@ -20,7 +20,7 @@ FLOORS = [
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding"},
+    {"checks", "finding", "profiling"},
 ]
 MOST_LINES = 400
 
@@ -114,6 +114,8 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.export",
         "gpuopt.find_batch_size",
         "gpuopt.predict_engine",
+        "gpuopt.profiler",
+        "gpuopt.profiling",
         "gpuopt.recommend_tta",
         "gpuopt.run_images",
         "gpuopt.__main__",
@@ -162,6 +164,7 @@ for name in sys.argv[1:]:
     )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("profiling.files", "profiling.table")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],

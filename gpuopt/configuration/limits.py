@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -41,6 +42,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "active": (1, 1000),  # a trace of more is larger than what can be looked at
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "images": (1, 1_000_000_000),
@@ -55,6 +57,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "steps": (2, 1_000_000),
+    "wait": (0, 1_000_000),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -126,6 +130,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
+    "nsys": (True, False, "marks"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
     "purpose": ("train", "predict", "tta"),
@@ -142,6 +147,7 @@ _AUTO = (
     "images",
     "micro_batch_size",
     "num_workers",
+    "wait",
 )
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
@@ -213,6 +219,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))
+    if "activities" in config:
+        check_profiler(config)
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
