@@ -20,7 +20,7 @@ FLOORS = [
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding"},
+    {"checks", "finding", "tuning"},
 ]
 MOST_LINES = 400
 

@@ -42,6 +42,7 @@ class WindowLoader:
         dataset: What reads the images.
         sampler: What says which.
         num_workers: Loader processes; they live as long as the loader.
+        prefetch_factor: Batches that each of them holds ready.
         pin_memory: Copy batches to page-locked memory; ignored without a CUDA device.
         timeout_s: Seconds after which a silent worker is taken for dead; 0 waits for ever.
     """
@@ -52,6 +53,7 @@ class WindowLoader:
         sampler: GlobalWindowSampler | EvaluationSampler,
         *,
         num_workers: int = 0,
+        prefetch_factor: int = 2,
         pin_memory: bool = False,
         timeout_s: float = 30.0,
     ) -> None:
@@ -64,6 +66,7 @@ class WindowLoader:
             sampler=sampler,
             batch_size=None,
             num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers else None,
             pin_memory=pin_memory and torch.cuda.is_available(),
             timeout=min(_POLL_S, timeout_s or _POLL_S) if num_workers else 0,
             persistent_workers=num_workers > 0,
