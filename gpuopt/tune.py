@@ -77,6 +77,8 @@ def _tune(composed: DictConfig) -> None:
         keys=KEYS["train"],
         found=answer.settings,
     )
+    if not answer.settings:
+        experiment = None  # what was typed is to be kept
     written = [] if experiment is None else [_write(experiment, use, answer)]
     _PRINT[config.format](answer, _command(use, experiment), written)
 

@@ -137,7 +137,9 @@ class _Tuning:
 
     def answer(self, device: str | None = None, unmeasured: str = "") -> TuneAnswer:
         """Put together what was found."""
-        shortfall = None if self._loader is None else self._loader.shortfall
+        notes = [] if self._loader is None else [self._loader.shortfall]
+        if self._comparison is not None and self._comparison.is_worse(self._goal):
+            notes.append("the settings as they were typed are better: nothing is changed")
         return TuneAnswer(
             target=self._config.target,
             goal=self._goal,
@@ -147,7 +149,7 @@ class _Tuning:
             loader=self._loader,
             compiled=self._compiled,
             comparison=self._comparison,
-            notes=[] if shortfall is None else [shortfall],
+            notes=[note for note in notes if note is not None],
         )
 
     def settle_precision(self) -> None:
@@ -235,6 +237,7 @@ class _Tuning:
                 demand=demand,
                 goal=self._goal,
                 pin_memory=bench.facts["accelerator"] == "cuda",
+                shares_processors=bench.facts["accelerator"] == "cpu",
                 least_speed_ratio=self._config.least_speed_ratio,
             )
         for choice in self._loader.choices():

@@ -12,6 +12,8 @@ from gpuopt.tuning.loader_search import LoaderResult
 
 __all__ = ["BeforeAfter", "TuneAnswer"]
 
+_NOISE_RATIO = 0.05  # of a 95th percentile, or of a process's memory, from one run to the next
+
 
 @dataclass(frozen=True)
 class BeforeAfter:
@@ -34,6 +36,15 @@ class BeforeAfter:
     def step_ms(self, figures: Figures) -> float:
         """Return the duration of an optimizer step in milliseconds."""
         return 1000 * self.samples_per_step / figures.samples_per_second
+
+    def is_worse(self, goal: Goal) -> bool:
+        """Tell whether what was found surely serves a goal less than what was typed."""
+        if goal == "throughput":
+            return self.speed.high < 1
+        if goal == "latency":
+            return self.after.batch_ms > (1 + _NOISE_RATIO) * self.before.batch_ms
+        before, after = self.before.memory_bytes, self.after.memory_bytes
+        return before is not None and after is not None and after > (1 + _NOISE_RATIO) * before
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -77,7 +88,9 @@ class TuneAnswer:
 
     @property
     def settings(self) -> Mapping[str, Any]:
-        """By dotted key, what the user did not give and was found."""
+        """By dotted key, what the user did not give and was found; nothing if that is worse."""
+        if self.comparison is not None and self.comparison.is_worse(self.goal):
+            return {}
         return {c.key: c.value for c in self.choices if c.evidence != "given"}
 
     def as_dict(self) -> dict[str, Any]:

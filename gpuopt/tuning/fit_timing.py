@@ -64,7 +64,7 @@ class FitTiming:
     def reading(self) -> LoaderReading:
         """Measure one process that does nothing but load."""
         LoaderSetting(1).apply_to(self._data)
-        return read_alone(self._data.train_dataloader())
+        return read_alone(lambda: self._data.train_dataloader())
 
     def at_start(self, *callbacks: L.Callback) -> None:
         """Begin a fit for what callbacks do when it starts, and end it before its first step."""

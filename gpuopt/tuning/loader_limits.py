@@ -12,6 +12,7 @@ __all__ = ["WorkerLimit", "worker_limit"]
 # the number of processes is no longer a question of processors.
 _LEAST_CPU_RATIO = 0.05
 _MOST_WORKERS = 32
+_ROUNDED = 0.15  # a process that seems to wait a little wants a processor of its own all the same
 _MOST_HOST_MEMORY_RATIO = 0.25
 
 
@@ -52,7 +53,7 @@ def worker_limit(
         shared = workers_that_fit(batch_bytes, prefetch_factor=prefetch_factor)
     host_bytes = host_memory_bytes() if host_bytes is None else host_bytes
     share = max(_LEAST_CPU_RATIO, cpu_ratio)
-    by_cpu = max(1, math.floor(cpus / share + 0.5))
+    by_cpu = max(1, math.ceil(cpus / share - _ROUNDED))
     by_memory = int(_MOST_HOST_MEMORY_RATIO * host_bytes) // max(
         1, batch_bytes * (prefetch_factor + 1)
     )

@@ -20,12 +20,13 @@ MOST_PROBES = 4
 
 # The device is kept busy when it gets this share of what it takes.
 _BUSY_RATIO = 0.97
-# Further processes are worth another probe when the last ones gave this much more.
+# Processes that give less than this more are not needed.
 _GAIN_RATIO = 1.03
 # Samples loaded for each that is taken: for the unevenness of loading. Under `memory` the share of
 # the speed that has to remain comes in, see `_wanted`.
 _SURPLUS = {"throughput": 1.2, "latency": 1.5, "memory": 1.05}
 _FEWER_RATIO = 0.67
+_READING_ERROR_RATIO = 1.15  # what one process loads is measured in a moment
 _UNLIMITED = 1 << 20
 _PREFETCH = {"latency": (4, 4), "memory": (1, 1), "throughput": (2, 4)}
 
@@ -130,6 +131,7 @@ def search_loader(
     demand: float | None = None,
     goal: Goal = "throughput",
     pin_memory: bool = False,
+    shares_processors: bool = False,
     least_speed_ratio: float = 0.5,
     on_probe: Callable[[LoaderSetting, Figures], None] | None = None,
 ) -> LoaderResult:
@@ -146,6 +148,8 @@ def search_loader(
             more processes and batches in reserve. `memory`: the fewest waiting batches that keep
             `least_speed_ratio` of the throughput.
         pin_memory: Whether there is a device to copy to.
+        shares_processors: Whether the training needs the processors itself, as on a CPU. Loading
+            in turns with it, without a process of its own, is then tried as well.
         least_speed_ratio: For `memory`.
         on_probe: Called after each probe.
     """
@@ -166,7 +170,9 @@ def search_loader(
             on_probe(setting, found[workers])
         if measured.samples_per_second >= wanted:
             break
-        workers = _next(found, wanted, limit.workers)
+        workers = _next(found, wanted, limit.workers, reading.samples_per_second)
+        if workers is None and shares_processors and 0 not in found:
+            workers = 0
     by_need = {count: found[count] for count in sorted(found)}
     chosen = best_for(goal, by_need, least_speed_ratio=least_speed_ratio)
     return LoaderResult(
@@ -208,20 +214,27 @@ def _needed(goal: Goal, demand: float | None, wanted: float, reading: LoaderRead
     return math.ceil(_SURPLUS[goal] * (wanted if goal == "memory" else demand) / alone)
 
 
-def _next(found: Mapping[int, Figures], wanted: float, most: int) -> int | None:
+def _next(found: Mapping[int, Figures], wanted: float, most: int, alone: float) -> int | None:
     """Return the next number of processes to try, or None when nothing is to be gained."""
     rates = {count: figures.samples_per_second for count, figures in found.items()}
-    best = max(rates, key=lambda count: rates[count])
+    plateau = max(rates.values()) / _GAIN_RATIO
+    best = min(count for count in rates if rates[count] >= plateau)
     fewer = [count for count in rates if count < best]
     more = [count for count in rates if count > best]
-    still_grows = not fewer or rates[best] >= _GAIN_RATIO * rates[max(fewer)]
-    if not more and best < most and still_grows:
+    if not more and best < most:
         per_process = rates[best] / max(1, best)
         enough = wanted / max(per_process, 1e-9)
         return int(min(most, 2 * best + 1, max(best + 1, math.ceil(min(enough, most)))))
-    if more and min(more) - best > 1:
-        return (best + min(more)) // 2
-    below = math.floor(_FEWER_RATIO * best)
-    if best > 0 and not fewer and below not in rates:
-        return below
-    return None
+    if best > 0 and not fewer:
+        below = math.floor(_FEWER_RATIO * best)
+        if below == 0 or _may_reach(below, plateau, alone):
+            return below
+    gaps = [(min(more) - best, (best + min(more)) // 2)] if more else []
+    gaps += [(best - max(fewer), (best + max(fewer)) // 2)] if fewer else []
+    width, middle = max(gaps, default=(0, 0))
+    return middle if width > 1 and _may_reach(middle, plateau, alone) else None
+
+
+def _may_reach(count: int, rate: float, alone: float) -> bool:
+    """Tell whether so many processes could load that much, if they did not disturb each other."""
+    return count * alone * _READING_ERROR_RATIO >= rate

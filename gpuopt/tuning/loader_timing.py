@@ -89,7 +89,7 @@ class LoaderTiming:
 
     def reading(self) -> LoaderReading:
         """Measure one process that does nothing but load."""
-        return read_alone(self._loader(LoaderSetting(1)))
+        return read_alone(lambda: self._make_loader(LoaderSetting(1)))
 
     def probe(self, setting: LoaderSetting) -> Figures:
         """Measure a setting, also over several epochs with what an epoch's start takes.
@@ -97,9 +97,8 @@ class LoaderTiming:
         Raises:
             ValueError: When the loader is empty.
         """
-        loader = self._loader(setting)
         rounds = RoundClock(setting.num_workers, self._limits, settled_clock=self._clock)
-        with _closing(loader):
+        with _opened(lambda: self._make_loader(setting)) as loader:
             while True:
                 is_empty = True
                 for batch in loader:
@@ -111,25 +110,19 @@ class LoaderTiming:
                 if is_empty:
                     raise ValueError("the loader is empty")
 
-    def _loader(self, setting: LoaderSetting) -> Iterable[Any]:
-        with warnings.catch_warnings():
-            # It counts processors, and not how much of one a process takes.
-            warnings.filterwarnings("ignore", ".*suggested max number of worker.*")
-            return self._make_loader(setting)
 
-
-def read_alone(loader: Iterable[Any]) -> LoaderReading:
+def read_alone(make_loader: Callable[[], Iterable[Any]]) -> LoaderReading:
     """Measure a loader of one process.
 
     Args:
-        loader: With `num_workers=1`, and at least two batches.
+        make_loader: Makes it, with `num_workers=1`.
 
     Raises:
-        ValueError: When it has fewer.
+        ValueError: When it is empty.
     """
     gaps_s: list[float] = []
     samples, size_bytes = 0, 0
-    with _closing(loader):
+    with _opened(make_loader) as loader:
         batches = _endless(loader)
         size_bytes = batch_bytes_of(next(batches))
         began_s, cpu_before_s = time.perf_counter(), _children_cpu_s()
@@ -170,13 +163,17 @@ def _endless(loader: Iterable[Any]) -> Iterator[Any]:
 
 
 @contextlib.contextmanager
-def _closing(loader: Any) -> Iterator[None]:
-    """End a loader's processes, which live on between epochs."""
+def _opened(make_loader: Callable[[], Iterable[Any]]) -> Iterator[Iterable[Any]]:
+    """Make a loader, and end its processes, which live on between epochs."""
+    loader: Any = None
     try:
         with warnings.catch_warnings():
             # Python 3.12 warns of any fork beside threads: the processes only load.
             warnings.filterwarnings("ignore", ".*use of fork.*", DeprecationWarning)
-            yield
+            # PyTorch counts processors, and not how much of one a process takes.
+            warnings.filterwarnings("ignore", ".*suggested max number of worker.*")
+            loader = make_loader()
+            yield loader
     finally:
         if hasattr(loader, "close"):
             loader.close()

@@ -22,10 +22,13 @@ def tune_table(answer: TuneAnswer) -> RenderableType:
     parts: list[RenderableType] = [Text(plain_text(title), style="bold")]
     if answer.loader is not None:
         parts.append(_loader_table(answer.loader))
+        if (demand := answer.loader.demand) is not None:
+            parts.append(Text(f"the training without loading: {demand:.0f} samples/s", style="dim"))
     if answer.compiled is not None and answer.compiled.modes:
         parts.append(_compile_table(answer.compiled))
     if answer.comparison is not None:
         parts.append(_comparison_table(answer.comparison))
+        parts.append(Text(plain_text(_speed_text(answer.comparison)), style="dim"))
     parts += [Text(plain_text(str(choice))) for choice in answer.choices]
     parts += [Text(plain_text(note), style="yellow") for note in answer.notes]
     if answer.unmeasured:
@@ -46,10 +49,6 @@ def _loader_table(found: LoaderResult) -> Table:
             f"{figures.batch_ms:.1f}",
             style="bold green" if setting == found.setting else "",
         )
-    if found.demand is not None:
-        table.add_row("", "", "", f"{found.demand:.0f}", "", style="dim")
-        table.caption = Text("last line: the training without loading", style="dim")
-        table.caption_justify = "left"
     return table
 
 
@@ -80,14 +79,15 @@ def _comparison_table(found: BeforeAfter) -> Table:
             f"{figures.samples_per_second:.0f}",
             _memory(figures),
         )
-    speed = found.speed
-    table.caption = Text(
-        f"speed after / before: {speed.ratio:.3f} ({speed.low:.3f} to {speed.high:.3f}), "
-        f"{speed.pairs} pairs; memory of {found.memory}",
-        style="dim",
-    )
-    table.caption_justify = "left"
     return table
+
+
+def _speed_text(found: BeforeAfter) -> str:
+    speed = found.speed
+    return (
+        f"speed after / before: {speed.ratio:.3f} ({speed.low:.3f} to {speed.high:.3f}), "
+        f"{speed.pairs} pairs; memory of {found.memory}"
+    )
 
 
 def _memory(figures: Figures) -> str:
