@@ -75,6 +75,19 @@ def tune(
     route = choose_route(config.gpu, present, None, 1)
     _refuse_other_device(route)
     tuning = _Tuning(config, settings, typed, open_bench, tell)
+    try:
+        return _answer(tuning, config, route, present, measure)
+    finally:
+        tuning.close()
+
+
+def _answer(
+    tuning: "_Tuning",
+    config: TuneConfig,
+    route: Route,
+    present: Sequence[DriverDevice],
+    measure: Measure,
+) -> TuneAnswer:
     if route.kind == "predict":
         if config.target != "all":
             raise InputError(
@@ -88,7 +101,7 @@ def tune(
         tuning.settle_precision()
         if route.kind == "measure":
             tuning.find_batch(present, measure)
-        if config.goal == "memory" and _LEVEL not in typed:
+        if config.goal == "memory":
             tuning.compare_checkpointing()
     if config.target in ("loader", "all"):
         tuning.find_loader()
@@ -129,6 +142,7 @@ class _Tuning:
         self._open_bench = open_bench
         self._tell = tell
         self._goal: Goal = config.goal  # type: ignore[assignment]  # one of the words, checked
+        self._kept: BenchProcess | None = None
         self._choices: dict[str, Choice] = {}
         self._loader: LoaderResult | None = None
         self._compiled: CompileAnswer | None = None
@@ -155,9 +169,8 @@ class _Tuning:
     def settle_precision(self) -> None:
         """Take the precision, the batch and the level that a run here would plan with."""
         self._tell("precision")
-        with self._open_bench(self._now) as bench:
-            self._device = bench.facts["device"]
-            planned = {choice["key"]: Choice(**choice) for choice in bench.facts["choices"]}
+        facts = self._bench().facts
+        planned = {choice["key"]: Choice(**choice) for choice in facts["choices"]}
         for key in ("precision", "micro_batch_size", _LEVEL):
             if key in planned:
                 self._take(planned[key])
@@ -167,6 +180,7 @@ class _Tuning:
         if self._given["micro_batch_size"] != "auto":
             return
         self._tell("batch")
+        self.close()  # what it has of the device is not free
         config = self._find_config(None)
         found = find(config, present, measure)
         if found.answer.largest == 0 and _LEVEL not in self._typed:
@@ -198,12 +212,12 @@ class _Tuning:
 
     def compare_checkpointing(self) -> None:
         """Measure what recomputing all activations saves and costs."""
+        if _LEVEL in self._typed:
+            return
         figures: dict[str, Figures] = {}
         for level in ("none", "full"):
             self._tell(f"checkpointing {level}")
-            with self._open_bench(_with(self._now, {_LEVEL: level})) as bench:
-                self._device = bench.facts["device"]
-                figures[level] = bench.alone()
+            figures[level] = self._memory_of({_LEVEL: level})
         ratio = self._config.least_speed_ratio
         level = best_for("memory", figures, least_speed_ratio=ratio)
         words = ", ".join(
@@ -215,46 +229,44 @@ class _Tuning:
 
     def find_loader(self) -> None:
         """Search for the loader's setting."""
+        bench = self._bench()
         self._tell("one loader process")
-        with self._open_bench(self._now) as bench:
-            self._device = bench.facts["device"]
-            reading = bench.reading()
-            self._tell("steps without loading")
-            demand = bench.alone().samples_per_second
+        reading = bench.reading()
+        self._tell("steps without loading")
+        demand = bench.alone().samples_per_second
 
-            def limit_for(prefetch_factor: int) -> WorkerLimit:
-                return worker_limit(reading.cpu_ratio, reading.batch_bytes, prefetch_factor)
+        def limit_for(prefetch_factor: int) -> WorkerLimit:
+            return worker_limit(reading.cpu_ratio, reading.batch_bytes, prefetch_factor)
 
-            def probe(setting: LoaderSetting) -> Figures:
-                self._tell(str(setting))
-                found = bench.beside(setting)
-                return Figures(found.samples_per_second, found.batch_ms)
+        def probe(setting: LoaderSetting) -> Figures:
+            self._tell(str(setting))
+            found = bench.beside(setting)
+            return Figures(found.samples_per_second, found.batch_ms)
 
-            self._loader = search_loader(
-                probe,
-                reading,
-                limit_for=limit_for,
-                demand=demand,
-                goal=self._goal,
-                pin_memory=bench.facts["accelerator"] == "cuda",
-                shares_processors=bench.facts["accelerator"] == "cpu",
-                least_speed_ratio=self._config.least_speed_ratio,
-            )
+        is_cuda = bench.facts["accelerator"] == "cuda"
+        self._loader = search_loader(
+            probe,
+            reading,
+            limit_for=limit_for,
+            demand=demand,
+            goal=self._goal,
+            pin_memory=is_cuda,
+            shares_processors=not is_cuda,
+            least_speed_ratio=self._config.least_speed_ratio,
+        )
         for choice in self._loader.choices():
             self._take(choice)
 
     def find_compile_mode(self) -> None:
         """Try the modes of torch.compile on the real step."""
+        bench = self._bench()
         self._tell("compilation")
-        with self._open_bench(_with(self._now, {"compile.mode": "off"})) as bench:
-            facts, found = bench.facts, bench.compile()
-        self._device = facts["device"]
+        facts, found = bench.facts, bench.compile()
         figures: dict[str, Figures] = {}
         if self._goal == "memory":
             for mode in ("off", *(t["mode"] for t in found["trials"] if t["step_s"] is not None)):
                 self._tell(f"memory with compile.mode={mode}")
-                with self._open_bench(_with(self._now, {"compile.mode": mode})) as bench:
-                    figures[mode] = bench.alone()
+                figures[mode] = self._memory_of({"compile.mode": mode})
         per_step = int(facts["batches_per_step"])
         self._compiled = compile_answer(
             found,
@@ -271,6 +283,7 @@ class _Tuning:
         """Measure the settings as they were typed and as they are now, in turns."""
         taken: dict[str, list[Figures]] = {"before": [], "after": []}
         self._tell("before and after")
+        self.close()
         with self._open_bench(self._given) as before, self._open_bench(self._now) as after:
             benches = {"before": before, "after": after}
             for number, order in enumerate(abba_orders(tuple(benches), _PAIRS), start=1):
@@ -291,6 +304,28 @@ class _Tuning:
             samples_per_step=samples,
             memory="the device" if on_device else "the process, without its loader processes",
         )
+
+    def close(self) -> None:
+        """End the process that is kept."""
+        if self._kept is not None:
+            self._kept.close()
+        self._kept = None
+
+    def _bench(self) -> BenchProcess:
+        """Return a process with the settings of now, not compiled; the kept one if it has them."""
+        settings = _with(self._now, {"compile.mode": "off"})
+        if self._kept is None or not _is_same(self._kept.facts, settings):
+            self.close()
+            self._kept = self._open_bench(settings)
+            self._device = self._kept.facts["device"]
+        return self._kept
+
+    def _memory_of(self, values: Mapping[str, Any]) -> Figures:
+        """Measure in a process of its own, whose most memory is that of these settings alone."""
+        self.close()
+        with self._open_bench(_with(self._now, values)) as bench:
+            self._device = bench.facts["device"]
+            return bench.alone()
 
     def _take(self, choice: Choice) -> None:
         self._choices[choice.key] = choice
@@ -317,6 +352,16 @@ def _with(settings: Mapping[str, Any], values: Mapping[str, Any]) -> dict[str, A
             node = node[parent]
         node[name] = value
     return changed
+
+
+def _is_same(facts: Mapping[str, Any], settings: Mapping[str, Any]) -> bool:
+    """Tell whether a training with these facts is one with these settings."""
+    wanted = (
+        (settings["precision"]["name"], facts["precision"]),
+        (settings["micro_batch_size"], facts["micro_batch_size"]),
+        (settings["model"].get("checkpointing", "auto"), facts["checkpointing"]),
+    )
+    return all(value in ("auto", fact) for value, fact in wanted)
 
 
 def _middle(segments: Sequence[Figures]) -> Figures:

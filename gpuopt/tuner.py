@@ -11,7 +11,6 @@ import queue
 import tempfile
 import threading
 import traceback
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -181,8 +180,6 @@ def _serve(requests: "queue.Queue[str]", send: Callable[[Mapping[str, Any]], Non
         "setting": f"micro_batch_size={plan.micro_batch_size}",
         "remedy": f"try micro_batch_size={max(1, plan.micro_batch_size // 2)}",
     }
-    # PyTorch counts processors, and not how much of one a loader process takes.
-    warnings.filterwarnings("ignore", ".*suggested max number of worker.*")
     with process_settings(config, plan, ALONE), faults_in_words(**words):
         bench = TrainingBench(config, plan, float(order["probe_s"]))
         send({"result": bench.facts()})

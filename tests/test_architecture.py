@@ -115,6 +115,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.find_batch_size",
         "gpuopt.predict_engine",
         "gpuopt.recommend_tta",
+        "gpuopt.tune",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -151,6 +152,7 @@ for name in sys.argv[1:]:
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],

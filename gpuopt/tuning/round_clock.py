@@ -74,21 +74,14 @@ class RoundClock:
         self._round_s: list[float] = []
         self._gaps_s: list[float] = []
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether enough has been timed."""
-        limits, taken_s = self._limits, sum(self._round_s)
-        if not self._rates:
-            return False
-        if taken_s >= limits.most_s or self._size * (len(self._rates) + 1) > limits.most_batches:
-            return True
-        return limits.stops_when_steady and taken_s >= limits.least_s and self._is_steady()
-
     def batch_done(self, samples: int) -> bool:
-        """Count a batch that the loop is done with; returns `is_finished`.
+        """Count a batch that the loop is done with.
 
         Args:
             samples: Its size.
+
+        Returns:
+            Whether enough has been timed.
         """
         self._batches += 1
         if self._batches < self._untimed:
@@ -101,12 +94,11 @@ class RoundClock:
         self._before_s = now_s
         self._samples += samples
         self._in_round += 1
-        if self._in_round == self._size:
-            self._end_round()
-        elif now_s - self._round_began_s >= 2 * self._limits.most_s:
-            self._end_round()
-            return True
-        return self.is_finished
+        takes_long = now_s - self._round_began_s >= 2 * self._limits.most_s
+        if self._in_round < self._size and not takes_long:
+            return False
+        self._end_round()
+        return takes_long or self._is_finished()
 
     def figures(self, memory_bytes: int | None = None) -> Figures:
         """Return what was measured over whole rounds.
@@ -129,6 +121,12 @@ class RoundClock:
         self._round_s.append(duration_s)
         self._round_began_s = self._before_s = now_s
         self._samples = self._in_round = 0
+
+    def _is_finished(self) -> bool:
+        limits, taken_s = self._limits, sum(self._round_s)
+        if taken_s >= limits.most_s or self._size * (len(self._rates) + 1) > limits.most_batches:
+            return True
+        return limits.stops_when_steady and taken_s >= limits.least_s and self._is_steady()
 
     def _is_steady(self) -> bool:
         if len(self._rates) < _LEAST_ROUNDS:

@@ -15,6 +15,7 @@ from gpuopt.schema import (
     PredictConfig,
     RecommendTtaConfig,
     TrainConfig,
+    TuneConfig,
 )
 
 HYDRA_OPTIONS = [
@@ -142,6 +143,7 @@ def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
     assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
     assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
+    assert set(KEYS["tune"]) == {field.name for field in fields(TuneConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
