@@ -11,14 +11,14 @@ from gpuopt.find_answer import find
 from gpuopt.finding.probing_process import Measured
 from gpuopt.finding.request import FindRequest
 from gpuopt.finding.route import Route, choose_route
-from gpuopt.hardware import DriverDevice
+from gpuopt.hardware import DriverDevice, available_cpus, host_memory_bytes
 from gpuopt.measure.pairs import abba_orders, paired_ratio, spread
 from gpuopt.schema import FindBatchSizeConfig, TrainConfig, TuneConfig, to_find_config
 from gpuopt.tuning.answer import BeforeAfter, TuneAnswer
 from gpuopt.tuning.batch_choice import choose_for_goal
 from gpuopt.tuning.bench_process import BenchProcess
 from gpuopt.tuning.compile_answer import CompileAnswer, compile_answer
-from gpuopt.tuning.goal import Figures, Goal, best_for
+from gpuopt.tuning.goal import GOALS, Figures, Goal, best_for
 from gpuopt.tuning.loader_limits import WorkerLimit, worker_limit
 from gpuopt.tuning.loader_search import LoaderResult, search_loader
 from gpuopt.tuning.loader_setting import LoaderSetting
@@ -75,6 +75,8 @@ def tune(
     route = choose_route(config.gpu, present, None, 1)
     _refuse_other_device(route)
     tuning = _Tuning(config, settings, typed, open_bench, tell)
+    if config.target == "all":
+        tuning.check(route)
     try:
         return _answer(tuning, config, route, present, measure)
     finally:
@@ -141,17 +143,20 @@ class _Tuning:
         self._typed = typed
         self._open_bench = open_bench
         self._tell = tell
-        self._goal: Goal = config.goal  # type: ignore[assignment]  # one of the words, checked
+        self._goal: Goal = next(goal for goal in GOALS if goal == config.goal)
         self._kept: BenchProcess | None = None
         self._choices: dict[str, Choice] = {}
         self._loader: LoaderResult | None = None
         self._compiled: CompileAnswer | None = None
         self._comparison: BeforeAfter | None = None
         self._device = ""
+        self._checked: str | None = None
 
     def answer(self, device: str | None = None, unmeasured: str = "") -> TuneAnswer:
         """Put together what was found."""
-        notes = [] if self._loader is None else [self._loader.shortfall]
+        notes = [self._checked]
+        if self._loader is not None:
+            notes.append(self._loader.shortfall)
         if self._comparison is not None and self._comparison.is_worse(self._goal):
             notes.append("the settings as they were typed are better: nothing is changed")
         return TuneAnswer(
@@ -164,6 +169,13 @@ class _Tuning:
             compiled=self._compiled,
             comparison=self._comparison,
             notes=[note for note in notes if note is not None],
+        )
+
+    def check(self, route: Route) -> None:
+        """Note what there is to measure on."""
+        self._checked = (
+            f"{route.reason}; {available_cpus()} processors and "
+            f"{host_memory_bytes() / 2**30:.0f} GiB of memory may be used here"
         )
 
     def settle_precision(self) -> None:

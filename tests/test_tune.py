@@ -211,6 +211,8 @@ def test_all_writes_one_experiment_that_trains(call, tmp_path, monkeypatch):
     code, out, err = call(*CPU, *words)
     assert (code, err) == (0, "")
     assert "Before and after" in out
+    assert "the CPU was asked for; " in out
+    assert "processors and" in out
     assert left_behind(tmp_path) == ["conf/.gpuopt", "conf/experiment/tuned_1.yaml"]
     text = Path("conf/experiment/tuned_1.yaml").read_text()
     for comment in ("# By gpuopt tune on", "# num_workers=5 (measured:", "# compile.mode="):

@@ -12,6 +12,7 @@ from gpuopt.tuning.loader_search import LoaderResult
 
 __all__ = ["BeforeAfter", "TuneAnswer"]
 
+_LEAST_SPEED_RATIO = 0.97  # below it the change is more likely for the worse
 _NOISE_RATIO = 0.05  # of a 95th percentile, or of a process's memory, from one run to the next
 
 
@@ -38,9 +39,9 @@ class BeforeAfter:
         return 1000 * self.samples_per_step / figures.samples_per_second
 
     def is_worse(self, goal: Goal) -> bool:
-        """Tell whether what was found surely serves a goal less than what was typed."""
+        """Tell whether what was found serves a goal less than what was typed."""
         if goal == "throughput":
-            return self.speed.high < 1
+            return self.speed.high < 1 or self.speed.ratio < _LEAST_SPEED_RATIO
         if goal == "latency":
             return self.after.batch_ms > (1 + _NOISE_RATIO) * self.before.batch_ms
         before, after = self.before.memory_bytes, self.after.memory_bytes

@@ -48,6 +48,7 @@ class FitTiming:
         self._module = module
         self._data: Any = data
         self._limits = limits
+        self._pins = bool(getattr(data, "pin_memory", False))
 
     def beside(self, setting: LoaderSetting) -> Figures:
         """Time the training with its loader."""
@@ -56,14 +57,14 @@ class FitTiming:
 
     def alone(self) -> Figures:
         """Time the training with one batch again and again: what the device takes at most."""
-        LoaderSetting(0).apply_to(self._data)
+        LoaderSetting(0, pin_memory=self._pins).apply_to(self._data)
         batch = next(iter(self._data.train_dataloader()))
         with self._loading(lambda: _SameBatch(batch)):
             return self._fit(0)
 
     def reading(self) -> LoaderReading:
         """Measure one process that does nothing but load."""
-        LoaderSetting(1).apply_to(self._data)
+        LoaderSetting(1, pin_memory=self._pins).apply_to(self._data)
         return read_alone(lambda: self._data.train_dataloader())
 
     def at_start(self, *callbacks: L.Callback) -> None:
