@@ -15,6 +15,7 @@ COMMANDS = {
     "export": "write a trained model as a faster engine, proved equal before it is used",
     "find_batch_size": "the largest and the best batch of a GPU, measured or predicted",
     "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
+    "tune": "loader, compilation and all else that decides how fast a training is, measured",
     "check": "which micro-batch fits which GPU, predicted without one",
     "profiler": "where the time of a training step goes, recorded over a few steps",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",

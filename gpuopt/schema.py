@@ -37,6 +37,7 @@ __all__ = [
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
+    "TuneConfig",
     "fitting",
     "register",
     "to_benchmark_config",
@@ -47,6 +48,7 @@ __all__ = [
     "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
+    "to_tune_config",
 ]
 
 _PACKAGE = Path(__file__).parent
@@ -133,6 +135,7 @@ class TrainConfig:
     learning_rate_rule: str = "none"
     learning_rate_reference_batch: int | None = None
     num_workers: Any = "auto"
+    prefetch_factor: int = 2
     pin_memory: bool = True
     precision_probe: bool = True
     use_calibration: bool = False
@@ -275,6 +278,22 @@ class ProfilerConfig(TrainConfig):
 
 
 @dataclass
+class TuneConfig(TrainConfig):
+    """Everything that `gpuopt tune` can be told; see `conf/tune.yaml`.
+
+    It takes the settings of `gpuopt train`, which is what it measures.
+    """
+
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    target: str = "all"
+    goal: str = "throughput"
+    least_speed_ratio: float = 0.5
+    probe_s: float = 1.0
+    save_config: str | None = "auto"
+    format: str = "table"
+
+
+@dataclass
 class RecommendTtaConfig:
     """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
 
@@ -303,6 +322,7 @@ SCHEMAS: dict[str, type] = {
     "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
 }
 
 
@@ -352,6 +372,11 @@ def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
 def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(ProfilerConfig, content)
+
+
+def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(TuneConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

@@ -136,10 +136,9 @@ def test_the_recommender_judges_every_shipped_policy():
         if o[0] in ("data", "experiment", "mode") or o in [("gpu", "cpu"), ("gpu", "rtx3060")]
     ],
 )
-def test_every_option_that_the_finder_shares_composes(group, name):
-    ours, trains = (
-        compose_settings(command, [f"{group}={name}"]) for command in ("find_batch_size", "train")
-    )
+@pytest.mark.parametrize("command", ["find_batch_size", "tune"])
+def test_every_option_that_takes_trains_settings_composes(command, group, name):
+    ours, trains = (compose_settings(name_, [f"{group}={name}"]) for name_ in (command, "train"))
     assert ours["gpu"].pop("memory_gib") is None
     differing = {key for key in trains if ours[key] != trains[key]}
     assert differing == set()

@@ -49,6 +49,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
+    "least_speed_ratio": (0.01, 1.0),
     "min_batch_size": _COUNT,
     "min_f1": _SHARE,
     "num_classes": (2, 100_000),
@@ -59,6 +60,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "num_workers": (0, 512),
     "steps": (2, 1_000_000),
     "wait": (0, 1_000_000),
+    "prefetch_factor": (1, 64),
+    "probe_s": (0.01, 3600.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -133,6 +136,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "nsys": (True, False, "marks"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
+    "goal": ("throughput", "latency", "memory"),
     "purpose": ("train", "predict", "tta"),
     "report": ("fit", "tta"),  # or a list of them
     "use_calibration": ("auto", True, False),
@@ -152,6 +156,7 @@ _AUTO = (
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
+_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
@@ -184,6 +189,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "micro_batch_size",
         "num_workers",
         "pin_memory",
+        "prefetch_factor",
         "seed",
     ),
     "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
@@ -216,6 +222,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
         _check_benchmark(config)
+    if "goal" in config and config["target"] not in _TUNED:
+        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))

@@ -145,8 +145,8 @@ PROFILER_SPELLINGS: dict[str, str] = {
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
-    use_calibration""")
+    optimizer pin_memory precision precision_probe prefetch_factor resume run scheduler seed
+    trainer tta use_calibration""")
 _PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
     num_workers optimize output precision provider resume run tta
     use_calibration""")
@@ -164,6 +164,7 @@ _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_w
     precision run save_config target_minutes""")
 _PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
     with_stack""")
+_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -173,6 +174,7 @@ KEYS = {
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
     _PROFILER: [*_TRAIN, *_PROFILE],
+    "tune": [*_TRAIN, *_TUNE],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"

@@ -21,6 +21,7 @@ from gpuopt.schema import (
     ProfilerConfig,
     RecommendTtaConfig,
     TrainConfig,
+    TuneConfig,
 )
 
 HYDRA_OPTIONS = [
@@ -184,6 +185,7 @@ def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
     assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
     assert set(KEYS["profiler"]) == {field.name for field in fields(ProfilerConfig)}
+    assert set(KEYS["tune"]) == {field.name for field in fields(TuneConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
