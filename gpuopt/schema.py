@@ -33,9 +33,11 @@ __all__ = [
     "Logging",
     "Precision",
     "PredictConfig",
+    "ProfilerConfig",
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
+    "TuneConfig",
     "fitting",
     "register",
     "to_benchmark_config",
@@ -43,8 +45,10 @@ __all__ = [
     "to_export_config",
     "to_find_config",
     "to_predict_config",
+    "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
+    "to_tune_config",
 ]
 
 _PACKAGE = Path(__file__).parent
@@ -131,6 +135,7 @@ class TrainConfig:
     learning_rate_rule: str = "none"
     learning_rate_reference_batch: int | None = None
     num_workers: Any = "auto"
+    prefetch_factor: int = 2
     pin_memory: bool = True
     precision_probe: bool = True
     use_calibration: bool = False
@@ -254,6 +259,41 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class ProfilerConfig(TrainConfig):
+    """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
+
+    It takes the settings of `gpuopt train`, of which it runs a part.
+    """
+
+    steps: int = 100
+    wait: Any = "auto"
+    warmup: int = 3
+    active: int = 10
+    activities: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    nsys: Any = False
+    output: str = "outputs/profiler"
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """Everything that `gpuopt tune` can be told; see `conf/tune.yaml`.
+
+    It takes the settings of `gpuopt train`, which is what it measures.
+    """
+
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    target: str = "all"
+    goal: str = "throughput"
+    least_speed_ratio: float = 0.5
+    probe_s: float = 1.0
+    save_config: str | None = "auto"
+    format: str = "table"
+
+
+@dataclass
 class RecommendTtaConfig:
     """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
 
@@ -279,8 +319,10 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
+    "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
 }
 
 
@@ -325,6 +367,16 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ProfilerConfig, content)
+
+
+def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(TuneConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:
