@@ -3,6 +3,6 @@
 A report is a module of this package, named as `report=` has it, with a function `report`.
 """
 
-from gpuopt.checks.request import CheckRequest, KnownRun, Report, make_report
+from gpuopt.checks.request import CheckRequest, KnownRun, Report, TrainingMode, make_report
 
-__all__ = ["CheckRequest", "KnownRun", "Report", "make_report"]
+__all__ = ["CheckRequest", "KnownRun", "Report", "TrainingMode", "make_report"]

@@ -53,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "target_minutes": (0.001, 1e6),
+    "train_images": (1, 1_000_000_000),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "runs": (2, 1_000_000),
@@ -126,9 +127,19 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
-    "format": ("table", "json"),
+    "format": ("table", "json", "markdown"),  # the last one for `gpuopt check` alone
     "purpose": ("train", "predict", "tta"),
-    "report": ("fit", "tta"),  # or a list of them
+    # Or a list of them.
+    "report": (
+        "summary",
+        "detailed",
+        "benchmark",
+        "recommend",
+        "matrix",
+        "drivers",
+        "fit",
+        "tta",
+    ),
     "use_calibration": ("auto", True, False),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
@@ -211,6 +222,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_benchmark(config)
     if "optimize" in config:
         _check_engine(config)
+    if config.get("format") == "markdown" and "report" not in config:
+        raise InputError("format=markdown is not one of table, json")
     _check_policies(config.get("policies"))
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:

@@ -1,6 +1,7 @@
 """Which CUDA devices there are, asked from the driver itself: no torch, no context, no seconds."""
 
 import ctypes
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ __all__ = ["DriverDevice", "driver_devices"]
 # From cuda.h: CUdevice_attribute.
 _SM_COUNT, _MAJOR, _MINOR = 16, 75, 76
 _NAME_BYTES = 256
+_UUID_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,7 @@ class DriverDevice:
         multi_processor_count: Streaming multiprocessors.
         major: Of the compute capability.
         minor: Of the compute capability.
+        uuid: As NVML writes it, "GPU-" before it; None where the driver does not tell.
     """
 
     index: int
@@ -30,6 +33,7 @@ class DriverDevice:
     multi_processor_count: int
     major: int
     minor: int
+    uuid: str | None = None
 
     @property
     def memory_mib(self) -> int:
@@ -78,10 +82,21 @@ def _device(library: Any, index: int) -> DriverDevice | None:
         _attribute(library, which, handle) for which in (_SM_COUNT, _MAJOR, _MINOR)
     )
     text = name.value.decode("utf-8", "replace")
-    return DriverDevice(index, text, memory.value, sm_count, major, minor)
+    return DriverDevice(
+        index, text, memory.value, sm_count, major, minor, _uuid(library, handle)
+    )
 
 
 def _attribute(library: Any, which: int, handle: Any) -> int:
     value = ctypes.c_int()
     library.cuDeviceGetAttribute(ctypes.byref(value), which, handle)
     return value.value
+
+
+def _uuid(library: Any, handle: Any) -> str | None:
+    identity = (ctypes.c_ubyte * _UUID_BYTES)()
+    try:
+        failed = library.cuDeviceGetUuid(ctypes.byref(identity), handle)
+    except AttributeError:  # a driver older than CUDA 9.2
+        return None
+    return None if failed else f"GPU-{uuid.UUID(bytes=bytes(identity))}"
