@@ -53,7 +53,7 @@ def _request(config: CheckConfig, names: Sequence[str]) -> CheckRequest:
         policies=shipped_policies() if _WITH_VIEWS & set(names) else (),
         images=config.images,
         train_images=config.train_images,
-        modes=shipped_modes() if "recommend" in names else (),
+        modes=shipped_modes(),
         words=training_words(HydraConfig.get().overrides.task, config.gpu),
         run=None if config.run is None else known_run(config.run),
         cache_dir=config.cache_dir,

@@ -1,13 +1,13 @@
 """The options of `mode=` as `gpuopt check` weighs them, composed as training composes them."""
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 
 from hydra import compose
 from omegaconf import OmegaConf
 
 from gpuopt.checks import TrainingMode
 from gpuopt.hardware import AbsentGpu
-from gpuopt.schema import CONF_DIR
 
 __all__ = ["MODES", "shipped_modes", "training_words"]
 
@@ -17,13 +17,9 @@ MODES = ("highperf", "basic", "fast_optimized", "lowend_highperf", "quickstart")
 _SHARED = ("model", "optimizer", "precision", "image_size", "gpu", "cache_dir")
 
 
-def shipped_modes() -> list[TrainingMode]:
-    """Compose what gpuopt brings, largest model first.
-
-    Raises:
-        MissingConfigException: When a user's folder spoils one; other errors of Hydra.
-    """
-    return [_mode(name) for name in MODES if (CONF_DIR / "mode" / f"{name}.yaml").is_file()]
+def shipped_modes() -> dict[str, Callable[[], TrainingMode]]:
+    """Return what composes each mode that gpuopt brings, largest model first."""
+    return {name: functools.partial(_mode, name) for name in MODES}
 
 
 def training_words(typed: Sequence[str], gpu: AbsentGpu) -> list[str]:

@@ -41,6 +41,7 @@ def rate_text(rate: Interval | None) -> str:
 def facts_table(title: str, rows: Iterable[Sequence[str]], headings: Sequence[str]) -> Table:
     """Lay out plain words; the first column names what the others are about."""
     table = new_table(title)
+    table.show_header = any(headings)
     for number, heading in enumerate(headings):
         table.add_column(
             heading, style="bold" if number == 0 else "", no_wrap=number == 0, overflow="fold"

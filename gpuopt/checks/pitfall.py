@@ -57,9 +57,9 @@ def find_pitfalls(
     if subject.is_absent:
         return found
     if subject.card is not None:
-        for look in (_throttling, _power_cap, _other_processes, _narrow_link, _memory_errors):
-            if (pitfall := look(subject, subject.card)) is not None:
-                found.append(pitfall)
+        looks = (_throttling, _power_cap, _other_processes, _narrow_link, _memory_errors)
+        seen = (look(subject, subject.card) for look in looks)
+        found += [pitfall for pitfall in seen if pitfall is not None]
         if machine.host.is_wsl:
             found.append(_spilling(subject, subject.card))
     return [*found, *_of_host(subject, machine.host), *_of_visibility(subject, machine)]
@@ -82,12 +82,12 @@ def pageable_loading(pinned_gb_per_s: float, pageable_gb_per_s: float) -> Pitfal
     )
 
 
-def _of_build(
-    subject: Subject, machine: Machine, build: TorchBuild | None
-) -> Iterator[Pitfall]:
+def _of_build(subject: Subject, machine: Machine, build: TorchBuild | None) -> Iterator[Pitfall]:
     gpu = subject.gpu
     if build is None or gpu.is_cpu:
         return
+    if build.cuda is None and subject.is_absent:
+        return  # another machine has another build
     if build.cuda is None:
         yield Pitfall(
             "PyTorch without CUDA",

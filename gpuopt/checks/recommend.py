@@ -1,4 +1,4 @@
-"""What to set for this machine or a named card, and the command: `gpuopt check report=recommend`."""
+"""What to set for a device, and the command that does: `gpuopt check report=recommend`."""
 
 import shlex
 from collections.abc import Sequence
@@ -37,12 +37,12 @@ class RecommendReport:
         for device in self.devices:
             parts.append(facts_table(_title(device), _rows(device), _HEADINGS))
             parts += [Text(line) for line in device.notes]
-            command = f"gpuopt train {shlex.join(device.command)}"
-            parts.append(Text(command, style="bold", no_wrap=True, overflow="ignore"))
+            parts.append(Text(_command(device.command), style="bold"))
         return Group(*parts)
 
 
 _HEADINGS = ("setting", "value", "evidence", "why")
+_LINE = 94
 
 
 def report(request: CheckRequest) -> RecommendReport:
@@ -53,6 +53,17 @@ def report(request: CheckRequest) -> RecommendReport:
     """
     kinds = {subject.gpu.name: subject for subject in reversed(subjects(request))}
     return RecommendReport([recommend(request, subject) for subject in reversed(kinds.values())])
+
+
+def _command(words: Sequence[str]) -> str:
+    """Word a command in lines that fit and can be copied together."""
+    lines = ["gpuopt train"]
+    for word in map(shlex.quote, words):
+        if len(lines[-1]) + len(word) > _LINE:
+            lines[-1] += " \\"
+            lines.append(" ")
+        lines[-1] += f" {word}"
+    return "\n".join(lines)
 
 
 def _title(device: Recommendation) -> str:
@@ -66,8 +77,7 @@ def _rows(device: Recommendation) -> list[tuple[str, str, str, str]]:
     if device.guide:
         rows.append(("", "", "", device.guide))
     rows += [
-        (choice.key, str(choice.value), choice.evidence, choice.reason)
-        for choice in device.choices
+        (choice.key, str(choice.value), choice.evidence, choice.reason) for choice in device.choices
     ]
     for label, minutes in (
         ("training", device.training_minutes),

@@ -5,13 +5,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from gpuopt.checks.pitfall import find_pitfalls
 from gpuopt.checks.planned_speed import LEAST_MICRO_BATCH, PlannedSpeed, plan_speed
 from gpuopt.checks.request import CheckRequest, TrainingMode
 from gpuopt.checks.subject import Subject
-from gpuopt.checks.tier import Tier, reference_speed, tier_of
+from gpuopt.checks.tier import TIERS, Tier, reference_speed, tier_of
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
-from gpuopt.hardware import available_cpus, choose_image_size, recommended_workers
+from gpuopt.hardware import (
+    available_cpus,
+    choose_image_size,
+    recommended_workers,
+    resolve_precision,
+)
 from gpuopt.measure import Interval
 from gpuopt.session.tta_forecast import forecast_tta_time
 from gpuopt.tta import TestTimeAugmentation
@@ -96,9 +102,11 @@ def recommend(request: CheckRequest, subject: Subject) -> Recommendation:
     size = choose_image_size(_size_words(request, mode), subject.gpu)
     reason = "the model's own" if _is_given(request) else size.reason
     choices.append(Choice("image_size", speed.image_size, size.evidence, reason))
-    choices.append(Choice("precision.name", speed.precision, "table", _precision_reason(subject)))
+    choices.append(
+        resolve_precision(request.precision, subject.gpu, is_cuda=not subject.gpu.is_cpu)
+    )
     choices.append(_batch_choice(subject, best))
-    if speed.checkpointing != "none":
+    if _is_recomputed_by_us(best):
         reason = f"only {speed.largest} samples fit without, {LEAST_MICRO_BATCH} are wanted"
         choices.append(Choice("model.checkpointing", speed.checkpointing, "predicted", reason))
     cpus = available_cpus() if not subject.is_absent else subject.gpu.num_workers
@@ -113,8 +121,13 @@ def recommend(request: CheckRequest, subject: Subject) -> Recommendation:
         best.minutes,
         prediction,
         _command(request, best, views),
-        _notes(best, subject),
+        _notes(request, best, subject),
     )
+
+
+def _is_recomputed_by_us(best: _Weighed) -> bool:
+    """Whether a level was chosen that neither mode nor user asks for."""
+    return best.speed.checkpointing not in ("none", best.mode.model.get("checkpointing"))
 
 
 def _is_given(request: CheckRequest) -> bool:
@@ -127,12 +140,12 @@ def _size_words(request: CheckRequest, mode: TrainingMode) -> int | str:
 
 def _best(request: CheckRequest, subject: Subject) -> tuple[_Weighed, list[_Weighed]]:
     """Weigh modes from the largest model on until one is sensible."""
-    modes = list(request.modes)
-    if _is_given(request):
-        modes = [mode for mode in modes if mode.name == _MODE_OF_A_GIVEN_MODEL]
-        modes = [replace(mode, model=request.model) for mode in modes]
+    is_given = _is_given(request)
+    names = [_MODE_OF_A_GIVEN_MODEL] if is_given else list(request.modes)
     weighed: list[_Weighed] = []
-    for mode in request.track(modes):
+    for name in request.track(names):
+        mode = request.modes[name]()
+        mode = replace(mode, model=request.model) if is_given else mode
         weighed.append(_weigh(request, subject, mode))
         if weighed[-1].is_sensible:
             return weighed[-1], weighed[:-1]
@@ -199,13 +212,6 @@ def _batch_choice(subject: Subject, best: _Weighed) -> Choice:
     return Choice("micro_batch_size", micro, "predicted", reason)
 
 
-def _precision_reason(subject: Subject) -> str:
-    gpu = subject.gpu
-    if gpu.is_cpu:
-        return "a CPU trains slower in bf16"
-    return f"SM {gpu.compute_capability or 'unknown'}, what auto takes"
-
-
 def _views(
     request: CheckRequest, subject: Subject, speed: PlannedSpeed
 ) -> tuple[TestTimeAugmentation | None, Interval | None, str]:
@@ -222,8 +228,8 @@ def _views(
         short or timed[:1], key=lambda one: (len(one[0].views), one[0].name == "doc15")
     )
     reason = (
-        f"{len(policy.views)} views of {request.images} images in {minutes.value:.3g} min, the most "
-        f"below {_MOST_PREDICTION_MINUTES:g}; what they are worth: gpuopt recommend_tta"
+        f"{len(policy.views)} views of {request.images} images in {minutes.value:.3g} min, the "
+        f"most below {_MOST_PREDICTION_MINUTES:g}; what they are worth: gpuopt recommend_tta"
     )
     return policy, minutes, reason
 
@@ -252,17 +258,21 @@ def _guide(subject: Subject, tier: Tier) -> str:
     row = subject.gpu.seed
     if row is None or row.tier is None or row.tier == tier.name:
         return ""
-    limits = {
-        "memory": "its memory keeps it from the next one",
-        "speed": "its speed keeps it from the next one",
-        "both": "memory and speed keep it from the next one",
-    }
-    why = limits.get(tier.limit, "memory and speed are enough")
-    return f"the guide calls it {row.tier} by its name; by memory and speed it is {tier.name}: {why}"
+    if TIERS.index(tier.name) < TIERS.index(row.tier):
+        why = f"it has the memory and the speed of {tier.name}"
+    else:
+        lacks = {"both": "memory and speed"}.get(tier.limit, f"the {tier.limit}")
+        why = f"it has not {lacks} of more than {tier.name}"
+    return f"the guide calls it {row.tier} by its name; {why}"
 
 
-def _notes(best: _Weighed, subject: Subject) -> list[str]:
-    notes = []
+def _notes(request: CheckRequest, best: _Weighed, subject: Subject) -> list[str]:
+    machine = request.look()
+    build = request.glance_at_build() if subject.card is None else request.look_at_build()
+    notes = [str(pitfall) for pitfall in find_pitfalls(subject, machine, build)]
+    alike = [c for c in machine.cards if subject.card and c.device.name == subject.card.device.name]
+    if len(alike) > 1:
+        notes.append(f"{len(alike)} cards of this kind are here: trainer.devices={len(alike)}")
     if not best.mode.pin_memory and not subject.gpu.is_cpu:
         notes.append(
             f"pageable loading: mode={best.mode.name} sets pin_memory=false, whose copies to the "
@@ -277,7 +287,7 @@ def _command(
     words = [f"mode={best.mode.name}", *request.words]
     if _is_given(request) and request.image_size == "auto":
         words.append(f"image_size={best.speed.image_size}")
-    if best.speed.checkpointing not in ("none", best.mode.model.get("checkpointing")):
+    if _is_recomputed_by_us(best):
         words.append(f"model.checkpointing={best.speed.checkpointing}")
     if not best.mode.pin_memory and "gpu=cpu" not in request.words:
         words.append("pin_memory=true")

@@ -1,14 +1,21 @@
 """What a report is asked, and what it answers."""
 
-import functools
 import importlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from rich.console import RenderableType
 
-from gpuopt.hardware import AbsentGpu, Gpu, Machine, TorchBuild, look_at_machine, torch_build
+from gpuopt.hardware import (
+    AbsentGpu,
+    Gpu,
+    Machine,
+    TorchBuild,
+    look_at_machine,
+    torch_build,
+    torch_versions,
+)
 from gpuopt.measure import Interval
 from gpuopt.tta import TestTimeAugmentation
 
@@ -74,7 +81,7 @@ class CheckRequest:
         policies: Policies of views.
         images: How many are to be predicted.
         train_images: How many are trained with.
-        modes: What `mode=` offers.
+        modes: What composes each option of `mode=`, largest model first.
         words: What was typed, as far as `gpuopt train` takes it as well.
         run: A trained run, whose model is taken then.
         cache_dir: Folder of all caches; None means the user's cache folder.
@@ -94,14 +101,14 @@ class CheckRequest:
     policies: Sequence[TestTimeAugmentation] = ()
     images: int = 1
     train_images: int = 1
-    modes: Sequence[TrainingMode] = ()
+    modes: Mapping[str, Callable[[], TrainingMode]] = field(default_factory=dict)
     words: Sequence[str] = ()
     run: KnownRun | None = None
     cache_dir: str | None = None
     track: Callable[[Sequence[Any]], Iterable[Any]] = iter
     look: Callable[[], Machine] = look_at_machine
     look_at_build: Callable[[], TorchBuild] = torch_build
-    glance_at_build: Callable[[], TorchBuild] = functools.partial(torch_build, ask_torch=False)
+    glance_at_build: Callable[[], TorchBuild] = torch_versions
 
     @property
     def asked_size(self) -> int | None:

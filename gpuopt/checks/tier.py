@@ -39,9 +39,7 @@ class Tier:
 
 def reference_speed(request: CheckRequest, gpu: Gpu) -> PlannedSpeed:
     """Predict how the reference model runs on a card; raises as `plan_speed`."""
-    return plan_speed(
-        gpu, {"name": REFERENCE_MODEL}, REFERENCE_SIZE, cache_dir=request.cache_dir
-    )
+    return plan_speed(gpu, {"name": REFERENCE_MODEL}, REFERENCE_SIZE, cache_dir=request.cache_dir)
 
 
 def tier_of(speed: PlannedSpeed) -> Tier:

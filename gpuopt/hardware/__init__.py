@@ -25,7 +25,13 @@ from gpuopt.hardware.processors import available_cpus, processor_name, recommend
 from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
 from gpuopt.hardware.topology import CardLink
-from gpuopt.hardware.torch_build import TorchBuild, installed_versions, least_driver, torch_build
+from gpuopt.hardware.torch_build import (
+    TorchBuild,
+    installed_versions,
+    least_driver,
+    torch_build,
+    torch_versions,
+)
 
 __all__ = [
     "MEASURED_HEADROOM_RATIO",
@@ -68,4 +74,5 @@ __all__ = [
     "select_gpu",
     "supported_by_build",
     "torch_build",
+    "torch_versions",
 ]

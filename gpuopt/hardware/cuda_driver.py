@@ -82,9 +82,7 @@ def _device(library: Any, index: int) -> DriverDevice | None:
         _attribute(library, which, handle) for which in (_SM_COUNT, _MAJOR, _MINOR)
     )
     text = name.value.decode("utf-8", "replace")
-    return DriverDevice(
-        index, text, memory.value, sm_count, major, minor, _uuid(library, handle)
-    )
+    return DriverDevice(index, text, memory.value, sm_count, major, minor, _uuid(library, handle))
 
 
 def _attribute(library: Any, which: int, handle: Any) -> int:

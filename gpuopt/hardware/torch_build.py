@@ -14,7 +14,7 @@ from typing import Any
 from gpuopt.errors import InputError
 from gpuopt.hardware.build_support import supported_by_build
 
-__all__ = ["TorchBuild", "installed_versions", "least_driver", "torch_build"]
+__all__ = ["TorchBuild", "installed_versions", "least_driver", "torch_build", "torch_versions"]
 
 _PACKAGES = (
     "torch",
@@ -92,17 +92,15 @@ def least_driver(cuda_major: int) -> int | None:
     return _LEAST_DRIVER.get(cuda_major)
 
 
-def torch_build(*, ask_torch: bool = True) -> TorchBuild:
-    """Look at the installed PyTorch.
-
-    Args:
-        ask_torch: Whether to import torch and ONNX Runtime, which takes seconds. Without them
-            only versions are known.
-    """
+def torch_versions() -> TorchBuild:
+    """Read the versions of the installed PyTorch, which imports nothing."""
     packages = installed_versions()
     name, cuda = _written_versions()
-    if not ask_torch:
-        return TorchBuild(name or packages["torch"], cuda, packages=packages)
+    return TorchBuild(name or packages["torch"], cuda, packages=packages)
+
+
+def torch_build() -> TorchBuild:
+    """Look at the installed PyTorch; importing it and ONNX Runtime takes seconds."""
     import torch
 
     return TorchBuild(
@@ -112,7 +110,7 @@ def torch_build(*, ask_torch: bool = True) -> TorchBuild:
         cudnn=_cudnn(torch),
         nccl=_nccl(torch),
         onnx_providers=_onnx_providers(),
-        packages=packages,
+        packages=installed_versions(),
     )
 
 

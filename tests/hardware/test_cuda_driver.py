@@ -38,6 +38,11 @@ class Library:
         ctypes.cast(size, ctypes.POINTER(ctypes.c_size_t))[0] = CARDS[handle.value - 40][1]
         return 0
 
+    def cuDeviceGetUuid(self, identity, handle):
+        number = handle.value - 40
+        identity._obj[:] = bytes([number] * 15 + [255])
+        return 7 if "uuid" in self.fails else 0
+
     def cuDeviceGetAttribute(self, value, which, handle):
         ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = CARDS[handle.value - 40][2][which]
         return 0
@@ -49,6 +54,18 @@ def test_the_devices_are_listed_with_what_a_profile_needs():
     assert (second.index, second.name) == (1, "NVIDIA H200")
     gpu = profile_from_device(first)
     assert (gpu.compute_capability, gpu.sm_count, gpu.precision) == ("8.6", 28, "bf16")
+
+
+def test_the_identity_is_written_as_nvml_writes_it():
+    first, second = driver_devices(Library())
+    assert first.uuid == "GPU-00000000-0000-0000-0000-0000000000ff"
+    assert second.uuid == "GPU-01010101-0101-0101-0101-0101010101ff"
+    assert driver_devices(Library(fails=("uuid",)))[0].uuid is None
+
+
+def test_an_old_driver_has_no_identity(monkeypatch):
+    monkeypatch.delattr(Library, "cuDeviceGetUuid")
+    assert [device.uuid for device in driver_devices(Library())] == [None, None]
 
 
 @pytest.mark.parametrize("stage", ["init", "count"])
