@@ -145,7 +145,7 @@ def _other_processes(subject: Subject, card: InstalledCard) -> Pitfall | None:
     if used is None or max(taken, used) < _MUCH_MEMORY_RATIO * total:
         return None
     names = ", ".join(
-        f"{p.name or 'process'} ({p.pid}, {_gib(p.memory_used_bytes or 0)})" for p in holders
+        f"{p.name or 'process'} ({p.pid}, {_gib(p.memory_used_bytes or 0)} GiB)" for p in holders
     )
     return Pitfall(
         "other processes",

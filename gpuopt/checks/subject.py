@@ -1,6 +1,6 @@
 """Which device a report is about: one that is here, or one that is named."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from gpuopt.checks.request import CheckRequest
 from gpuopt.hardware import Gpu, InstalledCard, recognise, select_gpu
@@ -61,5 +61,7 @@ def subjects(request: CheckRequest) -> list[Subject]:
 
 
 def _present(request: CheckRequest, card: InstalledCard) -> Subject:
-    gpu, choice = select_gpu(request.gpu.card(), card.device, request.catalogue)
+    # Not `card()`, which would take a limit for the memory of a card without a name.
+    asked = Gpu(**{field.name: getattr(request.gpu, field.name) for field in fields(Gpu)})
+    gpu, choice = select_gpu(asked, card.device, request.catalogue)
     return Subject(str(choice.value), gpu, card, choice.reason, is_named=False)

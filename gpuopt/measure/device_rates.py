@@ -211,12 +211,13 @@ def _check(device: torch.device, dtype: torch.dtype) -> HalfCheck:
     """Compare with fp32: a GTX 16 gives NaN in fp16 convolutions from some batch size on."""
     generator = torch.Generator().manual_seed(_SEED)
     images = torch.randn(16, 32, 14, 14, generator=generator).to(device)
-    weights = torch.randn(32, 32, 3, 3, generator=generator).to(device)
+    # Scaled, so that the sums below stay far from the largest number of fp16, 65,504.
+    weights = torch.randn(32, 32, 3, 3, generator=generator).to(device) / 17
 
     def work(kind: torch.dtype) -> Tensor:
         maps = functional.conv2d(images.to(kind), weights.to(kind), padding=1)
         rows = maps.flatten(1)
-        return torch.cat([maps.flatten().float(), (rows @ rows.T / 100).flatten().float()])
+        return torch.cat([maps.flatten().float(), (rows @ rows.T).flatten().float()])
 
     with _arithmetic("fp32"):
         exact, half = work(torch.float32), work(dtype)
