@@ -10,7 +10,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
-from gpuopt.checks import CheckRequest, Report, make_report
+from gpuopt.checks import CheckRequest, Report, make_report, present_subjects
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError
 from gpuopt.hardware import load_catalogue, look_at_machine, torch_build
@@ -35,6 +35,8 @@ def _check(composed: DictConfig) -> None:
     config = to_check_config(checked(composed))
     names = [config.report] if isinstance(config.report, str) else config.report
     request = _request(config, names)
+    if "benchmark" in names:  # refused before the other reports are made, and torch is imported
+        present_subjects(request)
     _PRINT[config.format]({name: make_report(name, request) for name in names})
 
 

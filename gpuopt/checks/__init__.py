@@ -4,5 +4,6 @@ A report is a module of this package, named as `report=` has it, with a function
 """
 
 from gpuopt.checks.request import CheckRequest, KnownRun, Report, TrainingMode, make_report
+from gpuopt.checks.subject import present_subjects
 
-__all__ = ["CheckRequest", "KnownRun", "Report", "TrainingMode", "make_report"]
+__all__ = ["CheckRequest", "KnownRun", "Report", "TrainingMode", "make_report", "present_subjects"]

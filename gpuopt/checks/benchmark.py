@@ -11,8 +11,7 @@ from gpuopt.checks.lines import NOT_AVAILABLE, facts_table, pitfall_table
 from gpuopt.checks.pitfall import Pitfall, find_pitfalls, pageable_loading
 from gpuopt.checks.planned_speed import PlannedSpeed, plan_speed
 from gpuopt.checks.request import CheckRequest
-from gpuopt.checks.subject import Subject, subjects
-from gpuopt.errors import InputError
+from gpuopt.checks.subject import Subject, present_subjects
 from gpuopt.hardware import Gpu, refuse_unsupported
 from gpuopt.measure import Interval
 from gpuopt.measure.device_rates import DeviceRates, measure_device_rates
@@ -117,13 +116,7 @@ def report(request: CheckRequest) -> BenchmarkReport:
         InputError: For a card that is not here, or one that this PyTorch cannot drive.
         FaultError: When not one sample of the model fits.
     """
-    found = subjects(request)
-    for subject in found:
-        if subject.is_absent:
-            raise InputError(
-                f"report=benchmark measures what is here, and gpu={subject.preset} is not: leave "
-                "gpu= out, or ask for report=recommend, which predicts"
-            )
+    found = present_subjects(request)
     return BenchmarkReport([_measure(request, subject) for subject in request.track(found)])
 
 

@@ -3,9 +3,10 @@
 from dataclasses import dataclass, fields
 
 from gpuopt.checks.request import CheckRequest
+from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, InstalledCard, recognise, select_gpu
 
-__all__ = ["Subject", "subjects"]
+__all__ = ["Subject", "present_subjects", "subjects"]
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,22 @@ def subjects(request: CheckRequest) -> list[Subject]:
         if recognise(card.device.name, card.device.memory_mib, {stem: gpu}) is not None:
             return [Subject(stem, gpu, card, "asked for, and here", is_named=True)]
     return [Subject(stem, gpu, None, "not in this machine", is_named=True)]
+
+
+def present_subjects(request: CheckRequest) -> list[Subject]:
+    """List the devices in question, which have to be in this machine.
+
+    Raises:
+        InputError: For a card that is not here.
+    """
+    found = subjects(request)
+    for subject in found:
+        if subject.is_absent:
+            raise InputError(
+                f"report=benchmark measures what is here, and gpu={subject.preset} is not: leave "
+                "gpu= out, or ask for report=recommend, which predicts"
+            )
+    return found
 
 
 def _present(request: CheckRequest, card: InstalledCard) -> Subject:

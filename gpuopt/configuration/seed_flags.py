@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpuopt.configuration.check_flags import CHECK_COMMAND, REPORT_OF_FLAG, report_setting
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.errors import InputError
 
@@ -86,18 +87,14 @@ _WEAK = (
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer analyze_team_performance backend
-    baseline_config benchmark bucket_size_mb calculate_cost_savings
-    calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
-    compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
-    duration enable_oom_recovery export_prometheus find_optimal gpu_ids
-    gradient_compression include_inference interval log_file measure_power_consumption metrics
-    min_batch_size model_parallel model_type monitor_duration multi_gpu
-    optimized_config output_dir output_report
-    output_trace pipeline_parallel_size port profile_memory profile_steps recommend
-    recommend_settings recommend_tta_type record_shapes save_config save_profile
-    statistical_significance tensor_parallel_size test_duration test_only
-    threshold_mb update_interval use_deepspeed
+    analyze_model analyze_optimizer backend baseline_config bucket_size_mb calculate_cost_savings
+    calculate_performance_per_watt calculate_time_savings compare_precision compression_ratio
+    config_a config_b cost_model dashboard duration enable_oom_recovery export_prometheus
+    find_optimal gpu_ids gradient_compression include_inference interval log_file
+    measure_power_consumption metrics min_batch_size model_parallel model_type monitor_duration
+    multi_gpu optimized_config output_dir output_report output_trace pipeline_parallel_size port
+    profile_memory profile_steps record_shapes save_config save_profile statistical_significance
+    tensor_parallel_size test_duration test_only threshold_mb update_interval use_deepspeed
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -143,7 +140,7 @@ _EXPORT = _WORDS("""cache_dir checkpoint data debug engine fp32_layers gpu image
     model num_classes optimal_batch_size output precision provider run""")
 _CHECK = _WORDS(
     """cache_dir debug format gpu image_size images model moving_average optimizer precision report
-    run"""
+    run train_images"""
 )
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")
@@ -175,7 +172,7 @@ _BY_END = {
 }
 _SLIPS = {
     *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
-    *(*_LATER, *_NOT_NEEDED, *_BY_END),
+    *(*_LATER, *_NOT_NEEDED, *_BY_END, *REPORT_OF_FLAG),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
@@ -269,10 +266,19 @@ def _value_in(rest: Sequence[str]) -> str:
 def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
     found: dict[str, str] = {}
     others: dict[str, list[str]] = {}
+    reports = [
+        word.name for word in wrong if word.name in REPORT_OF_FLAG and command == CHECK_COMMAND
+    ]
+    if reports:
+        found["report"] = report_setting(reports)
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
+        if word.name in reports:
+            continue
         if text := _for_finder(command, word, key, keys):
             pass
+        elif word.name in REPORT_OF_FLAG and key not in keys:
+            text = f"gpuopt {CHECK_COMMAND} takes that"
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
         elif word.name in _LATER and key not in keys:

@@ -56,7 +56,7 @@ def test_fits_and_minutes_are_those_of_the_other_reports():
 
 def test_what_a_card_or_a_model_cannot_is_na():
     found = ask(gpu=preset("rtx3060"), model={"name": "levit_conv_128s"}, image_size=224)
-    assert list(found.rows[0].fits)[0] == ("levit_conv_128s", 224)
+    assert next(iter(found.rows[0].fits)) == ("levit_conv_128s", 224)
     (unknown,) = ask(gpu=replace(preset("rtx3060"), memory_bandwidth_gb_per_s=None)).rows
     assert unknown.tta_minutes == {}
     refused = {row.preset: row for row in ask(precision="bf16").rows}["t4"]

@@ -67,7 +67,8 @@ def test_pitfalls_are_lines_of_it():
 
 def test_a_small_card_is_told_to_recompute_and_a_wrong_model_is_refused():
     seven_bytes = predict_memory(MemorySetup("test_vit", 64, "bf16")).peak_bytes(7)
-    tight = preset("rtx3060", headroom_ratio=1 - (seven_bytes + 1) / (12288 * 2**20))
+    tight = preset("rtx3060", memory_mib=2048)
+    tight.headroom_ratio = 1 - (seven_bytes + 1) / 2**31
     (device,) = ask(gpu=tight).devices
     assert device.speed.checkpointing == "full"
     assert "model.checkpointing=full" in shown(ask(gpu=tight))

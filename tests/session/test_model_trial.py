@@ -29,7 +29,7 @@ def test_both_speeds_are_measured(precision):
 
 def test_speed_is_samples_over_time_without_the_first_step(monkeypatch):
     monkeypatch.setattr("gpuopt.session.model_trial._MOST_STEPS", 5)
-    ticks = iter([0, 50, 50, 52] + [52, 62] + [100, 103, 103, 105] + [105, 125])
+    ticks = iter([0, 50, 50, 52, 52, 62, 100, 103, 103, 105, 105, 125])
     found = run(budget_s=10_000, clock=lambda: next(ticks))
     # Two steps took 2 s: 10,000 s would be 10,000 steps, and 5 are the most.
     assert found.train_per_s == pytest.approx(4 * 5 / 10)
