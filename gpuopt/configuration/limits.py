@@ -108,6 +108,7 @@ _IN_ORDER = (
 )
 # What validation logs, and whether more or less of it is better.
 _BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
+_REPORTS_ON_CARDS = ("matrix", "drivers", "fit", "tta")
 # Settings that take one of a few words, or true and false.
 CHOICES: dict[str, tuple[str | bool, ...]] = {
     "callbacks.checkpoint.mode": ("max", "min"),
@@ -130,17 +131,8 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json", "markdown"),  # the last one for `gpuopt check` alone
     "purpose": ("train", "predict", "tta"),
-    # Or a list of them.
-    "report": (
-        "summary",
-        "detailed",
-        "benchmark",
-        "recommend",
-        "matrix",
-        "drivers",
-        "fit",
-        "tta",
-    ),
+    # One of these, or a list of them.
+    "report": ("summary", "detailed", "benchmark", "recommend", *_REPORTS_ON_CARDS),
     "use_calibration": ("auto", True, False),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
