@@ -17,7 +17,7 @@ from gpuopt.measure import Interval
 from gpuopt.measure.device_rates import DeviceRates, measure_device_rates
 from gpuopt.measure.roofline import gpu_rates
 from gpuopt.memory import LARGEST_PREDICTION
-from gpuopt.session.device import torch_settings
+from gpuopt.session.device import faults_in_words, torch_settings
 from gpuopt.session.model_trial import ModelTrial, try_model
 
 __all__ = ["BenchmarkReport", "DeviceBenchmark", "report"]
@@ -135,13 +135,15 @@ def _measure(request: CheckRequest, subject: Subject) -> DeviceBenchmark:
         moving_average=request.moving_average,
         cache_dir=request.cache_dir,
     )
-    with torch_settings(
+    settings = torch_settings(
         precision=planned.precision,
         memory_limit_mib=gpu.memory_limit_mib,
         deterministic=False,
         accelerator=device.type,
         device_index=device.index or 0,
-    ):
+    )
+    remedy = "end what else runs on it, or raise gpu.memory_limit_mib"
+    with settings, faults_in_words(card=gpu.name, setting="report=benchmark", remedy=remedy):
         rates = measure_device_rates(device, _precisions(gpu))
         train, predict = _batches(subject, planned)
         trial = try_model(

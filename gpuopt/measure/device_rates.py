@@ -108,7 +108,9 @@ def measure_device_rates(
     )
     timer = _Timer(device, sizes.stretch_s, clock)
     halves = [name for name in precisions if name in ("bf16", "fp16")]
-    with torch.no_grad():
+    # Events and pinned memory belong to the current device.
+    is_cuda = device.type == "cuda"
+    with torch.no_grad(), torch.cuda.device(device) if is_cuda else contextlib.nullcontext():
         pinned, pageable = _to_device(timer, sizes)
         return DeviceRates(
             {name: _matmul_tflops(timer, sizes, name) for name in precisions},

@@ -2,9 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 
 from gpuopt.checks import benchmark, make_report
-from gpuopt.errors import InputError
+from gpuopt.errors import FaultError, InputError
 from gpuopt.measure.device_rates import DeviceRates, HalfCheck
 from gpuopt.session.model_trial import ModelTrial
 from tests.checks.machines import CATALOGUE, EMPTY, MACHINE, preset, request
@@ -83,6 +84,15 @@ def test_a_card_that_is_not_here_cannot_be_measured():
 def test_a_card_that_this_build_cannot_drive_is_refused_before_a_kernel_fails(monkeypatch):
     monkeypatch.setattr("torch.cuda.get_arch_list", lambda: ["sm_90"])
     with pytest.raises(InputError, match="cannot be driven by the installed PyTorch"):
+        make_report("benchmark", request(MACHINE))
+
+
+def test_memory_that_runs_out_is_one_line(on_a_card, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("planted")
+
+    monkeypatch.setattr(benchmark, "measure_device_rates", full)
+    with pytest.raises(FaultError, match="RTX 3060 12GB ran out of memory at report=benchmark"):
         make_report("benchmark", request(MACHINE))
 
 

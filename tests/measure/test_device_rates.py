@@ -1,7 +1,16 @@
 import pytest
 import torch
 
-from gpuopt.measure.device_rates import HalfCheck, _check, _Timer, measure_device_rates
+from gpuopt.measure.device_rates import (
+    HalfCheck,
+    _check,
+    _convolution_tflops,
+    _copy_gb_per_s,
+    _matmul_tflops,
+    _Sizes,
+    _Timer,
+    measure_device_rates,
+)
 
 CPU = torch.device("cpu")
 
@@ -29,6 +38,25 @@ def test_a_call_is_timed_by_the_median_of_its_stretches():
     # Two to warm up, one to see that four fit a stretch, then three stretches.
     assert timer.seconds(work) == pytest.approx(1.0)
     assert next(durations, None) is None
+
+
+class HalfASecond:
+    """Times every call alike."""
+
+    device = CPU
+
+    def seconds(self, work):
+        work()
+        return 0.5
+
+
+def test_rates_are_operations_and_bytes_over_time():
+    sizes = _Sizes(side=64, images=2, channels=8, pixels=10, copied_bytes=1000, stretch_s=0.1)
+    timer = HalfASecond()
+    assert _matmul_tflops(timer, sizes, "fp32") == pytest.approx(2 * 64**3 / 0.5e12)
+    multiplied = 2 * 10 * 10 * 8 * 8 * 9
+    assert _convolution_tflops(timer, sizes, "fp32") == pytest.approx(2 * multiplied / 0.5e12)
+    assert _copy_gb_per_s(timer, sizes) == pytest.approx((1000 + 1000) / 0.5e9)
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])

@@ -54,7 +54,7 @@ def test_a_batch_is_halved_until_it_fits(monkeypatch):
         return forward(self, images)
 
     monkeypatch.setattr(Classifier, "forward", limited)
-    most = 2
+    most = 3
     found = run(train_batch_size=8)
     assert (found.train_batch_size, found.predict_batch_size) == (2, 2)
     most = 0
