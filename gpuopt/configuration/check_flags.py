@@ -17,11 +17,17 @@ REPORT_OF_FLAG = {
 }
 
 
-def report_setting(flags: Iterable[str]) -> str:
-    """Word the one setting that several flags are here, such as `[detailed,drivers]`.
+def report_setting(command: str, names: Iterable[str]) -> dict[str, str]:
+    """Return the one setting that several flags of the guide are, such as `[detailed,drivers]`.
 
     Args:
-        flags: Keys of `REPORT_OF_FLAG`, in the order typed.
+        command: Which was typed; only `check` has reports.
+        names: Of the flags, in the order typed, others among them.
+
+    Returns:
+        The value of the key `report`; nothing where no flag names one.
     """
-    reports = list(dict.fromkeys(REPORT_OF_FLAG[flag] for flag in flags))
-    return reports[0] if len(reports) == 1 else f"[{','.join(reports)}]"
+    reports = list(dict.fromkeys(REPORT_OF_FLAG[name] for name in names if name in REPORT_OF_FLAG))
+    if command != CHECK_COMMAND or not reports:
+        return {}
+    return {"report": reports[0] if len(reports) == 1 else f"[{','.join(reports)}]"}

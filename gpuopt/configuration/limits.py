@@ -5,8 +5,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.words import BETTER, CHOICES
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.recomputation import check_level
@@ -41,12 +42,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "active": (1, 1000),  # a trace of more is larger than what can be looked at
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
+    "least_speed_ratio": (0.01, 1.0),
     "min_batch_size": _COUNT,
     "min_f1": _SHARE,
     "num_classes": (2, 100_000),
@@ -56,6 +59,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "train_images": (1, 1_000_000_000),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "steps": (2, 1_000_000),
+    "wait": (0, 1_000_000),
+    "prefetch_factor": (1, 64),
+    "probe_s": (0.01, 3600.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -106,36 +113,6 @@ _IN_ORDER = (
     ("engine_export", "optimal_batch_size", "max_batch_size"),
     ("tensorrt_export", "optimal_batch_size", "max_batch_size"),
 )
-# What validation logs, and whether more or less of it is better.
-_BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
-_REPORTS_ON_CARDS = ("matrix", "drivers", "fit", "tta")
-# Settings that take one of a few words, or true and false.
-CHOICES: dict[str, tuple[str | bool, ...]] = {
-    "callbacks.checkpoint.mode": ("max", "min"),
-    "callbacks.checkpoint.monitor": tuple(_BETTER),
-    "callbacks.early_stopping.mode": ("max", "min"),
-    "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
-    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
-    "callbacks.tensorrt_export.engine": ("tensorrt",),
-    "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
-    "callbacks.early_stopping.monitor": tuple(_BETTER),
-    "compile.mode": ("off", "auto", "default", "reduce-overhead", "max-autotune"),
-    "data.cache": ("auto", "on", "off"),
-    "data.class_weights": ("none", "balanced"),
-    "model.channels_last": ("auto", True, False),
-    "model.batch_norm": ("train", "frozen"),
-    "learning_rate_rule": LEARNING_RATE_RULES,
-    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
-    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
-    "logger.name": ("tensorboard", "csv", "none"),
-    "model.checkpointing": ("none", "auto", "full"),  # or stages=K
-    "format": ("table", "json", "markdown"),  # the last one for `gpuopt check` alone
-    "purpose": ("train", "predict", "tta"),
-    # One of these, or a list of them.
-    "report": ("summary", "detailed", "benchmark", "recommend", *_REPORTS_ON_CARDS),
-    "use_calibration": ("auto", True, False),
-    "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
-}
 # Whole numbers that may also be left to gpuopt.
 _AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = (
@@ -145,10 +122,12 @@ _AUTO = (
     "images",
     "micro_batch_size",
     "num_workers",
+    "wait",
 )
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
+_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
@@ -169,7 +148,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
     ),
     "callbacks.checkpoint": ("folder",),
     "callbacks.engine_export": ("cache_dir",),
-    "callbacks.gpu_stats": ("devices",),
+    "callbacks.gpu_stats": ("card", "devices", "forward_flops", "precision"),
     "callbacks.oom_recovery": ("meter",),
     "callbacks.tensorrt_export": ("cache_dir",),
     "data": (
@@ -181,6 +160,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "micro_batch_size",
         "num_workers",
         "pin_memory",
+        "prefetch_factor",
         "seed",
     ),
     "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
@@ -213,11 +193,15 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
         _check_benchmark(config)
+    if "goal" in config and config["target"] not in _TUNED:
+        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
         _check_engine(config)
     if config.get("format") == "markdown" and "report" not in config:
         raise InputError("format=markdown is not one of table, json")
     _check_policies(config.get("policies"))
+    if "activities" in config:
+        check_profiler(config)
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -316,7 +300,7 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and name != "checkpoint":
             node = {key: value for key, value in node.items() if key != "enabled"}
         _check_object(node, where, config)
-        if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
+        if isinstance(node, Mapping) and node.get("monitor") in BETTER:
             _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
     for name, low, high in _IN_ORDER:
         if isinstance(node := callbacks.get(name), Mapping):
@@ -331,10 +315,10 @@ def _check_order(where: str, node: Mapping[str, Any], low: str, high: str) -> No
 
 def _check_direction(where: str, monitor: str, mode: Any) -> None:
     """Refuse to keep the worst epoch as the best."""
-    if mode != _BETTER[monitor]:
+    if mode != BETTER[monitor]:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
-            f"give {where}.mode={_BETTER[monitor]}"
+            f"give {where}.mode={BETTER[monitor]}"
         )
 
 

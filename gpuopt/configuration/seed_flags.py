@@ -12,6 +12,7 @@ from gpuopt.errors import InputError
 __all__ = [
     "FINDER_SPELLINGS",
     "KEYS",
+    "PROFILER_SPELLINGS",
     "RECOMMENDER_SPELLINGS",
     "SEED_SPELLINGS",
     "translate_arguments",
@@ -78,24 +79,19 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = (
-    "compile_model",
-    "config",
-    "use_amp",
-    "use_checkpoint",
-)  # an explicit flag beside them wins
+# An explicit flag beside them wins.
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer backend baseline_config bucket_size_mb calculate_cost_savings
+_LATER = _WORDS("""aggressive_optimization allreduce_algorithm analyze_dataloader analyze_model
+    analyze_optimizer backend baseline_config bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings compare_precision compression_ratio
     config_a config_b cost_model dashboard duration enable_oom_recovery export_prometheus
     find_optimal gpu_ids gradient_compression include_inference interval log_file
     measure_power_consumption metrics min_batch_size model_parallel model_type monitor_duration
-    multi_gpu optimized_config output_dir output_report output_trace pipeline_parallel_size port
-    profile_memory profile_steps record_shapes save_config save_profile statistical_significance
-    tensor_parallel_size test_duration test_only threshold_mb update_interval use_deepspeed
-    with_stack zero_stage""")
+    multi_gpu optimized_config output_report pipeline_parallel_size port save_config save_profile
+    statistical_significance tensor_parallel_size test_duration test_only threshold_mb
+    update_interval use_deepspeed zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -127,27 +123,38 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
     "min_f1_score": "min_f1=X",
     "target_time": "target_minutes=N",
 }
+# What only `gpuopt profiler` takes, or calls by another name.
+_PROFILER = "profiler"
+PROFILER_SPELLINGS: dict[str, str] = {
+    "activities": "activities=[cpu,cuda]",
+    "output_dir": "output=FOLDER",
+    "output_trace": "output=FOLDER",
+    "profile_memory": "profile_memory=true",
+    "profile_steps": "steps=N",
+    "record_shapes": "record_shapes=true",
+    "with_stack": "with_stack=true",
+}
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
-    use_calibration""")
+    optimizer pin_memory precision precision_probe prefetch_factor resume run scheduler seed
+    trainer tta use_calibration""")
 _PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
-    num_workers optimize output precision provider resume run tta
-    use_calibration""")
+    num_workers optimize output precision provider resume run tta use_calibration""")
 _EXPORT = _WORDS("""cache_dir checkpoint data debug engine fp32_layers gpu image_size max_batch_size
     model num_classes optimal_batch_size output precision provider run""")
-_CHECK = _WORDS(
-    """cache_dir debug format gpu image_size images model moving_average optimizer precision report
-    run train_images"""
-)
+_CHECK = _WORDS("""cache_dir debug format gpu image_size images model moving_average optimizer
+    precision report run train_images""")
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")
 _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
     max_batch_size optimal_batch_size precision run runs target warmup""")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
+_PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
+    with_stack""")
+_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -156,6 +163,8 @@ KEYS = {
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
+    _PROFILER: [*_TRAIN, *_PROFILE],
+    "tune": [*_TRAIN, *_TUNE],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
@@ -171,7 +180,8 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
-    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
+    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
+    *_ENGINE_ONLY,
     *(*_LATER, *_NOT_NEEDED, *_BY_END, *REPORT_OF_FLAG),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
@@ -264,16 +274,11 @@ def _value_in(rest: Sequence[str]) -> str:
 
 
 def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
-    found: dict[str, str] = {}
+    found = report_setting(command, [word.name for word in wrong])
     others: dict[str, list[str]] = {}
-    reports = [
-        word.name for word in wrong if word.name in REPORT_OF_FLAG and command == CHECK_COMMAND
-    ]
-    if reports:
-        found["report"] = report_setting(reports)
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
-        if word.name in reports:
+        if word.name in REPORT_OF_FLAG and "report" in found:
             continue
         if text := _for_finder(command, word, key, keys):
             pass
@@ -281,6 +286,8 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             text = f"gpuopt {CHECK_COMMAND} takes that"
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
+        elif word.name in PROFILER_SPELLINGS and key not in keys:
+            text = f"gpuopt {_PROFILER} takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -329,6 +336,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = FINDER_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
+    if "activities" in keys or not usual:
+        usual = PROFILER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -362,7 +371,11 @@ def _converted(name: str, value: str) -> str:
         return ""  # a family, of which one model is meant
     if name == "save_config":
         return re.sub(r"^.*/|\.ya?ml$", "", value)
-    if name == "gpu_ids":
+    if name == "output_trace":
+        value = value.rpartition("/")[0]  # the file's folder
+    if name in ("output_dir", "output_trace"):
+        return value.rstrip("/")
+    if name in ("activities", "gpu_ids"):
         return f"[{value.strip('[]')}]" if value else ""
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):

@@ -3,7 +3,7 @@
 from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
 from gpuopt.hardware.card_facts import CardFacts
-from gpuopt.hardware.catalogue import load_catalogue, recognise
+from gpuopt.hardware.catalogue import load_catalogue, recognise, shipped_catalogue
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
@@ -13,7 +13,8 @@ from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.inventory import InstalledCard, Machine, look_at_machine
 from gpuopt.hardware.memory_cap import apply_memory_limit
-from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.nvml import NvmlDevice
+from gpuopt.hardware.nvml_devices import cuda_devices, visible_devices
 from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO
 from gpuopt.hardware.precision import (
     float32_matmul_precision,
@@ -21,7 +22,12 @@ from gpuopt.hardware.precision import (
     resolve_precision,
 )
 from gpuopt.hardware.process_age import process_age_s
-from gpuopt.hardware.processors import available_cpus, processor_name, recommended_workers
+from gpuopt.hardware.processors import (
+    available_cpus,
+    processor_flags,
+    processor_name,
+    recommended_workers,
+)
 from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
 from gpuopt.hardware.topology import CardLink
@@ -65,6 +71,7 @@ __all__ = [
     "load_catalogue",
     "look_at_machine",
     "process_age_s",
+    "processor_flags",
     "processor_name",
     "profile_from_device",
     "recognise",
@@ -72,7 +79,9 @@ __all__ = [
     "refuse_unsupported",
     "resolve_precision",
     "select_gpu",
+    "shipped_catalogue",
     "supported_by_build",
     "torch_build",
     "torch_versions",
+    "visible_devices",
 ]

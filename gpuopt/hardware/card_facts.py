@@ -52,9 +52,14 @@ _COMPUTE_MODES = {0: "default", 2: "prohibited", 3: "exclusive_process"}
 
 
 def handle_of(nvml: Any, uuid: str) -> Any:
-    """Return NVML's handle of the card or slice with that identity, or None."""
-    for name in (uuid, uuid.replace("GPU-", "MIG-", 1)):
-        handle = _ask(nvml.nvmlDeviceGetHandleByUUID, nvml, name)
+    """Return NVML's handle of the card or slice with that identity, or None.
+
+    Args:
+        nvml: The module `pynvml`, initialised.
+        uuid: Without the prefix that tells a card from a slice.
+    """
+    for prefix in ("GPU-", "MIG-"):
+        handle = _ask(nvml.nvmlDeviceGetHandleByUUID, nvml, f"{prefix}{uuid}")
         if handle is not None:
             return handle
     return None

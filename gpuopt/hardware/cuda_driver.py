@@ -10,7 +10,6 @@ __all__ = ["DriverDevice", "driver_devices"]
 # From cuda.h: CUdevice_attribute.
 _SM_COUNT, _MAJOR, _MINOR = 16, 75, 76
 _NAME_BYTES = 256
-_UUID_BYTES = 16
 
 
 @dataclass(frozen=True)
@@ -24,7 +23,7 @@ class DriverDevice:
         multi_processor_count: Streaming multiprocessors.
         major: Of the compute capability.
         minor: Of the compute capability.
-        uuid: As NVML writes it, "GPU-" before it; None where the driver does not tell.
+        uuid: Without prefix, as torch writes it; None with a driver that does not tell.
     """
 
     index: int
@@ -82,19 +81,21 @@ def _device(library: Any, index: int) -> DriverDevice | None:
         _attribute(library, which, handle) for which in (_SM_COUNT, _MAJOR, _MINOR)
     )
     text = name.value.decode("utf-8", "replace")
-    return DriverDevice(index, text, memory.value, sm_count, major, minor, _uuid(library, handle))
+    known = (text, memory.value, sm_count, major, minor)
+    return DriverDevice(index, *known, _uuid(library, handle))
+
+
+def _uuid(library: Any, handle: ctypes.c_int) -> str | None:
+    """Ask for the UUID of a GPU, or of the MIG slice that stands for one."""
+    text = (ctypes.c_ubyte * 16)()
+    try:
+        failed = library.cuDeviceGetUuid_v2(text, handle)
+    except AttributeError:  # before CUDA 11.4
+        return None
+    return None if failed else str(uuid.UUID(bytes=bytes(text)))
 
 
 def _attribute(library: Any, which: int, handle: Any) -> int:
     value = ctypes.c_int()
     library.cuDeviceGetAttribute(ctypes.byref(value), which, handle)
     return value.value
-
-
-def _uuid(library: Any, handle: Any) -> str | None:
-    identity = (ctypes.c_ubyte * _UUID_BYTES)()
-    try:
-        failed = library.cuDeviceGetUuid(ctypes.byref(identity), handle)
-    except AttributeError:  # a driver older than CUDA 9.2
-        return None
-    return None if failed else f"GPU-{uuid.UUID(bytes=bytes(identity))}"

@@ -27,7 +27,7 @@ BUILD = TorchBuild(
     onnx_providers=("CPUExecutionProvider",),
     packages={"torch": "2.14.1", "triton": "3.8.0", "torch-tensorrt": None},
 )
-DEVICE = DriverDevice(0, "NVIDIA GeForce RTX 3060", 12288 * 2**20, 28, 8, 6, "GPU-1")
+DEVICE = DriverDevice(0, "NVIDIA GeForce RTX 3060", 12288 * 2**20, 28, 8, 6, "0000-01")
 FACTS = CardFacts(
     bus_id="0000:01:00.0",
     numa_node=0,

@@ -21,7 +21,7 @@ def test_all_facts_of_a_card_are_there():
         "41 degrees",
         "generation 4, 16 of 16 lanes",
         "trainer",
-        "GPU-1",
+        "0000-01",
         "Pitfalls: none seen",
     ):
         assert words in text

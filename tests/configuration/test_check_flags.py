@@ -10,10 +10,13 @@ def test_every_flag_names_a_report():
     assert set(REPORT_OF_FLAG.values()) <= set(CHOICES["report"])
 
 
-def test_several_flags_are_one_setting():
-    assert report_setting(["detailed"]) == "detailed"
-    assert report_setting(["detailed", "check_drivers"]) == "[detailed,drivers]"
-    assert report_setting(["recommend", "recommend_settings"]) == "recommend"  # twice the same
+def test_several_flags_are_one_setting_and_others_are_left_out():
+    assert report_setting("check", ["detailed"]) == {"report": "detailed"}
+    both = report_setting("check", ["detailed", "model", "check_drivers"])
+    assert both == {"report": "[detailed,drivers]"}
+    # Twice the same.
+    assert report_setting("check", ["recommend", "recommend_settings"]) == {"report": "recommend"}
+    assert report_setting("check", ["model"]) == report_setting("train", ["detailed"]) == {}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,6 @@ def test_a_library_that_lacks_a_query_is_no_error():
 
 
 def test_a_slice_is_found_by_its_own_identity():
-    assert handle_of(Nvml(), "GPU-a") == "handle of GPU-a"
-    assert handle_of(Nvml(), "GPU-b") == "handle of MIG-b"
-    assert handle_of(Nvml(), "GPU-c") is None
+    assert handle_of(Nvml(), "a") == "handle of GPU-a"
+    assert handle_of(Nvml(), "b") == "handle of MIG-b"
+    assert handle_of(Nvml(), "c") is None

@@ -5,7 +5,7 @@ from gpuopt.hardware import DriverDevice, Host, look_at_machine
 
 HOST = Host("a CPU", 2, 4, 2**30)
 DEVICES = [
-    DriverDevice(0, "NVIDIA H200", 143771 * 2**20, 132, 9, 0, "GPU-a"),
+    DriverDevice(0, "NVIDIA H200", 143771 * 2**20, 132, 9, 0, "a"),
     DriverDevice(1, "NVIDIA H200", 143771 * 2**20, 132, 9, 0, None),  # an old driver
 ]
 
