@@ -127,11 +127,11 @@ def _started(nvml: Any | None) -> Any | None:
 def _card(nvml: Any, device: DriverDevice, handle: Any) -> InstalledCard:
     if not handle:
         return InstalledCard(device, reading=DeviceReading(device.index))
-    log = logging.getLogger("gpuopt.hardware.nvml")
+    log = logging.getLogger("gpuopt.hardware.nvml_query")
     level = log.level
     log.setLevel(logging.ERROR)  # a field that is missing reads n/a here, which says enough
     try:
-        reading = NvmlDevice(device.index, handle, nvml).read()
+        reading = NvmlDevice(device.index, handle, nvml, details=True).read()
     finally:
         log.setLevel(level)
     return InstalledCard(device, read_card_facts(nvml, handle), reading)
