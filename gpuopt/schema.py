@@ -28,6 +28,7 @@ __all__ = [
     "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "DiagnoseConfig",
     "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
@@ -40,6 +41,7 @@ __all__ = [
     "register",
     "to_benchmark_config",
     "to_check_config",
+    "to_diagnose_config",
     "to_export_config",
     "to_find_config",
     "to_predict_config",
@@ -254,6 +256,22 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class DiagnoseConfig(TrainConfig):
+    """Everything that `gpuopt diagnose` can be told; see `conf/diagnose.yaml`.
+
+    It takes the settings of `gpuopt train`, whose steps it looks at.
+    """
+
+    target: str = "bottleneck"
+    rounds: int = 8
+    duration: float = 600.0
+    threshold_mib: float = 100.0
+    interval: float = 1.0
+    load: str = "none"
+    format: str = "table"
+
+
+@dataclass
 class RecommendTtaConfig:
     """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
 
@@ -276,6 +294,7 @@ class RecommendTtaConfig:
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "diagnose": DiagnoseConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
@@ -315,6 +334,11 @@ def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_diagnose_config(content: Mapping[str, Any]) -> DiagnoseConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(DiagnoseConfig, content)
 
 
 def to_export_config(content: Mapping[str, Any]) -> ExportConfig:

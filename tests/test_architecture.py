@@ -20,7 +20,7 @@ FLOORS = [
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding"},
+    {"checks", "finding", "diagnosis"},
 ]
 MOST_LINES = 400
 
@@ -111,6 +111,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
+        "gpuopt.diagnose",
         "gpuopt.export",
         "gpuopt.find_batch_size",
         "gpuopt.predict_engine",

@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.diagnosis_words import check_diagnosis
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -41,8 +42,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "duration": (1.0, 1e7),
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "interval": (0.05, 3600.0),
     "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
@@ -53,8 +56,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "target_minutes": (0.001, 1e6),
+    "threshold_mib": (0.001, 1e7),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "rounds": (3, 1000),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -124,6 +129,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "learning_rate_rule": LEARNING_RATE_RULES,
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
+    "load": ("none", "train"),
     "logger.name": ("tensorboard", "csv", "none"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
@@ -209,6 +215,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
         _check_benchmark(config)
+    if "threshold_mib" in config:
+        check_diagnosis(config)
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))

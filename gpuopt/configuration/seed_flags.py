@@ -83,19 +83,18 @@ _WEAK = (
 )  # an explicit flag beside them wins
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
+_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_team_performance auto_scale_lr backend
     baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
     duration enable_oom_recovery export_prometheus find_optimal gpu_ids
     gradient_compression include_inference interval log_file measure_power_consumption metrics
-    min_batch_size model_parallel model_type monitor_duration multi_gpu
+    min_batch_size model_parallel model_type multi_gpu
     optimized_config output_dir output_report
     output_trace pipeline_parallel_size port profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
     statistical_significance tensor_parallel_size test_duration test_only
-    threshold_mb update_interval use_deepspeed
+    update_interval use_deepspeed
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -128,6 +127,9 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
     "min_f1_score": "min_f1=X",
     "target_time": "target_minutes=N",
 }
+# What only `gpuopt diagnose` takes, or has no use for: it times all parts of a step.
+_DIAGNOSE_SPELLINGS = {"monitor_duration": "duration=N", "threshold_mb": "threshold_mib=N"}
+_NOT_NEEDED_TO_DIAGNOSE = _WORDS("analyze_dataloader analyze_model analyze_optimizer")
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
@@ -147,6 +149,7 @@ _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_ba
     save_config target test_only""")
 _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
     max_batch_size optimal_batch_size precision run runs target warmup""")
+_DIAGNOSE = _WORDS("duration format interval load rounds target threshold_mib")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
 KEYS = {
@@ -154,6 +157,7 @@ KEYS = {
     "predict": _PREDICT,
     "check": _CHECK,
     "benchmark": _BENCHMARK,
+    "diagnose": [*_TRAIN, *_DIAGNOSE],
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
@@ -173,7 +177,7 @@ _BY_END = {
 }
 _SLIPS = {
     *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
-    *(*_LATER, *_NOT_NEEDED, *_BY_END),
+    *(*_LATER, *_NOT_NEEDED, *_BY_END, *_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
@@ -273,6 +277,9 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             pass
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
+        elif word.name in {*_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE} and key not in keys:
+            diagnoses = "threshold_mib" in keys
+            text = "not needed" if diagnoses else "gpuopt diagnose takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -319,6 +326,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = _EXPORT_SPELLINGS.get(name, usual)
     if "purpose" in keys or not usual:
         usual = FINDER_SPELLINGS.get(name, usual)
+    if "threshold_mib" in keys:
+        usual = _DIAGNOSE_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
