@@ -126,6 +126,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
+    "model.batch_norm": ("train", "frozen"),
     "learning_rate_rule": LEARNING_RATE_RULES,
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
@@ -226,6 +227,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
+        _check_statistics(config["model"])
     kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
     gpu = _of_fields(kind, {**config["gpu"], "seed": None}, "gpu")
     gpu.check()
@@ -336,6 +338,14 @@ def _check_direction(where: str, monitor: str, mode: Any) -> None:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
             f"give {where}.mode={_BETTER[monitor]}"
+        )
+
+
+def _check_statistics(model: Mapping[str, Any]) -> None:
+    if model.get("batch_norm") == "frozen" and not model.get("pretrained"):
+        raise InputError(
+            "model.batch_norm=frozen keeps the statistics of pretrained weights, and "
+            "model.pretrained=false has none: leave one of them out"
         )
 
 
