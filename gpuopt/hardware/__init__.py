@@ -2,7 +2,7 @@
 
 from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
-from gpuopt.hardware.catalogue import load_catalogue, recognise
+from gpuopt.hardware.catalogue import load_catalogue, recognise, shipped_catalogue
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
@@ -10,7 +10,8 @@ from gpuopt.hardware.host_capacity import host_memory_bytes
 from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.memory_cap import apply_memory_limit
-from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.nvml import NvmlDevice
+from gpuopt.hardware.nvml_devices import cuda_devices, visible_devices
 from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO
 from gpuopt.hardware.precision import (
     float32_matmul_precision,
@@ -52,5 +53,7 @@ __all__ = [
     "refuse_unsupported",
     "resolve_precision",
     "select_gpu",
+    "shipped_catalogue",
     "supported_by_build",
+    "visible_devices",
 ]
