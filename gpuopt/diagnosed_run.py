@@ -137,7 +137,7 @@ def train_with(
     callbacks: list[L.Callback] = build_callbacks(
         searching_where_asked(config.callbacks, config.micro_batch_size),
         skip=_LEFT_OUT,
-        given=callback_arguments(plan, run.data, config.cache_dir),
+        given=callback_arguments(plan, run.data, config.cache_dir, run.model.name),
     )
     callbacks += compile_choosers(config, plan, run.data, total_steps(config, plan, run.data))
     callbacks += [ExactResume(), NonFiniteLoss(lambda step, batch: None), StepLog(), ScalerSteps()]

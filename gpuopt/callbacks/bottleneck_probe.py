@@ -126,8 +126,8 @@ class _Course:
         state = FitState(trainer, module)
         undo.callback(state.restore)
         before = callbacks_of(trainer)
-        undo.callback(setattr, self._trainer, "callbacks", before)
-        self._trainer.callbacks = [c for c in before if not isinstance(c, Checkpoint)]
+        undo.callback(self._set_callbacks, before)
+        self._set_callbacks([c for c in before if not isinstance(c, Checkpoint)])
         self._source = BatchSource(trainer)
         undo.callback(self._source.give_back)
         self._step = ShortenedStep(trainer, module, probe, self._aside)
@@ -205,6 +205,9 @@ class _Course:
         forms = self._batches
         self._source.held = None if rung == "real" else forms.get(rung, forms["prepared"])
         self._step.leave_out(without)
+
+    def _set_callbacks(self, callbacks: list[L.Callback]) -> None:
+        self._trainer.callbacks = callbacks
 
     @contextlib.contextmanager
     def _aside(self) -> Iterator[None]:

@@ -7,10 +7,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau, theilslopes
 
-__all__ = ["Trend", "trend_of"]
+__all__ = ["LEAST_READINGS", "Trend", "trend_of"]
+
+LEAST_READINGS = 8
+"""With fewer no trend is told."""
 
 _MOST_BINS = 40
-_LEAST_BINS = 8
 _LEVEL = 0.99
 
 
@@ -50,7 +52,7 @@ def trend_of(positions: Sequence[float], values: Sequence[float]) -> Trend:
         No trend for fewer than 8 values.
     """
     at, floors = _floors(np.asarray(positions, float), np.asarray(values, float))
-    if len(floors) < _LEAST_BINS or floors.min() == floors.max():
+    if len(floors) < LEAST_READINGS or floors.min() == floors.max():
         return Trend()
     slope, _, low, high = theilslopes(floors, at, alpha=_LEVEL)
     p = kendalltau(at, floors, alternative="greater").pvalue
@@ -60,8 +62,9 @@ def trend_of(positions: Sequence[float], values: Sequence[float]) -> Trend:
 def _floors(
     positions: NDArray[np.float64], values: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    if len(values) < _LEAST_BINS:
+    if len(values) < LEAST_READINGS:
         return positions, values
-    bins = min(_MOST_BINS, max(_LEAST_BINS, len(values) // 4))
-    least = [int(part[values[part].argmin()]) for part in np.array_split(np.arange(len(values)), bins)]
+    bins = min(_MOST_BINS, max(LEAST_READINGS, len(values) // 4))
+    stretches = np.array_split(np.arange(len(values)), bins)
+    least = [int(stretch[values[stretch].argmin()]) for stretch in stretches]
     return positions[least], values[least]

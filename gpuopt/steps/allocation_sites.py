@@ -1,5 +1,6 @@
 """Which lines of code make what stays in memory, and which containers hold it."""
 
+import contextlib
 import gc
 import itertools
 import linecache
@@ -22,9 +23,7 @@ __all__ = ["AllocationMark", "AllocationSite", "AllocationTrace", "GrowingContai
 _FRAMES = 24
 _CUDA_EVENTS = 1  # of the history only what is alive counts, not what happened
 _PACKAGE = str(Path(__file__).parents[1])
-_LIBRARIES = tuple(
-    dict.fromkeys([*sysconfig.get_paths().values(), "<frozen", "<string>", "<eval"])
-)
+_LIBRARIES = tuple(dict.fromkeys([*sysconfig.get_paths().values(), "<frozen", "<string>", "<eval"]))
 _LOOPS = f"lightning{os.sep}pytorch{os.sep}"
 _TRACERS = (__file__, str(Path(__file__).with_name("storage_lines.py")), tracemalloc.__file__)
 _NOT_THEIRS = (*_LIBRARIES, _PACKAGE)
@@ -105,7 +104,8 @@ class AllocationTrace:
         self._host = host
         self._device = device
         self._was_tracing = tracemalloc.is_tracing()
-        self._storages = StorageLines(own_line)
+        self._storages: Any = StorageLines(own_line)  # a mode: entering it is not typed
+        self._mode = contextlib.ExitStack()
         self._record: Any = torch.cuda.memory._record_memory_history  # its signature is not typed
 
     def start(self) -> None:
@@ -113,7 +113,7 @@ class AllocationTrace:
         if self._host and not self._was_tracing:
             tracemalloc.start(_FRAMES)
         if self._on_cpu:
-            self._storages.__enter__()
+            self._mode.enter_context(self._storages)
         if self._on_cuda:
             self._record(
                 enabled="state", context="state", stacks="python", max_entries=_CUDA_EVENTS
@@ -121,8 +121,7 @@ class AllocationTrace:
 
     def stop(self) -> None:
         """End."""
-        if self._on_cpu:
-            self._storages.__exit__(None, None, None)
+        self._mode.close()
         if self._host and not self._was_tracing:
             tracemalloc.stop()
         if self._on_cuda:

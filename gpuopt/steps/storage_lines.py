@@ -29,9 +29,9 @@ class StorageLines(TorchDispatchMode):
         self._made: weakref.WeakKeyDictionary[Any, tuple[str, int]] = weakref.WeakKeyDictionary()
 
     @property
-    def by_storage(self) -> Mapping[Any, tuple[str, int]]:
+    def by_storage(self) -> object:
         """What holds the notes: a container that grows itself."""
-        return self._made.data
+        return vars(self._made)["data"]
 
     def alive(self) -> list[tuple[tuple[str, int], int]]:
         """List the line and the bytes of each storage that is still there."""
