@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 _MIB = 2**20
 _MOST_READINGS = 2000
+_COLLECTIONS = 100
 _READING_RATIO = 0.2  # of the time that looking at all tensors may take
 # Parts of the duration: first only readings; then, where something grows, lines of code.
 _WATCHED, _FIRST_MARK = 0.6, 0.75
@@ -84,7 +85,7 @@ class LeakWatch(L.Callback):
         self._on_reading = on_reading
         self._steps = 0
         self._began_s: float | None = None
-        self._next_s = 0.0
+        self._next_s = self._gap_s = self._collect_s = 0.0
         self._trace: AllocationTrace | None = None
         self._mark: AllocationMark | None = None
         self._marked_at = 0
@@ -133,6 +134,9 @@ class LeakWatch(L.Callback):
     def _read(self, elapsed_s: float, batch: Any, device: torch.device) -> None:
         began_s = self._clock()
         series = self.series
+        if elapsed_s >= self._collect_s:
+            gc.collect()  # what a collector frees is no leak, however long it waits
+            self._collect_s = elapsed_s + self._duration_s / _COLLECTIONS
         given = sum(tensor.nbytes for tensor in tensors_of(batch))
         if device.type == "cuda":
             series.tensors_bytes.append(torch.cuda.memory_allocated(device) - given)
@@ -142,8 +146,11 @@ class LeakWatch(L.Callback):
         series.host_bytes.append(resident_bytes() or 0)
         series.time_s.append(elapsed_s)
         series.steps.append(self._steps)
+        if len(series.time_s) > _MOST_READINGS:
+            series.thin_out()
+            self._gap_s = 2 * elapsed_s / _MOST_READINGS
         cost_s = (self._clock() - began_s) / _READING_RATIO
-        self._next_s = elapsed_s + max(self._duration_s / _MOST_READINGS, cost_s)
+        self._next_s = elapsed_s + max(self._gap_s, cost_s)
         if self._on_reading is not None:
             self._on_reading(elapsed_s)
 

@@ -157,33 +157,38 @@ def _gain_of_part(measured: MeasuredSteps, without: str) -> Interval | None:
 
 
 def _gain_of_synchronisation(measured: MeasuredSteps) -> Interval | None:
-    """Bound it by what the device is idle, and by what the host is blocked."""
-    quiet = measured.quiet_work
-    if quiet is None:
+    work = measured.work
+    if work is None or work.waits < _LEAST_WAITS:
         return None
-    weights: dict[str, float] = {}
-    kept_ms = 0.0
-    if quiet.waits >= _LEAST_WAITS:
-        step_ms = measured.parts.combined({"quiet": 1.0}).value
-        kept_ms = max(quiet.busy_ms, step_ms - quiet.blocked_ms)
-        weights = {"quiet": 1.0}
-    if _callbacks_wait(measured):
-        weights = {"prepared": 1.0, "quiet": weights.get("quiet", 0.0) - 1.0}
-    return measured.parts.gain_of(weights, less_ms=kept_ms) if weights else None
+    kept_ms = _step_ms(measured, "prepared") - _waited_for_nothing_ms(measured, "prepared")
+    return measured.parts.gain_of({"prepared": 1.0}, less_ms=kept_ms)
 
 
 def _gain_of_host(measured: MeasuredSteps) -> Interval | None:
-    weights = {"empty": 1.0}
-    most_ms = None
-    if not _callbacks_wait(measured):
-        weights |= {"prepared": 1.0, "quiet": -1.0}
-    if measured.quiet_work is not None:
+    less_ms, most_ms = _LOOP_MS * measured.batches_per_step, None
+    if measured.work is not None:
         # What the host does while the device is at work costs nothing.
-        step_ms = measured.parts.combined({"prepared": 1.0}).value
-        most_ms = max(0.0, step_ms - measured.quiet_work.busy_ms)
-    return measured.parts.gain_of(
-        weights, less_ms=_LOOP_MS * measured.batches_per_step, most_ms=most_ms
-    )
+        most_ms = max(0.0, _step_ms(measured, "prepared") - measured.work.busy_ms)
+        waited_ms = [_waited_for_nothing_ms(measured, rung) for rung in ("prepared", "quiet")]
+        less_ms += max(0.0, waited_ms[0] - waited_ms[1])
+    weights = {"prepared": 1.0, "quiet": -1.0, "empty": 1.0}
+    return measured.parts.gain_of(weights, less_ms=less_ms, most_ms=most_ms)
+
+
+def _step_ms(measured: MeasuredSteps, rung: str) -> float:
+    return measured.parts.combined({rung: 1.0}).value
+
+
+def _waited_for_nothing_ms(measured: MeasuredSteps, rung: str) -> float:
+    """Return by how much a step would be shorter if the host never waited for the device.
+
+    It would then take what the device is busy, or what the host does, whichever is longer.
+    """
+    work = measured.work if rung == "prepared" else measured.quiet_work
+    if work is None or work.waits < _LEAST_WAITS:
+        return 0.0
+    step_ms = _step_ms(measured, rung)
+    return max(0.0, step_ms - max(work.busy_ms, step_ms - work.blocked_ms))
 
 
 def _gain_of_optimizer(measured: MeasuredSteps) -> Interval | None:
@@ -202,18 +207,8 @@ def _gain_of_batch(measured: MeasuredSteps) -> Interval | None:
         "no_optimizer": -0.5 * ratio / (1 - ratio),
         "empty": -0.5,
     }
-    less_ms = 0.0
-    quiet = measured.quiet_work
-    if quiet is not None and quiet.waits >= _LEAST_WAITS:
-        step_ms = measured.parts.combined({"quiet": 1.0}).value
-        less_ms = 0.5 * max(0.0, step_ms - max(quiet.busy_ms, step_ms - quiet.blocked_ms))
+    less_ms = 0.5 * _waited_for_nothing_ms(measured, "quiet")
     return measured.parts.gain_of(weights, less_ms=less_ms)
-
-
-def _callbacks_wait(measured: MeasuredSteps) -> bool:
-    if measured.work is None or measured.quiet_work is None:
-        return False
-    return measured.work.waits - measured.quiet_work.waits >= _LEAST_WAITS
 
 
 def _evidence(kind: str, measured: MeasuredSteps) -> str:

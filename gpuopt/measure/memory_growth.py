@@ -39,6 +39,11 @@ class MemorySeries:
         first = int(len(self.time_s) * _WARM_UP)
         return MemorySeries(**{name: values[first:] for name, values in vars(self).items()})
 
+    def thin_out(self) -> None:
+        """Drop every second reading."""
+        for values in vars(self).values():
+            del values[1::2]
+
     @property
     def steps_per_s(self) -> float:
         """Optimizer steps per second; 0 with less than two readings."""
