@@ -27,6 +27,7 @@ PROGRAMS = {
     "presets": "every GPU preset with its memory emulated: what it plans, and what fits",
     "same_score": "one training under 6, 8 and 24 GiB: the same macro-F1",
     "recovery": "what running out of memory does to the weights, and recovery to the time",
+    "diagnose": "planted bottlenecks and leaks: how many gpuopt diagnose tells right",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")
 

@@ -152,7 +152,8 @@ for name in sys.argv[1:]:
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
-    parts += ("tta.frontier", "tta.recommender", "tta.time_model")
+    parts += ("callbacks.bottleneck_probe", "callbacks.leak_watch", "diagnosis.bottleneck")
+    parts += ("diagnosis.leak", "tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,

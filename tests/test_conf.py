@@ -20,6 +20,7 @@ from gpuopt.schema import (
     BenchmarkConfig,
     CheckConfig,
     Compile,
+    DiagnoseConfig,
     FindBatchSizeConfig,
     Logging,
     Precision,
@@ -144,6 +145,21 @@ def test_every_option_that_the_finder_shares_composes(group, name):
     assert differing == set()
 
 
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        o
+        for o in COMPOSABLE
+        if o[0] in ("experiment", "mode") or o in [("data", "digits"), ("gpu", "cpu")]
+    ],
+)
+def test_every_option_that_a_diagnosis_shares_composes(group, name):
+    ours, trains = (
+        compose_settings(command, [f"{group}={name}"]) for command in ("diagnose", "train")
+    )
+    assert {key for key in trains if ours[key] != trains[key]} == set()
+
+
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_class_is_there_and_takes_its_keys(group, name):
     for node in objects_in(read(group, name)):
@@ -237,6 +253,7 @@ LABELS = {"experiment"}
         TrainConfig,
         PredictConfig,
         CheckConfig,
+        DiagnoseConfig,
         FindBatchSizeConfig,
         RecommendTtaConfig,
     ],

@@ -173,11 +173,10 @@ class LeakWatch(L.Callback):
         if self._mark is None and share >= _FIRST_MARK and steps >= _LEAST_STEPS:
             self._mark, self._marked_at = self._trace.mark(), self._steps
         elif self._mark is not None and share >= 1.0 and steps >= _LEAST_STEPS:
-            self.sites, self.containers = grown(
-                self._mark, self._trace.mark(), steps, self._least_bytes
-            )
+            now = self._trace.mark()
             self._trace.stop()
             self._trace = None
+            self.sites, self.containers = grown(self._mark, now, steps, self._least_bytes)
 
     def _grows(self) -> list[Growth]:
         return growing(self.series, self._duration_s, self._threshold_bytes)

@@ -30,6 +30,7 @@ _NOT_THEIRS = (*_LIBRARIES, _PACKAGE)
 _CONTAINERS = (list, dict, set, deque)
 _LEAST_PER_STEP = 0.5
 _MOST_SITES = 5
+_MOST_NAMED = 10
 
 Frame = tuple[str, int]
 
@@ -173,18 +174,27 @@ def grown(
     sites.sort(key=lambda site: -site.bytes_per_step)
     large = [site for site in sites if site.bytes_per_step >= least_bytes]
     sites = large or [site for site in sites if not site.place.startswith(_NOT_THEIRS)]
-    longer = []
+    return sites[:_MOST_SITES], _grown_containers(earlier, later, steps)
+
+
+def _grown_containers(
+    earlier: AllocationMark, later: AllocationMark, steps: int
+) -> list[GrowingContainer]:
     gc.unfreeze()
-    for container in _containers():
-        before_length = earlier.lengths.get(id(container))
-        after = later.lengths.get(id(container))
-        if before_length is not None and after is not None:
-            items = (after - before_length) / steps
-            if items >= _LEAST_PER_STEP and (name := _name_of(container)) is not None:
-                longer.append(GrowingContainer(name, items))
+    known = {id(one): one for one in _containers()}
+    growth = {
+        key: (length - earlier.lengths[key]) / steps
+        for key, length in later.lengths.items()
+        if key in earlier.lengths and key in known
+    }
+    found: list[GrowingContainer] = []
+    # To find what holds one means to look at all objects: only a few are worth it.
+    for key in sorted(growth, key=lambda key: -growth[key])[:_MOST_NAMED]:
+        name = _name_of(known[key]) if growth[key] >= _LEAST_PER_STEP else None
+        if name is not None:
+            found.append(GrowingContainer(name, growth[key]))
     gc.freeze()
-    longer.sort(key=lambda one: -one.items_per_step)
-    return sites[:_MOST_SITES], longer[:_MOST_SITES]
+    return found[:_MOST_SITES]
 
 
 def own_line(frames: Sequence[Frame]) -> Frame:
@@ -229,8 +239,9 @@ def _name_of(container: Any) -> str | None:
             keys = [key for key, value in holder.items() if value is container]
             if keys and "__name__" in holder and "__loader__" in holder:
                 return f"{kind} {holder['__name__']}.{keys[0]}"
-            owner = next((o for o in gc.get_referrers(holder) if _dict_of(o) is holder), None)
-            if keys and owner is not None:
+            owners = gc.get_referrers(holder) if keys else []
+            owner = next((one for one in owners if _dict_of(one) is holder), None)
+            if owner is not None:
                 return f"{kind} {type(owner).__name__}.{keys[0]}"
         elif type(holder) is not type(sys._getframe()):
             values = _dict_of(holder) or {}
