@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, Gpu
+from gpuopt.schema_values import Compile, Logging, Precision, TrainerValues
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = [
@@ -34,9 +35,11 @@ __all__ = [
     "Logging",
     "Precision",
     "PredictConfig",
+    "ProfilerConfig",
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
+    "TuneConfig",
     "fitting",
     "register",
     "to_benchmark_config",
@@ -45,8 +48,10 @@ __all__ = [
     "to_export_config",
     "to_find_config",
     "to_predict_config",
+    "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
+    "to_tune_config",
 ]
 
 _PACKAGE = Path(__file__).parent
@@ -56,56 +61,6 @@ CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 USER_CONF_MARKER = ".gpuopt"
 
 _Config = TypeVar("_Config")
-
-
-@dataclass
-class Precision:
-    """Arithmetic of training and prediction.
-
-    Attributes:
-        name: `auto`, `fp32`, `tf32`, `bf16` or `fp16`.
-    """
-
-    name: str = "auto"
-
-
-@dataclass
-class Compile:
-    """Compilation of the backbone by torch.compile.
-
-    Attributes:
-        mode: `off`, `auto` (where it pays back within the run), `default`, `reduce-overhead` or
-            `max-autotune`.
-        backend: For example `inductor`, or `eager` to find faults of the compiler.
-        time_limit_s: Most seconds that `auto` compiles, all modes together; at least 3.
-    """
-
-    mode: str = "off"
-    backend: str = "inductor"
-    time_limit_s: float = 120.0
-
-
-@dataclass
-class Logging:
-    """The logger.
-
-    Attributes:
-        name: `tensorboard`, `csv` or `none`.
-    """
-
-    name: str = "tensorboard"
-
-
-@dataclass
-class TrainerValues:
-    """Length and manner of training; see `conf/trainer/default.yaml`."""
-
-    max_epochs: int = 4
-    max_steps: int = -1
-    devices: int = 1
-    gradient_clip_norm: float | None = 1.0
-    log_every_n_steps: int | None = None
-    deterministic: bool = False
 
 
 @dataclass
@@ -133,6 +88,7 @@ class TrainConfig:
     learning_rate_rule: str = "none"
     learning_rate_reference_batch: int | None = None
     num_workers: Any = "auto"
+    prefetch_factor: int = 2
     pin_memory: bool = True
     precision_probe: bool = True
     use_calibration: bool = False
@@ -272,6 +228,41 @@ class DiagnoseConfig(TrainConfig):
 
 
 @dataclass
+class ProfilerConfig(TrainConfig):
+    """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
+
+    It takes the settings of `gpuopt train`, of which it runs a part.
+    """
+
+    steps: int = 100
+    wait: Any = "auto"
+    warmup: int = 3
+    active: int = 10
+    activities: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    nsys: Any = False
+    output: str = "outputs/profiler"
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """Everything that `gpuopt tune` can be told; see `conf/tune.yaml`.
+
+    It takes the settings of `gpuopt train`, which is what it measures.
+    """
+
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    target: str = "all"
+    goal: str = "throughput"
+    least_speed_ratio: float = 0.5
+    probe_s: float = 1.0
+    save_config: str | None = "auto"
+    format: str = "table"
+
+
+@dataclass
 class RecommendTtaConfig:
     """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
 
@@ -298,8 +289,10 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
+    "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
 }
 
 
@@ -349,6 +342,16 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ProfilerConfig, content)
+
+
+def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(TuneConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

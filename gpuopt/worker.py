@@ -115,9 +115,12 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             plan_for=lambda precision: plan_run(config, rank, precision),
         )
         plan = settled.plan.with_workers(
-            config.num_workers, decoded=data.is_decoded, ranks=rank.local_world_size
+            config.num_workers,
+            decoded=data.is_decoded,
+            ranks=rank.local_world_size,
+            prefetch_factor=config.prefetch_factor,
         )
-        data.num_workers = plan.num_workers
+        data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
         if config.model.get("channels_last") == "auto":
             plan = plan.with_choice(model.channels_last_choice())
         steps = total_steps(config, plan, data)

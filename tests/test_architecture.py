@@ -20,7 +20,7 @@ FLOORS = [
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding", "diagnosis"},
+    {"checks", "diagnosis", "finding", "profiling", "tuning"},
 ]
 MOST_LINES = 400
 
@@ -115,7 +115,11 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.export",
         "gpuopt.find_batch_size",
         "gpuopt.predict_engine",
+        "gpuopt.profiler",
+        "gpuopt.profiling",
         "gpuopt.recommend_tta",
+        "gpuopt.run_images",
+        "gpuopt.tune",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -124,6 +128,8 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.memory",
         "gpuopt.recomputation",
         "gpuopt.session.memory",
+        "gpuopt.session.prediction_places",
+        "gpuopt.telemetry",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],
@@ -149,11 +155,21 @@ for name in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, name
 """
-    parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts = (
+        "callbacks",
+        "telemetry",
+        "data",
+        "measure",
+        "model",
+        "recomputation.apply",
+        "storage.checkpoint",
+    )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("callbacks.bottleneck_probe", "callbacks.leak_watch", "diagnosis.bottleneck")
-    parts += ("diagnosis.leak", "tta.frontier", "tta.recommender", "tta.time_model")
+    parts += ("diagnosis.leak", "profiling.files", "profiling.table")
+    parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")
+    parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],
         capture_output=True,

@@ -7,6 +7,8 @@ from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
 from gpuopt.configuration.diagnosis_words import check_diagnosis
+from gpuopt.configuration.given_arguments import GIVEN
+from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -42,6 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "active": (1, 1000),  # a trace of more is larger than what can be looked at
     "duration": (1.0, 1e7),
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
@@ -50,6 +53,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
+    "least_speed_ratio": (0.01, 1.0),
     "min_batch_size": _COUNT,
     "min_f1": _SHARE,
     "num_classes": (2, 100_000),
@@ -60,6 +64,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "rounds": (3, 1000),
+    "steps": (2, 1_000_000),
+    "wait": (0, 1_000_000),
+    "prefetch_factor": (1, 64),
+    "probe_s": (0.01, 3600.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -132,8 +140,10 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "load": ("none", "train"),
     "logger.name": ("tensorboard", "csv", "none"),
+    "nsys": (True, False, "marks"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
+    "goal": ("throughput", "latency", "memory"),
     "purpose": ("train", "predict", "tta"),
     "report": ("fit", "tta"),  # or a list of them
     "use_calibration": ("auto", True, False),
@@ -148,46 +158,15 @@ _AUTO = (
     "images",
     "micro_batch_size",
     "num_workers",
+    "wait",
 )
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
+_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
-# Arguments that the program gives when it builds an object; a value in a file would be lost.
-_GIVEN: dict[str, tuple[str, ...]] = {
-    "callbacks.adaptive_batch_size": ("meter",),
-    "callbacks.batch_size_finder": (
-        "batch_arg_name",
-        "find_only",
-        "global_batch_size",
-        "headroom_ratio",
-        "is_ragged",
-        "meter",
-        "prior",
-        "sample_batch",
-        "set_batch_size",
-        "take",
-    ),
-    "callbacks.checkpoint": ("folder",),
-    "callbacks.engine_export": ("cache_dir",),
-    "callbacks.gpu_stats": ("card", "devices", "forward_flops", "precision"),
-    "callbacks.oom_recovery": ("meter",),
-    "callbacks.tensorrt_export": ("cache_dir",),
-    "data": (
-        "cache_dir",
-        "fold",
-        "folds",
-        "global_batch_size",
-        "image_size",
-        "micro_batch_size",
-        "num_workers",
-        "pin_memory",
-        "seed",
-    ),
-    "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
-}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -218,9 +197,13 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_benchmark(config)
     if "threshold_mib" in config:
         check_diagnosis(config)
+    if "goal" in config and config["target"] not in _TUNED:
+        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))
+    if "activities" in config:
+        check_profiler(config)
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
@@ -353,7 +336,7 @@ def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise InputError(f"{where} must hold a _target_: choose an option of the group")
     for key in node:
-        if key in _GIVEN.get(where, ()):
+        if key in GIVEN.get(where, ()):
             instead = f": write {key}=..." if key in config else ""
             raise InputError(f"{where}.{key} is set by the program{instead}")
     check_target(node, where)

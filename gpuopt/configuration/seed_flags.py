@@ -6,11 +6,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpuopt.configuration.limits import CHOICES, RANGES
+from gpuopt.configuration.seed_values import MODES, converted, written_experiment
 from gpuopt.errors import InputError
 
 __all__ = [
     "FINDER_SPELLINGS",
     "KEYS",
+    "PROFILER_SPELLINGS",
     "RECOMMENDER_SPELLINGS",
     "SEED_SPELLINGS",
     "translate_arguments",
@@ -28,7 +30,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
-    "config": "mode=quickstart|basic|fast_optimized|highperf|lowend_highperf",
+    "config": f"mode={'|'.join(MODES)}",
     "dynamo_backend": "compile.backend=inductor",
     "effective_batch_size": "global_batch_size=N",
     "epochs": "trainer.max_epochs=N",
@@ -85,20 +87,18 @@ _WEAK = (
 )  # an explicit flag beside them wins
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm
-    analyze_team_performance backend
+_LATER = _WORDS("""aggressive_optimization allreduce_algorithm analyze_team_performance backend
     baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
     duration enable_oom_recovery export_prometheus find_optimal gpu_ids
     gradient_compression include_inference interval log_file measure_power_consumption metrics
     min_batch_size model_parallel model_type multi_gpu
-    optimized_config output_dir output_report
-    output_trace pipeline_parallel_size port profile_memory profile_steps recommend
-    recommend_settings recommend_tta_type record_shapes save_config save_profile
+    optimized_config output_report pipeline_parallel_size port recommend
+    recommend_settings recommend_tta_type save_config save_profile
     statistical_significance tensor_parallel_size test_duration test_only
     update_interval use_deepspeed
-    with_stack zero_stage""")
+    zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -133,12 +133,23 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
 # What only `gpuopt diagnose` takes, or has no use for: it times all parts of a step.
 _DIAGNOSE_SPELLINGS = {"monitor_duration": "duration=N", "threshold_mb": "threshold_mib=N"}
 _NOT_NEEDED_TO_DIAGNOSE = _WORDS("analyze_dataloader analyze_model analyze_optimizer")
+# What only `gpuopt profiler` takes, or calls by another name.
+_PROFILER = "profiler"
+PROFILER_SPELLINGS: dict[str, str] = {
+    "activities": "activities=[cpu,cuda]",
+    "output_dir": "output=FOLDER",
+    "output_trace": "output=FOLDER",
+    "profile_memory": "profile_memory=true",
+    "profile_steps": "steps=N",
+    "record_shapes": "record_shapes=true",
+    "with_stack": "with_stack=true",
+}
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
-    use_calibration""")
+    optimizer pin_memory precision precision_probe prefetch_factor resume run scheduler seed
+    trainer tta use_calibration""")
 _PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
     num_workers optimize output precision provider resume run tta
     use_calibration""")
@@ -155,6 +166,9 @@ _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least
 _DIAGNOSE = _WORDS("duration format interval load rounds target threshold_mib")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
+_PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
+    with_stack""")
+_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -164,6 +178,8 @@ KEYS = {
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
+    _PROFILER: [*_TRAIN, *_PROFILE],
+    "tune": [*_TRAIN, *_TUNE],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
@@ -179,8 +195,9 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
-    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
-    *(*_LATER, *_NOT_NEEDED, *_BY_END, *_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE),
+    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
+    *(*_ENGINE_ONLY, *_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE),
+    *(*_LATER, *_NOT_NEEDED, *_BY_END),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
@@ -283,6 +300,8 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
         elif word.name in {*_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE} and key not in keys:
             diagnoses = "threshold_mib" in keys
             text = "not needed" if diagnoses else "gpuopt diagnose takes that"
+        elif word.name in PROFILER_SPELLINGS and key not in keys:
+            text = f"gpuopt {_PROFILER} takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -320,7 +339,7 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     name, value = word.name, word.value
     if name in _OFF and value in _FALSE:
         return _OFF[name]
-    if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
+    if name == "config" and "experiment" in keys and (written := written_experiment(value)):
         return f"experiment={written}"
     if "engine" in keys and name in {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}.keys() - {"engine_path"}:
         return {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}[name]
@@ -333,6 +352,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = _DIAGNOSE_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
+    if "activities" in keys or not usual:
+        usual = PROFILER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -341,39 +362,11 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     key, _, example = usual.partition("=")
     if name == "config" and key == "run":  # the guide's file holds the settings of a run
         return usual
-    return f"{key}={_converted(name, value) or example}" if key else ""
-
-
-def _written_experiment(value: str) -> str:
-    """Return the name of a file that the guide's finder writes, which here is an experiment."""
-    stem = re.sub(r"^.*/|\.ya?ml$", "", value)
-    return "" if _converted("config", value) or not re.match(r"train_\w", stem) else stem
-
-
-def _converted(name: str, value: str) -> str:
-    """Turn a typed value into the one that is meant here; an empty string when it is none."""
-    if name == "offload_optimizer" or (name in _OFF and value in _TRUE):
-        return ""  # the guide also says where to: the CPU
-    if name == "config":
-        mode = re.sub(r"^.*/|\.ya?ml$", "", value)
-        mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"
-        return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
-    if name == "checkpoint_segments":
-        return f"stages={value}" if value else ""
-    if name == "fold_results" and "lastest-train/" in value:
-        return "latest"  # the guide's name for the folder of the newest run
-    if name == "model_type":
-        return ""  # a family, of which one model is meant
-    if name == "save_config":
-        return re.sub(r"^.*/|\.ya?ml$", "", value)
-    if name == "gpu_ids":
-        return f"[{value.strip('[]')}]" if value else ""
-    try:
-        if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
-            return f"{1 - float(value):g}"
-        return f"{float(value) * 1024:.0f}" if name == "gpu_memory" else value
-    except ValueError:
-        return ""
+    return (
+        f"{key}={converted(name, value, is_on=name in _OFF and value in _TRUE) or example}"
+        if key
+        else ""
+    )
 
 
 def _nearest(word: _Word, keys: Sequence[str]) -> str:

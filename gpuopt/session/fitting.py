@@ -153,7 +153,6 @@ def fit(
         rank=rank,
         shows_progress=has_terminal,
     )
-    _take_signals_from(trainer)
     join_group(rank, group_backend(plan.accelerator), _RANK_TIMEOUT)
     trainer.fit(model, datamodule=data, ckpt_path=resume_from)
     if rank.world_size > 1:
@@ -187,7 +186,7 @@ def make_trainer(
         shows_progress: Whether one of the callbacks is a progress bar, or Lightning's is to show.
         trains_only: Neither validate nor save anything.
     """
-    return L.Trainer(
+    trainer = L.Trainer(
         accelerator="gpu" if plan.accelerator == "cuda" else "cpu",
         devices=rank.local_world_size,
         num_nodes=rank.hosts,
@@ -210,6 +209,8 @@ def make_trainer(
         enable_progress_bar=shows_progress,
         default_root_dir=folder,
     )
+    _take_signals_from(trainer)
+    return trainer
 
 
 def _strategy(plan: Plan) -> Strategy | str:
@@ -235,7 +236,7 @@ def _surroundings(rank: Rank) -> ClusterEnvironment:
 
 
 def _take_signals_from(trainer: L.Trainer) -> None:
-    """Leave signals to `Preemption`.
+    """Leave signals to `Preemption`, or to the command.
 
     Lightning sends a broadcast from inside its handler, which deadlocks, and with several ranks
     asks all of them before each batch, which makes a GPU wait.
