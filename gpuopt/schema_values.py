@@ -1,4 +1,4 @@
-"""Values that several commands share in their schema; see `gpuopt.schema`."""
+"""Types of settings that several commands have in common; `gpuopt.schema` hands them on."""
 
 from dataclasses import dataclass
 

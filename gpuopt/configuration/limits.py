@@ -5,11 +5,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from gpuopt.batch_schedule import LEARNING_RATE_RULES
 from gpuopt.configuration.diagnosis_words import check_diagnosis
 from gpuopt.configuration.given_arguments import GIVEN
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.words import BETTER, CHOICES
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.recomputation import check_level
@@ -61,6 +61,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "target": _COUNT,
     "target_minutes": (0.001, 1e6),
     "threshold_mib": (0.001, 1e7),
+    "train_images": (1, 1_000_000_000),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "rounds": (3, 1000),
@@ -118,37 +119,6 @@ _IN_ORDER = (
     ("engine_export", "optimal_batch_size", "max_batch_size"),
     ("tensorrt_export", "optimal_batch_size", "max_batch_size"),
 )
-# What validation logs, and whether more or less of it is better.
-_BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
-# Settings that take one of a few words, or true and false.
-CHOICES: dict[str, tuple[str | bool, ...]] = {
-    "callbacks.checkpoint.mode": ("max", "min"),
-    "callbacks.checkpoint.monitor": tuple(_BETTER),
-    "callbacks.early_stopping.mode": ("max", "min"),
-    "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
-    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
-    "callbacks.tensorrt_export.engine": ("tensorrt",),
-    "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
-    "callbacks.early_stopping.monitor": tuple(_BETTER),
-    "compile.mode": ("off", "auto", "default", "reduce-overhead", "max-autotune"),
-    "data.cache": ("auto", "on", "off"),
-    "data.class_weights": ("none", "balanced"),
-    "model.channels_last": ("auto", True, False),
-    "model.batch_norm": ("train", "frozen"),
-    "learning_rate_rule": LEARNING_RATE_RULES,
-    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
-    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
-    "load": ("none", "train"),
-    "logger.name": ("tensorboard", "csv", "none"),
-    "nsys": (True, False, "marks"),
-    "model.checkpointing": ("none", "auto", "full"),  # or stages=K
-    "format": ("table", "json"),
-    "goal": ("throughput", "latency", "memory"),
-    "purpose": ("train", "predict", "tta"),
-    "report": ("fit", "tta"),  # or a list of them
-    "use_calibration": ("auto", True, False),
-    "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
-}
 # Whole numbers that may also be left to gpuopt.
 _AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = (
@@ -201,6 +171,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
         _check_engine(config)
+    if config.get("format") == "markdown" and "report" not in config:
+        raise InputError("format=markdown is not one of table, json")
     _check_policies(config.get("policies"))
     if "activities" in config:
         check_profiler(config)
@@ -302,7 +274,7 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and name != "checkpoint":
             node = {key: value for key, value in node.items() if key != "enabled"}
         _check_object(node, where, config)
-        if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
+        if isinstance(node, Mapping) and node.get("monitor") in BETTER:
             _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
     for name, low, high in _IN_ORDER:
         if isinstance(node := callbacks.get(name), Mapping):
@@ -317,10 +289,10 @@ def _check_order(where: str, node: Mapping[str, Any], low: str, high: str) -> No
 
 def _check_direction(where: str, monitor: str, mode: Any) -> None:
     """Refuse to keep the worst epoch as the best."""
-    if mode != _BETTER[monitor]:
+    if mode != BETTER[monitor]:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
-            f"give {where}.mode={_BETTER[monitor]}"
+            f"give {where}.mode={BETTER[monitor]}"
         )
 
 

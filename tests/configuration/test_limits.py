@@ -42,6 +42,8 @@ def compose_all():
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
     yield compose_settings("tune", ["target=loader", "goal=memory"])
     yield compose_settings("benchmark", ["optimal_batch_size=8"])
+    yield compose_settings("profiler", ["wait=87"])
+    yield compose_settings("diagnose", ["target=throttle"])
 
 
 @pytest.fixture(scope="module")
@@ -345,7 +347,7 @@ def test_what_the_program_gives_are_arguments_of_the_class(group, composed):
     for part in group.split("."):
         node = node[part]
     names = {parameter.name for parameter in parameters_of(node["_target_"])}
-    assert set(GIVEN[group]) <= names
+    assert set(GIVEN_BY_PROGRAM[group]) <= names
 
 
 def test_a_fold_must_exist(settings):
