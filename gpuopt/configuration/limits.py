@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.tuning_words import check_tuning
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.recomputation import check_level
@@ -149,7 +150,6 @@ _AUTO = (
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
-_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
@@ -215,8 +215,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
         _check_benchmark(config)
-    if "goal" in config and config["target"] not in _TUNED:
-        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
+    if "least_speed_ratio" in config:
+        check_tuning(config)
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))

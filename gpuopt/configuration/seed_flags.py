@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpuopt.configuration.limits import CHOICES, RANGES
+from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.errors import InputError
 
 __all__ = [
@@ -149,7 +150,6 @@ _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least
     max_batch_size optimal_batch_size precision run runs target warmup""")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
-_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -158,7 +158,7 @@ KEYS = {
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
-    "tune": [*_TRAIN, *_TUNE],
+    "tune": [*_TRAIN, *TUNE_KEYS],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
