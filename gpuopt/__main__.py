@@ -17,6 +17,7 @@ COMMANDS = {
     "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
     "tune": "loader, compilation and all else that decides how fast a training is, measured",
     "check": "which micro-batch fits which GPU, predicted without one",
+    "profiler": "where the time of a training step goes, recorded over a few steps",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",

@@ -33,6 +33,7 @@ __all__ = [
     "Logging",
     "Precision",
     "PredictConfig",
+    "ProfilerConfig",
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
@@ -44,6 +45,7 @@ __all__ = [
     "to_export_config",
     "to_find_config",
     "to_predict_config",
+    "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
     "to_tune_config",
@@ -257,6 +259,25 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class ProfilerConfig(TrainConfig):
+    """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
+
+    It takes the settings of `gpuopt train`, of which it runs a part.
+    """
+
+    steps: int = 100
+    wait: Any = "auto"
+    warmup: int = 3
+    active: int = 10
+    activities: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    nsys: Any = False
+    output: str = "outputs/profiler"
+
+
+@dataclass
 class TuneConfig(TrainConfig):
     """Everything that `gpuopt tune` can be told; see `conf/tune.yaml`.
 
@@ -298,6 +319,7 @@ SCHEMAS: dict[str, type] = {
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
+    "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
     "tune": TuneConfig,
@@ -345,6 +367,11 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ProfilerConfig, content)
 
 
 def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:

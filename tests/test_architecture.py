@@ -15,12 +15,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
     {"errors", "choice"},
-    {"hardware", "storage", "recomputation", "batch_schedule"},
+    {"hardware", "storage", "recomputation", "batch_schedule", "batch_statistics"},
     {"memory", "model", "data", "measure"},
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding", "tuning"},
+    {"checks", "finding", "profiling", "tuning"},
 ]
 MOST_LINES = 400
 
@@ -114,7 +114,10 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.export",
         "gpuopt.find_batch_size",
         "gpuopt.predict_engine",
+        "gpuopt.profiler",
+        "gpuopt.profiling",
         "gpuopt.recommend_tta",
+        "gpuopt.run_images",
         "gpuopt.tune",
         "gpuopt.__main__",
         "gpuopt.schema",
@@ -124,6 +127,8 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.memory",
         "gpuopt.recomputation",
         "gpuopt.session.memory",
+        "gpuopt.session.prediction_places",
+        "gpuopt.telemetry",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],
@@ -149,9 +154,18 @@ for name in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, name
 """
-    parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts = (
+        "callbacks",
+        "telemetry",
+        "data",
+        "measure",
+        "model",
+        "recomputation.apply",
+        "storage.checkpoint",
+    )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("profiling.files", "profiling.table")
     parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(

@@ -24,6 +24,7 @@ from gpuopt.schema import (
     Logging,
     Precision,
     PredictConfig,
+    ProfilerConfig,
     RecommendTtaConfig,
     TrainConfig,
     TrainerValues,
@@ -143,6 +144,15 @@ def test_every_option_that_takes_trains_settings_composes(command, group, name):
     assert differing == set()
 
 
+@pytest.mark.parametrize(
+    ("group", "name"), [o for o in COMPOSABLE if o[0] in ("data", "mode") or o == ("gpu", "cpu")]
+)
+def test_the_profiler_profiles_what_is_trained(group, name):
+    ours, trains = (compose_settings(c, [f"{group}={name}"]) for c in ("profiler", "train"))
+    differing = {key for key in trains if ours[key] != trains[key]}
+    assert differing == {"folds"}  # which counts only with fold=
+
+
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
 def test_every_class_is_there_and_takes_its_keys(group, name):
     for node in objects_in(read(group, name)):
@@ -237,6 +247,7 @@ LABELS = {"experiment"}
         PredictConfig,
         CheckConfig,
         FindBatchSizeConfig,
+        ProfilerConfig,
         RecommendTtaConfig,
     ],
 )

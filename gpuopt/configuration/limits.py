@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
 from gpuopt.configuration.tuning_words import check_tuning
 from gpuopt.errors import InputError, nearest
@@ -42,6 +43,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "active": (1, 1000),  # a trace of more is larger than what can be looked at
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "images": (1, 1_000_000_000),
@@ -57,6 +59,8 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "steps": (2, 1_000_000),
+    "wait": (0, 1_000_000),
     "prefetch_factor": (1, 64),
     "probe_s": (0.01, 3600.0),
     "runs": (2, 1_000_000),
@@ -125,10 +129,12 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
+    "model.batch_norm": ("train", "frozen"),
     "learning_rate_rule": LEARNING_RATE_RULES,
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
+    "nsys": (True, False, "marks"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
     "goal": ("throughput", "latency", "memory"),
@@ -146,6 +152,7 @@ _AUTO = (
     "images",
     "micro_batch_size",
     "num_workers",
+    "wait",
 )
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
@@ -170,7 +177,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
     ),
     "callbacks.checkpoint": ("folder",),
     "callbacks.engine_export": ("cache_dir",),
-    "callbacks.gpu_stats": ("devices",),
+    "callbacks.gpu_stats": ("card", "devices", "forward_flops", "precision"),
     "callbacks.oom_recovery": ("meter",),
     "callbacks.tensorrt_export": ("cache_dir",),
     "data": (
@@ -220,12 +227,15 @@ def check_config(config: Mapping[str, Any]) -> None:
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))
+    if "activities" in config:
+        check_profiler(config)
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
+        _check_statistics(config["model"])
     kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
     gpu = _of_fields(kind, {**config["gpu"], "seed": None}, "gpu")
     gpu.check()
@@ -336,6 +346,14 @@ def _check_direction(where: str, monitor: str, mode: Any) -> None:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
             f"give {where}.mode={_BETTER[monitor]}"
+        )
+
+
+def _check_statistics(model: Mapping[str, Any]) -> None:
+    if model.get("batch_norm") == "frozen" and not model.get("pretrained"):
+        raise InputError(
+            "model.batch_norm=frozen keeps the statistics of pretrained weights, and "
+            "model.pretrained=false has none: leave one of them out"
         )
 
 

@@ -12,6 +12,7 @@ from gpuopt.errors import InputError
 __all__ = [
     "FINDER_SPELLINGS",
     "KEYS",
+    "PROFILER_SPELLINGS",
     "RECOMMENDER_SPELLINGS",
     "SEED_SPELLINGS",
     "translate_arguments",
@@ -23,6 +24,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=true",
     "adjustment_factor": "callbacks.adaptive_batch_size.growth_ratio=X",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=true",
+    "auto_scale_lr": "learning_rate_rule=linear",
     "batch_size": "micro_batch_size=N",
     "benchmark_runs": "runs=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
@@ -67,6 +69,7 @@ SEED_SPELLINGS: dict[str, str] = {
 _OFF = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
+    "auto_scale_lr": "learning_rate_rule=none",
     "compile_model": "compile.mode=off",
     "offload_optimizer": "optimizer.offload=false",
     "use_calibration": "use_calibration=false",
@@ -84,20 +87,19 @@ _WEAK = (
 )  # an explicit flag beside them wins
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
+_LATER = _WORDS("""aggressive_optimization allreduce_algorithm analyze_dataloader
+    analyze_model analyze_optimizer analyze_team_performance backend
     baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
     duration enable_oom_recovery export_prometheus find_optimal gpu_ids
     gradient_compression include_inference interval log_file measure_power_consumption metrics
     min_batch_size model_parallel model_type monitor_duration multi_gpu
-    optimized_config output_dir output_report
-    output_trace pipeline_parallel_size port profile_memory profile_steps recommend
-    recommend_settings recommend_tta_type record_shapes save_config save_profile
+    optimized_config output_report pipeline_parallel_size port recommend
+    recommend_settings recommend_tta_type save_config save_profile
     statistical_significance tensor_parallel_size test_duration test_only
     threshold_mb update_interval use_deepspeed
-    with_stack zero_stage""")
+    zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -129,6 +131,17 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
     "min_f1_score": "min_f1=X",
     "target_time": "target_minutes=N",
 }
+# What only `gpuopt profiler` takes, or calls by another name.
+_PROFILER = "profiler"
+PROFILER_SPELLINGS: dict[str, str] = {
+    "activities": "activities=[cpu,cuda]",
+    "output_dir": "output=FOLDER",
+    "output_trace": "output=FOLDER",
+    "profile_memory": "profile_memory=true",
+    "profile_steps": "steps=N",
+    "record_shapes": "record_shapes=true",
+    "with_stack": "with_stack=true",
+}
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
@@ -150,6 +163,8 @@ _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least
     max_batch_size optimal_batch_size precision run runs target warmup""")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
+_PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
+    with_stack""")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -158,6 +173,7 @@ KEYS = {
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
+    _PROFILER: [*_TRAIN, *_PROFILE],
     "tune": [*_TRAIN, *TUNE_KEYS],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
@@ -174,7 +190,8 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
-    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
+    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
+    *_ENGINE_ONLY,
     *(*_LATER, *_NOT_NEEDED, *_BY_END),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
@@ -275,6 +292,8 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             pass
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
+        elif word.name in PROFILER_SPELLINGS and key not in keys:
+            text = f"gpuopt {_PROFILER} takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -323,6 +342,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = FINDER_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
+    if "activities" in keys or not usual:
+        usual = PROFILER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -356,7 +377,11 @@ def _converted(name: str, value: str) -> str:
         return ""  # a family, of which one model is meant
     if name == "save_config":
         return re.sub(r"^.*/|\.ya?ml$", "", value)
-    if name == "gpu_ids":
+    if name == "output_trace":
+        value = value.rpartition("/")[0]  # the file's folder
+    if name in ("output_dir", "output_trace"):
+        return value.rstrip("/")
+    if name in ("activities", "gpu_ids"):
         return f"[{value.strip('[]')}]" if value else ""
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):

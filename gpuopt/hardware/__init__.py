@@ -2,7 +2,7 @@
 
 from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
-from gpuopt.hardware.catalogue import load_catalogue, recognise
+from gpuopt.hardware.catalogue import load_catalogue, recognise, shipped_catalogue
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
@@ -10,7 +10,8 @@ from gpuopt.hardware.host_capacity import host_memory_bytes
 from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.memory_cap import apply_memory_limit
-from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.nvml import NvmlDevice
+from gpuopt.hardware.nvml_devices import cuda_devices, visible_devices
 from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO
 from gpuopt.hardware.precision import (
     float32_matmul_precision,
@@ -18,7 +19,12 @@ from gpuopt.hardware.precision import (
     resolve_precision,
 )
 from gpuopt.hardware.process_age import process_age_s
-from gpuopt.hardware.processors import available_cpus, processor_name, recommended_workers
+from gpuopt.hardware.processors import (
+    available_cpus,
+    processor_flags,
+    processor_name,
+    recommended_workers,
+)
 from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
 
@@ -45,6 +51,7 @@ __all__ = [
     "lightning_precision",
     "load_catalogue",
     "process_age_s",
+    "processor_flags",
     "processor_name",
     "profile_from_device",
     "recognise",
@@ -52,5 +59,7 @@ __all__ = [
     "refuse_unsupported",
     "resolve_precision",
     "select_gpu",
+    "shipped_catalogue",
     "supported_by_build",
+    "visible_devices",
 ]
