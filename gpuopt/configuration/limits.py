@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.engine_words import SIZES, check_benchmark, check_engine
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
 from gpuopt.configuration.tuning_words import check_tuning
@@ -155,8 +156,6 @@ _AUTO = (
     "wait",
 )
 _MOST_DEVICES = 1024
-_LIVE_ENGINES = ("eager", "compiled")
-_BENCHMARKS = ("engines",)
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
@@ -221,11 +220,13 @@ def check_config(config: Mapping[str, Any]) -> None:
     _check_folds(config.get("folds"), config.get("fold"))
     _check_device_ids(config.get("gpu_ids"))
     if "engines" in config:
-        _check_benchmark(config)
+        for key in SIZES:
+            _check_auto(key, config[key])
+        check_benchmark(config, CHOICES["engine"])
     if "least_speed_ratio" in config:
         check_tuning(config)
     if "optimize" in config:
-        _check_engine(config)
+        check_engine(config)
     _check_policies(config.get("policies"))
     if "activities" in config:
         check_profiler(config)
@@ -277,33 +278,6 @@ def _check_device_ids(gpu_ids: list[int] | None) -> None:
         raise InputError(
             f"gpu_ids={gpu_ids}: give CUDA's numbers of different devices, such as [0,1]"
         )
-
-
-def _check_benchmark(config: Mapping[str, Any]) -> None:
-    if config["target"] not in _BENCHMARKS:
-        raise InputError(f"target={config['target']} is not one of {', '.join(_BENCHMARKS)}")
-    known = [str(name) for name in CHOICES["engine"] if name != "auto"]
-    for name in config["engines"]:
-        if name not in known:
-            raise InputError(f"engines: {name} is no engine{nearest(str(name), known)}")
-    sizes = []
-    for key in ("optimal_batch_size", "max_batch_size"):
-        _check_auto(key, config[key])
-        sizes += [config[key]] if config[key] != "auto" else []
-    if len(sizes) == 2 and sizes[0] > sizes[1]:
-        raise InputError(f"optimal_batch_size={sizes[0]} is above max_batch_size={sizes[1]}")
-    if config["run"] is not None and config["engine_path"] is not None:
-        raise InputError("give run= or engine_path=, not both: an engine's file is timed alone")
-
-
-def _check_engine(config: Mapping[str, Any]) -> None:
-    """Refuse words about the engine of a prediction of which one would be ignored."""
-    engine, path = config["engine"], config["engine_path"]
-    if config["optimize"] and (engine != "auto" or path is not None):
-        other = f"engine={engine}" if engine != "auto" else f"engine_path={path}"
-        raise InputError(f"optimize=true looks for the best engine, and {other} names one: drop it")
-    if path is not None and engine in _LIVE_ENGINES:
-        raise InputError(f"engine={engine} is no file, and engine_path={path} is: give one of them")
 
 
 def _check_policies(policies: list[str] | None) -> None:
