@@ -154,7 +154,7 @@ class ExportConfig:
 class CheckConfig:
     """Everything that `gpuopt check` can be told; see `conf/check.yaml`."""
 
-    report: Any = None
+    report: Any = "summary"
     format: str = "table"
     model: Any = None
     optimizer: Any = None
@@ -164,6 +164,7 @@ class CheckConfig:
     moving_average: bool = False
     run: str | None = None
     images: int = 3140
+    train_images: int = 1570
     cache_dir: str | None = None
     debug: bool = False
 

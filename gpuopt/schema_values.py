@@ -1,4 +1,4 @@
-"""Small groups of settings that several commands share; `gpuopt.schema` puts them together."""
+"""Types of settings that several commands have in common; `gpuopt.schema` hands them on."""
 
 from dataclasses import dataclass
 
