@@ -9,6 +9,7 @@ from gpuopt.configuration.diagnosis_words import check_diagnosis
 from gpuopt.configuration.given_arguments import GIVEN
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.tuning_words import check_tuning
 from gpuopt.configuration.words import BETTER, CHOICES
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -133,7 +134,6 @@ _AUTO = (
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
-_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
@@ -167,8 +167,8 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_benchmark(config)
     if "threshold_mib" in config:
         check_diagnosis(config)
-    if "goal" in config and config["target"] not in _TUNED:
-        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
+    if "least_speed_ratio" in config:
+        check_tuning(config)
     if "optimize" in config:
         _check_engine(config)
     if config.get("format") == "markdown" and "report" not in config:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from gpuopt.configuration.check_flags import CHECK_COMMAND, REPORT_OF_FLAG, report_setting
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.configuration.seed_values import MODES, converted, written_experiment
+from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.errors import InputError
 
 __all__ = [
@@ -159,7 +160,6 @@ _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_w
     precision run save_config target_minutes""")
 _PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
     with_stack""")
-_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -170,7 +170,7 @@ KEYS = {
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
     _PROFILER: [*_TRAIN, *_PROFILE],
-    "tune": [*_TRAIN, *_TUNE],
+    "tune": [*_TRAIN, *TUNE_KEYS],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
