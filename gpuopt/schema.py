@@ -29,6 +29,7 @@ __all__ = [
     "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "DiagnoseConfig",
     "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
@@ -43,6 +44,7 @@ __all__ = [
     "register",
     "to_benchmark_config",
     "to_check_config",
+    "to_diagnose_config",
     "to_export_config",
     "to_find_config",
     "to_predict_config",
@@ -211,6 +213,22 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class DiagnoseConfig(TrainConfig):
+    """Everything that `gpuopt diagnose` can be told; see `conf/diagnose.yaml`.
+
+    It takes the settings of `gpuopt train`, whose steps it looks at.
+    """
+
+    target: str = "bottleneck"
+    rounds: int = 8
+    duration: float = 600.0
+    threshold_mib: float = 100.0
+    interval: float = 1.0
+    load: str = "none"
+    format: str = "table"
+
+
+@dataclass
 class ProfilerConfig(TrainConfig):
     """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
 
@@ -268,6 +286,7 @@ class RecommendTtaConfig:
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "diagnose": DiagnoseConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "predict": PredictConfig,
@@ -309,6 +328,11 @@ def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_diagnose_config(content: Mapping[str, Any]) -> DiagnoseConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(DiagnoseConfig, content)
 
 
 def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
