@@ -17,6 +17,7 @@ COMMANDS = {
     "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
     "check": "which micro-batch fits which GPU, predicted without one",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
+    "monitor": "watch GPUs, machine and run in the terminal, a browser, a log or Prometheus",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",
 }

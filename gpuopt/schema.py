@@ -31,6 +31,7 @@ __all__ = [
     "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
+    "MonitorConfig",
     "Precision",
     "PredictConfig",
     "RecommendTtaConfig",
@@ -42,6 +43,7 @@ __all__ = [
     "to_check_config",
     "to_export_config",
     "to_find_config",
+    "to_monitor_config",
     "to_predict_config",
     "to_recommend_config",
     "to_train_config",
@@ -272,12 +274,33 @@ class RecommendTtaConfig:
     debug: bool = False
 
 
+@dataclass
+class MonitorConfig:
+    """Everything that `gpuopt monitor` can be told; see `conf/monitor.yaml`."""
+
+    view: str = "terminal"
+    interval: float = 1.0
+    duration: float | None = None
+    gpu_ids: list[int] | None = None
+    run: str | None = None
+    log: str | None = None
+    prometheus: bool = False
+    replay: str | None = None
+    replay_speed: float = 1.0
+    host: str = "127.0.0.1"
+    port: int = 8080
+    token: str | None = None
+    allowed_hosts: list[str] = field(default_factory=list)
+    debug: bool = False
+
+
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "check": CheckConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
+    "monitor": MonitorConfig,
     "predict": PredictConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
@@ -325,6 +348,11 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_monitor_config(content: Mapping[str, Any]) -> MonitorConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(MonitorConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

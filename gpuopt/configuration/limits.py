@@ -44,6 +44,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "images": (1, 1_000_000_000),
+    "interval": (0.1, 3600.0),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
@@ -55,9 +56,12 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "port": (0, 65_535),
+    "replay_speed": (0.01, 10_000.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
+    "duration": (0.1, 1e8),
     "folds": (2, 20),
     "folds_per_pass": (1, 20),
     "fold": (0, 19),
@@ -130,6 +134,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "purpose": ("train", "predict", "tta"),
     "report": ("fit", "tta"),  # or a list of them
     "use_calibration": ("auto", True, False),
+    "view": ("terminal", "web"),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
@@ -218,6 +223,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
+    if "gpu" not in config:  # a command that only watches
+        return
     kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
     gpu = _of_fields(kind, {**config["gpu"], "seed": None}, "gpu")
     gpu.check()
