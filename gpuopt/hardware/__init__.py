@@ -10,7 +10,8 @@ from gpuopt.hardware.host_capacity import host_memory_bytes
 from gpuopt.hardware.host_memory import keep_freed_memory
 from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.memory_cap import apply_memory_limit
-from gpuopt.hardware.nvml import NvmlDevice, cuda_devices
+from gpuopt.hardware.nvml import NvmlDevice
+from gpuopt.hardware.nvml_devices import cuda_devices, visible_devices
 from gpuopt.hardware.policy import MEASURED_HEADROOM_RATIO
 from gpuopt.hardware.precision import (
     float32_matmul_precision,
@@ -53,4 +54,5 @@ __all__ = [
     "resolve_precision",
     "select_gpu",
     "supported_by_build",
+    "visible_devices",
 ]

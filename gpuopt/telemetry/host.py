@@ -22,7 +22,8 @@ _MEMORY = (
     ("memory.current", "memory.stat", "inactive_file"),
     ("memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
 )
-_IDLE_COLUMNS = (3, 4)  # idle and waiting for a disk
+# Of a processor's line: idle and waiting for a disk; the time of guests is in the user's already.
+_IDLE, _GUEST_COLUMN = slice(3, 5), 8
 
 
 class HostMeter:
@@ -79,16 +80,17 @@ class HostMeter:
 
     def _machine_ticks(self, cpus: set[int]) -> tuple[float, float] | None:
         """Return the busy and all ticks of some processors."""
-        busy = total = 0
+        rows: list[list[int]] = []
         for line in _lines(self._proc / "stat"):
-            name, *columns = line.split()
+            name, *columns = line.split() or [""]
             number = name.removeprefix("cpu")
-            if not (name.startswith("cpu") and number.isdigit() and int(number) in cpus):
-                continue
-            ticks = [int(column) for column in columns[:8]]  # the time of guests is in the user's
-            total += sum(ticks)
-            busy += sum(ticks) - sum(ticks[column] for column in _IDLE_COLUMNS)
-        return (busy, total) if total else None
+            is_own = name.startswith("cpu") and number.isdigit() and int(number) in cpus
+            if is_own and all(column.isdigit() for column in columns):
+                rows.append([int(column) for column in columns[:_GUEST_COLUMN]])
+        if not rows:
+            return None
+        total = sum(map(sum, rows))
+        return total - sum(sum(row[_IDLE]) for row in rows), total
 
     def _memory_bytes(self) -> tuple[int | None, int | None]:
         """Return used and all bytes."""

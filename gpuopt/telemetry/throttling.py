@@ -10,14 +10,15 @@ __all__ = ["ThrottleClock"]
 class ThrottleClock:
     """Adds up seconds per reason from one reading of a device to the next.
 
-    A reason that the driver counts is taken from its counter. Of the others only the moments of
-    the readings are known: each gets half of the time between two readings for every one of the
-    two that shows it.
+    A reason that the driver counts is taken from its counter, up to the time that has passed. Of
+    the others only the moments of the readings are known: each gets half of the time between two
+    readings for every one of the two that shows it.
     """
 
     def __init__(self) -> None:
         self._seconds: dict[str, float] = {}
-        self._at_s: float | None = None
+        self._began_s: float | None = None
+        self._at_s = 0.0
         self._reasons: frozenset[str] | None = None
         self._counters: Mapping[str, float] = {}
 
@@ -34,8 +35,10 @@ class ThrottleClock:
         counters = reading.violation_s or {}
         words = reading.throttle_reasons
         reasons = None if words is None else frozenset(words)
-        if self._at_s is not None:
-            self._add_counted(counters)
+        if self._began_s is None:
+            self._began_s = at_s
+        else:
+            self._add_counted(counters, at_s - self._began_s)
             if reasons is not None and self._reasons is not None:
                 half_s = (at_s - self._at_s) / 2
                 for word in [*self._reasons, *reasons]:
@@ -44,12 +47,12 @@ class ThrottleClock:
         self._at_s, self._reasons, self._counters = at_s, reasons, counters
         return dict(self._seconds)
 
-    def _add_counted(self, counters: Mapping[str, float]) -> None:
+    def _add_counted(self, counters: Mapping[str, float], passed_s: float) -> None:
         for word, value in counters.items():
             # A counter that went back was reset, with the driver or with the card.
-            grown_s = value - self._counters.get(word, value)
-            if grown_s > 0:
-                self._add(word, grown_s)
+            self._add(word, value - self._counters.get(word, value))
+            if word in self._seconds:
+                self._seconds[word] = min(self._seconds[word], passed_s)
 
     def _add(self, word: str, seconds: float) -> None:
         if seconds > 0:
