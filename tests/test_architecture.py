@@ -15,7 +15,7 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
     {"errors", "choice"},
-    {"hardware", "storage", "recomputation", "batch_schedule"},
+    {"hardware", "storage", "recomputation", "batch_schedule", "batch_statistics"},
     {"memory", "model", "data", "measure"},
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},

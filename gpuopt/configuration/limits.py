@@ -6,6 +6,7 @@ from dataclasses import fields
 from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.monitoring import check_monitor
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -44,7 +45,6 @@ RANGES: dict[str, tuple[float, float]] = {
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "images": (1, 1_000_000_000),
-    "interval": (0.1, 3600.0),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
@@ -56,12 +56,9 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
-    "port": (0, 65_535),
-    "replay_speed": (0.01, 10_000.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
-    "duration": (0.1, 1e8),
     "folds": (2, 20),
     "folds_per_pass": (1, 20),
     "fold": (0, 19),
@@ -125,6 +122,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "data.cache": ("auto", "on", "off"),
     "data.class_weights": ("none", "balanced"),
     "model.channels_last": ("auto", True, False),
+    "model.batch_norm": ("train", "frozen"),
     "learning_rate_rule": LEARNING_RATE_RULES,
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
@@ -134,7 +132,6 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "purpose": ("train", "predict", "tta"),
     "report": ("fit", "tta"),  # or a list of them
     "use_calibration": ("auto", True, False),
-    "view": ("terminal", "web"),
     "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
 }
 # Whole numbers that may also be left to gpuopt.
@@ -212,6 +209,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_value(key, value)
     _check_folds(config.get("folds"), config.get("fold"))
     _check_device_ids(config.get("gpu_ids"))
+    if "replay" in config:
+        check_monitor(config)
+        return
     if "engines" in config:
         _check_benchmark(config)
     if "optimize" in config:
@@ -223,8 +223,7 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
-    if "gpu" not in config:  # a command that only watches
-        return
+        _check_statistics(config["model"])
     kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
     gpu = _of_fields(kind, {**config["gpu"], "seed": None}, "gpu")
     gpu.check()
@@ -335,6 +334,14 @@ def _check_direction(where: str, monitor: str, mode: Any) -> None:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
             f"give {where}.mode={_BETTER[monitor]}"
+        )
+
+
+def _check_statistics(model: Mapping[str, Any]) -> None:
+    if model.get("batch_norm") == "frozen" and not model.get("pretrained"):
+        raise InputError(
+            "model.batch_norm=frozen keeps the statistics of pretrained weights, and "
+            "model.pretrained=false has none: leave one of them out"
         )
 
 

@@ -22,6 +22,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=true",
     "adjustment_factor": "callbacks.adaptive_batch_size.growth_ratio=X",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=true",
+    "auto_scale_lr": "learning_rate_rule=linear",
     "batch_size": "micro_batch_size=N",
     "benchmark_runs": "runs=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
@@ -66,6 +67,7 @@ SEED_SPELLINGS: dict[str, str] = {
 _OFF = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
+    "auto_scale_lr": "learning_rate_rule=none",
     "compile_model": "compile.mode=off",
     "offload_optimizer": "optimizer.offload=false",
     "use_calibration": "use_calibration=false",
@@ -84,7 +86,7 @@ _WEAK = (
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
+    analyze_model analyze_optimizer analyze_team_performance backend
     baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
     compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
