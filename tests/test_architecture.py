@@ -60,7 +60,7 @@ def test_imports_run_downward_only(path):
 
 def test_every_room_has_a_floor():
     rooms = {path.parent.name for path in SOURCES if path.name == "__init__.py"}
-    rooms -= {"gpuopt", "drawing"}
+    rooms -= {"gpuopt", "drawing", "web"}
     assert all(floor(name) < len(FLOORS) for name in rooms), rooms
 
 
@@ -113,6 +113,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.config",
         "gpuopt.export",
         "gpuopt.find_batch_size",
+        "gpuopt.monitor",
         "gpuopt.predict_engine",
         "gpuopt.recommend_tta",
         "gpuopt.__main__",
@@ -123,6 +124,8 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.memory",
         "gpuopt.recomputation",
         "gpuopt.session.memory",
+        "gpuopt.telemetry",
+        "gpuopt.telemetry.web",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],
@@ -134,6 +137,12 @@ def test_bad_input_never_waits_for_torch(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sampler_loads_nothing_of_its_readers():
+    code = "import gpuopt.telemetry, sys; print({'rich', 'starlette', 'uvicorn'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_library_parts_work_without_hydra():
@@ -151,6 +160,7 @@ for name in sys.argv[1:]:
     parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("telemetry.terminal", "telemetry.prometheus", "telemetry.web")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],

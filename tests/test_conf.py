@@ -22,6 +22,7 @@ from gpuopt.schema import (
     Compile,
     FindBatchSizeConfig,
     Logging,
+    MonitorConfig,
     Precision,
     PredictConfig,
     RecommendTtaConfig,
@@ -238,6 +239,7 @@ LABELS = {"experiment"}
         PredictConfig,
         CheckConfig,
         FindBatchSizeConfig,
+        MonitorConfig,
         RecommendTtaConfig,
     ],
 )

@@ -1,11 +1,38 @@
-"""What the settings of `gpuopt monitor` must fulfil, whatever was typed."""
+"""The settings of `gpuopt monitor`: their names, and what they must fulfil."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from gpuopt.errors import InputError
 
-__all__ = ["check_monitor"]
+__all__ = ["MONITOR_KEYS", "MONITOR_SPELLINGS", "check_monitor"]
+
+MONITOR_KEYS = [
+    "allowed_hosts",
+    "debug",
+    "duration",
+    "gpu_ids",
+    "host",
+    "interval",
+    "log",
+    "port",
+    "prometheus",
+    "replay",
+    "replay_speed",
+    "run",
+    "token",
+    "view",
+]
+# What the seed guide calls these.
+MONITOR_SPELLINGS = {
+    "dashboard": "view=web",
+    "duration": "duration=N",
+    "export_prometheus": "prometheus=true",
+    "interval": "interval=N",
+    "log_file": "log=FILE",
+    "port": "port=N",
+    "update_interval": "interval=N",
+}
 
 _RANGES = {
     "duration": (0.1, 1e8),

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpuopt.configuration.limits import CHOICES, RANGES
+from gpuopt.configuration.monitoring import MONITOR_KEYS, MONITOR_SPELLINGS
 from gpuopt.errors import InputError
 
 __all__ = [
@@ -89,15 +90,15 @@ _LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyz
     analyze_model analyze_optimizer analyze_team_performance backend
     baseline_config benchmark bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
-    compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
-    duration enable_oom_recovery export_prometheus find_optimal gpu_ids
-    gradient_compression include_inference interval log_file measure_power_consumption metrics
+    compatibility_matrix compression_ratio config_a config_b cost_model detailed
+    enable_oom_recovery find_optimal gpu_ids
+    gradient_compression include_inference measure_power_consumption metrics
     min_batch_size model_parallel model_type monitor_duration multi_gpu
     optimized_config output_dir output_report
-    output_trace pipeline_parallel_size port profile_memory profile_steps recommend
+    output_trace pipeline_parallel_size profile_memory profile_steps recommend
     recommend_settings recommend_tta_type record_shapes save_config save_profile
     statistical_significance tensor_parallel_size test_duration test_only
-    threshold_mb update_interval use_deepspeed
+    threshold_mb use_deepspeed
     with_stack zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -159,6 +160,7 @@ KEYS = {
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
+    "monitor": MONITOR_KEYS,
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
@@ -175,6 +177,7 @@ _BY_END = {
 }
 _SLIPS = {
     *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
+    *MONITOR_SPELLINGS,
     *(*_LATER, *_NOT_NEEDED, *_BY_END),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
@@ -275,6 +278,10 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             pass
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
+        elif word.name == "multi_gpu" and command == "monitor":
+            text = "not needed"  # the list of devices says it
+        elif word.name in MONITOR_SPELLINGS and key not in keys:
+            text = "gpuopt monitor takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -323,6 +330,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = FINDER_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
+    if "replay" in keys or not usual:
+        usual = MONITOR_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -356,6 +365,8 @@ def _converted(name: str, value: str) -> str:
         return ""  # a family, of which one model is meant
     if name == "save_config":
         return re.sub(r"^.*/|\.ya?ml$", "", value)
+    if name == "log_file":
+        return re.sub(r"\.json$", ".jsonl", value)  # of which each line is one
     if name == "gpu_ids":
         return f"[{value.strip('[]')}]" if value else ""
     try:
