@@ -1,9 +1,10 @@
 """A log as the source of samples, at the pace at which they were taken or another."""
 
+import contextlib
 import json
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Generator, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import IO
@@ -45,6 +46,7 @@ class Replay:
         known = [reading.index for reading in self._first.devices]
         for index in device_ids or ():
             if index not in known:
+                self._samples.close()
                 raise InputError(
                     f"gpu_ids: there is no GPU {index} in {path}, which has {known or 'none'}"
                 )
@@ -69,22 +71,28 @@ class Replay:
     def stop(self) -> None:
         """End the playing and the subscriptions."""
         self._stopping.set()
-        if self._thread.ident is not None:
+        if self._thread.ident is None:
+            self._samples.close()
+        else:
             self._thread.join(_STOP_S)
         self._end()
 
     def _run(self) -> None:
+        with contextlib.closing(self._samples):
+            self._play()
+        self._end()
+
+    def _play(self) -> None:
         before: float | None = None
         for number, sample in enumerate(self._all()):
             if before is not None:
                 gap_s = min(max(sample.time_s - before, 0.0), _LONGEST_GAP_S)
                 self._stopping.wait(gap_s / self._speed)
             if self._stopping.is_set():
-                break
+                return
             before = sample.time_s
             for subscription in self._subscriptions:
                 subscription.put(replace(sample, number=number))
-        self._end()
 
     def _all(self) -> Iterator[Sample]:
         assert self._first is not None  # refused when it was opened
@@ -103,7 +111,7 @@ class Replay:
             subscription.end()
 
 
-def read_log(path: Path) -> Iterator[Sample]:
+def read_log(path: Path) -> Generator[Sample, None, None]:
     """Read a log, a line at a time; lines that are torn or of another schema are left out.
 
     Raises:
@@ -116,7 +124,7 @@ def read_log(path: Path) -> Iterator[Sample]:
     return _samples(stream, path)
 
 
-def _samples(stream: IO[bytes], path: Path) -> Iterator[Sample]:
+def _samples(stream: IO[bytes], path: Path) -> Generator[Sample, None, None]:
     left_out = 0
     with stream:
         while line := stream.readline(LONGEST_LINE_BYTES):

@@ -28,6 +28,7 @@ __all__ = ["dashboard", "plain_lines", "show_lines", "show_live"]
 
 _HISTORY = 240
 _CARD_WIDTH, _MOST_CARD_WIDTH = 52, 76
+_WIDTH_WITH_NAMES = 150
 _LABEL_WIDTH, _MOST_LABEL_WIDTH = 12, 24
 _TEXT_WIDTH = 18
 _BORDER = 4
@@ -85,7 +86,7 @@ def dashboard(samples: Sequence[Sample], width: int, height: int) -> RenderableT
     title = Text(f"gpuopt monitor  {time_text(newest)}", style="bold")
     lines = 2 + len(cards) * 9 // per_row + max(4, len(newest.training) + 2)
     if len(cards) > 1 and lines > height:
-        return Group(title, _table(newest), Columns(rest))
+        return Group(title, _table(newest, has_names=width >= _WIDTH_WITH_NAMES), Columns(rest))
     return Group(title, Columns([*cards, *rest]))
 
 
@@ -149,14 +150,15 @@ def _card(title: str, drawn: Sequence[tuple[Figure, list[float | None]]], width:
     return Panel(grid, title=Text(title), title_align="left", width=width)
 
 
-def _table(sample: Sample) -> Table:
+def _table(sample: Sample, *, has_names: bool) -> Table:
     """Draw each device as one line."""
     table = Table(box=None, padding=(0, 1))
     table.add_column("", no_wrap=True)
     for figure in _columns(sample, 0):
         table.add_column(figure.label, no_wrap=True)
     for position in _positions(sample):
-        title = device_title(shown_devices(sample)[position], sample)
+        reading = shown_devices(sample)[position]
+        title = device_title(reading, sample) if has_names else f"GPU {reading.index}"
         table.add_row(Text(title), *(Text(f.text) for f in _columns(sample, position)))
     return table
 
