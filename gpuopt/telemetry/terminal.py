@@ -28,12 +28,12 @@ __all__ = ["dashboard", "plain_lines", "show_lines", "show_live"]
 
 _HISTORY = 240
 _CARD_WIDTH, _MOST_CARD_WIDTH = 52, 76
-_WIDTH_WITH_NAMES = 150
+_WIDTH_WITH_NAMES, _WIDTH_OF_ALL = 150, 90  # of the compact table
 _LABEL_WIDTH, _MOST_LABEL_WIDTH = 12, 24
 _TEXT_WIDTH = 18
 _BORDER = 4
 _WAIT_S = 0.2  # a window that was resized is drawn anew after that
-_FIRST_FIGURES = 5  # the columns of the compact table
+_FIRST_FIGURES, _FEWEST_FIGURES = 5, 2  # its columns
 _Figures = Callable[[Sample], list[Figure]]
 
 
@@ -86,7 +86,7 @@ def dashboard(samples: Sequence[Sample], width: int, height: int) -> RenderableT
     title = Text(f"gpuopt monitor  {time_text(newest)}", style="bold")
     lines = 2 + len(cards) * 9 // per_row + max(4, len(newest.training) + 2)
     if len(cards) > 1 and lines > height:
-        return Group(title, _table(newest, has_names=width >= _WIDTH_WITH_NAMES), Columns(rest))
+        return Group(title, _table(newest, width), Columns(rest))
     return Group(title, Columns([*cards, *rest]))
 
 
@@ -150,19 +150,23 @@ def _card(title: str, drawn: Sequence[tuple[Figure, list[float | None]]], width:
     return Panel(grid, title=Text(title), title_align="left", width=width)
 
 
-def _table(sample: Sample, *, has_names: bool) -> Table:
+def _table(sample: Sample, width: int) -> Table:
     """Draw each device as one line."""
     table = Table(box=None, padding=(0, 1))
-    table.add_column("", no_wrap=True)
-    for figure in _columns(sample, 0):
+    table.add_column("", no_wrap=True, min_width=len("GPU 0"))
+    for figure in _columns(sample, 0, width):
         table.add_column(figure.label, no_wrap=True)
     for position in _positions(sample):
         reading = shown_devices(sample)[position]
-        title = device_title(reading, sample) if has_names else f"GPU {reading.index}"
-        table.add_row(Text(title), *(Text(f.text) for f in _columns(sample, position)))
+        title = (
+            device_title(reading, sample) if width >= _WIDTH_WITH_NAMES else f"GPU {reading.index}"
+        )
+        table.add_row(Text(title), *(Text(f.text) for f in _columns(sample, position, width)))
     return table
 
 
-def _columns(sample: Sample, position: int) -> list[Figure]:
+def _columns(sample: Sample, position: int, width: int) -> list[Figure]:
     figures = device_figures(shown_devices(sample)[position], sample)
+    if width < _WIDTH_OF_ALL:
+        return figures[:_FEWEST_FIGURES]
     return [*figures[:_FIRST_FIGURES], figures[-1]]
