@@ -26,6 +26,7 @@ PROGRAMS = {
     "tta_time": "predicted against measured time of test-time augmentation",
     "presets": "every GPU preset with its memory emulated: what it plans, and what fits",
     "same_score": "one training under 6, 8 and 24 GiB: the same macro-F1",
+    "telemetry": "training with a device that is sampled every second against training without",
     "recovery": "what running out of memory does to the weights, and recovery to the time",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")

@@ -141,7 +141,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         callbacks = build_callbacks(
             searching_where_asked(config.callbacks, config.micro_batch_size),
             skip=("checkpoint",),
-            given=callback_arguments(plan, data, config.cache_dir),
+            given=callback_arguments(plan, data, config.cache_dir, model.name),
         )
         callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:

@@ -157,7 +157,15 @@ for name in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, name
 """
-    parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts = (
+        "callbacks",
+        "telemetry",
+        "data",
+        "measure",
+        "model",
+        "recomputation.apply",
+        "storage.checkpoint",
+    )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("telemetry.terminal", "telemetry.prometheus", "telemetry.web")

@@ -167,7 +167,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
     ),
     "callbacks.checkpoint": ("folder",),
     "callbacks.engine_export": ("cache_dir",),
-    "callbacks.gpu_stats": ("devices",),
+    "callbacks.gpu_stats": ("card", "devices", "forward_flops", "precision"),
     "callbacks.oom_recovery": ("meter",),
     "callbacks.tensorrt_export": ("cache_dir",),
     "data": (

@@ -2,7 +2,7 @@
 
 from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
-from gpuopt.hardware.catalogue import load_catalogue, recognise
+from gpuopt.hardware.catalogue import load_catalogue, recognise, shipped_catalogue
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
@@ -53,6 +53,7 @@ __all__ = [
     "refuse_unsupported",
     "resolve_precision",
     "select_gpu",
+    "shipped_catalogue",
     "supported_by_build",
     "visible_devices",
 ]

@@ -25,6 +25,7 @@ from gpuopt.measure.interval import Interval
 __all__ = [
     "Rates",
     "cpu_rates",
+    "dense_flops_per_s",
     "forward_flops",
     "gpu_rates",
     "predict_forward_s",
@@ -100,15 +101,29 @@ def forward_flops(model_name: str, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def gpu_rates(gpu: Gpu, precision: str) -> Rates | None:
-    """Take a card's peak rates from its preset; None where they are unknown."""
+def dense_flops_per_s(gpu: Gpu, precision: str) -> float | None:
+    """Take a card's peak of operations from its preset; None where it is unknown.
+
+    Args:
+        gpu: The card.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`.
+
+    Returns:
+        Without sparsity, on the tensor cores with accumulation in fp32 where there are some.
+    """
     tensor = gpu.tensor_tflops if precision != "fp32" else None
     tflops = tensor or gpu.fp32_tflops
     if precision == "tf32" and tensor is not None:
         tflops = tensor / 2  # half the rate of the 16-bit formats on every card that has it
-    if tflops is None or gpu.memory_bandwidth_gb_per_s is None:
+    return None if tflops is None else tflops * 1e12
+
+
+def gpu_rates(gpu: Gpu, precision: str) -> Rates | None:
+    """Take a card's peak rates from its preset; None where they are unknown."""
+    flops_per_s = dense_flops_per_s(gpu, precision)
+    if flops_per_s is None or gpu.memory_bandwidth_gb_per_s is None:
         return None
-    return Rates(tflops * 1e12, gpu.memory_bandwidth_gb_per_s * 1e9)
+    return Rates(flops_per_s, gpu.memory_bandwidth_gb_per_s * 1e9)
 
 
 def cpu_rates() -> Rates:

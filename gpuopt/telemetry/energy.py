@@ -1,7 +1,6 @@
 """How much energy a device has used, and how much of it in a given stretch of time."""
 
 from bisect import bisect_left
-from collections import deque
 
 from gpuopt.hardware import DeviceReading
 
@@ -15,11 +14,13 @@ class EnergyMeter:
     sensors look at a part of the time only, so that this may be off by several per cent.
 
     Args:
-        kept: Number of newest readings between which `between` can answer.
+        kept: Number of newest readings, at least, between which `between` can answer.
     """
 
     def __init__(self, kept: int) -> None:
-        self._points: deque[tuple[float, float]] = deque(maxlen=max(2, kept))
+        # Only added to and replaced, so that another thread may search it meanwhile.
+        self._points: list[tuple[float, float]] = []
+        self._kept = max(2, kept)
         self._used_j = 0.0
         self._counter_j: float | None = None
         self._power_w: float | None = None
@@ -44,9 +45,11 @@ class EnergyMeter:
         if counter_j is None and power_w is None:
             return None
         if grown_j is None:
-            self._points.clear()
+            self._points = []
         else:
             self._used_j += grown_j
+        if len(self._points) >= 2 * self._kept:
+            self._points = self._points[-self._kept :]
         self._points.append((at_s, self._used_j))
         return None if len(self._points) < 2 else self._used_j
 
@@ -72,7 +75,7 @@ class EnergyMeter:
         return None
 
     def _at(self, moment_s: float) -> float | None:
-        points = list(self._points)  # the sampler's thread adds to them
+        points = self._points
         if not points or not points[0][0] <= moment_s <= points[-1][0]:
             return None
         after = bisect_left(points, (moment_s, float("-inf")))

@@ -2,6 +2,7 @@
 
 import contextlib
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -9,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
+from gpuopt.errors import InputError
 from gpuopt.hardware import Device, DeviceReading
 from gpuopt.telemetry.energy import EnergyMeter
 from gpuopt.telemetry.host import HostMeter
@@ -16,7 +18,7 @@ from gpuopt.telemetry.sample import HostReading, Sample
 from gpuopt.telemetry.subscription import Subscription
 from gpuopt.telemetry.throttling import ThrottleClock
 
-__all__ = ["Sampler"]
+__all__ = ["Sampler", "check_interval"]
 
 _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
@@ -25,6 +27,16 @@ _HISTORY_SAMPLES = 600  # ten minutes at one per second
 _ENERGY_POINTS = 4096  # between which the energy of a stretch can be told
 _CAPACITY = 256
 _STOP_S = 2.0  # a driver that hangs is not waited for any longer
+
+
+def check_interval(interval_s: float) -> None:
+    """Refuse an interval at which nothing can be sampled.
+
+    Raises:
+        InputError: It is not a number of seconds above 0.
+    """
+    if not (math.isfinite(interval_s) and interval_s > 0):
+        raise InputError(f"interval_s={interval_s}: must be a number of seconds above 0")
 
 
 class Sampler:
@@ -43,6 +55,9 @@ class Sampler:
         read_host: Looks at the machine; None reads Linux's own files.
         training: Tells the newest metrics of a run; None leaves them out.
         clock: Monotonic time in seconds.
+
+    Raises:
+        InputError: The interval is none.
     """
 
     def __init__(
@@ -55,8 +70,7 @@ class Sampler:
         training: Callable[[], Mapping[str, float]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        if not interval_s > 0:
-            raise ValueError(f"interval_s={interval_s}: must be above 0")
+        check_interval(interval_s)
         self._devices = tuple(devices)
         self._interval_s = interval_s
         self._read_host = HostMeter().read if read_host is None else read_host

@@ -53,6 +53,6 @@ def test_a_stretch_lies_between_readings():
 
 
 def test_old_readings_are_forgotten():
-    meter, _ = fed(*((float(i), 10.0 * i, None) for i in range(9)), kept=3)
-    assert meter.between(6.0, 8.0) == 20.0
-    assert meter.between(5.0, 8.0) is None
+    meter, _ = fed(*((float(i), 10.0 * i, None) for i in range(100)), kept=3)
+    assert meter.between(97.0, 99.0) == 20.0
+    assert meter.between(90.0, 99.0) is None

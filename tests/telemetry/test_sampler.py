@@ -7,6 +7,7 @@ import threading
 
 import pytest
 
+from gpuopt.errors import InputError
 from gpuopt.hardware import DeviceReading, NullDevice
 from gpuopt.telemetry import HostReading, Sampler
 
@@ -202,9 +203,9 @@ def test_a_runs_metrics_stand_in_the_sample():
     assert sample.training == {"loss": 0.5}
 
 
-@pytest.mark.parametrize("interval_s", [0.0, -1.0, float("nan")])
+@pytest.mark.parametrize("interval_s", [0.0, -1.0, float("nan"), float("inf")])
 def test_an_interval_that_is_none_is_refused(interval_s):
-    with pytest.raises(ValueError, match="interval_s"):
+    with pytest.raises(InputError, match=r"interval_s=.*: must be a number of seconds above 0"):
         Sampler([], interval_s)
 
 
