@@ -93,17 +93,20 @@ class Browser:
 
     def run(self, code):
         """Evaluate JavaScript in the page."""
-        done = self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
+        done = self._evaluate(code)
         assert "exceptionDetails" not in done, done
         return done["result"].get("value")
 
     def wait_for(self, code, limit_s=_LIMIT_S):
         """Wait until JavaScript gives something that is true, and return it."""
         deadline = time.monotonic() + limit_s
-        while not (value := self.run(code)):
+        while True:
+            done = self._evaluate(code)
+            # While the page is being loaded there is nothing to ask yet.
+            if "exceptionDetails" not in done and (value := done["result"].get("value")):
+                return value
             assert time.monotonic() < deadline, f"waited in vain for {code}: {self.problems}"
-            time.sleep(0.05)
-        return value
+            time.sleep(0.02)
 
     def picture(self, path):
         """Save what is seen as a PNG file."""
@@ -118,6 +121,9 @@ class Browser:
             self._process.kill()
             self._process.wait()
         self._from.close()
+
+    def _evaluate(self, code):
+        return self.call("Runtime.evaluate", expression=code, returnByValue=True, awaitPromise=True)
 
     def _next(self):
         while b"\0" not in self._left:
