@@ -16,8 +16,8 @@ _log = logging.getLogger(__name__)
 
 _FOLDERS = (".", "fold_*")
 _EVENTS, _TABLE = "tensorboard/events.out.tfevents.*", "csv/metrics.csv"
-# The devices are read anyway, and the other says nothing.
-_LEFT_OUT = re.compile(r"gpu\d+/|hp_metric$")
+# The devices and the machine are read anyway, and the other says nothing.
+_LEFT_OUT = re.compile(r"gpu\d+/|host/|hp_metric$")
 _MOST_NAMES = 64
 _STOP_S = 5.0
 
