@@ -18,6 +18,7 @@ PROGRAMS = {
     "quickstart": "the README's command from nothing to scores",
     "digits_tta": "what TTA does to images whose training knew no turns",
     "soak": "runs killed 200 times at random, resumed, and compared to the bit",
+    "tune_loader": "the search for a loader's setting against the exhaustive grid",
     "highperf_gpu": "training throughput and memory on a GPU",
     "two_gpus": "two GPUs against one: losses, images per second, death and resume",
     "memory_peaks": "predicted against measured peak memory, on a GPU",

@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, Gpu
+from gpuopt.telemetry.settings import MonitorConfig
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = [
@@ -34,9 +35,11 @@ __all__ = [
     "MonitorConfig",
     "Precision",
     "PredictConfig",
+    "ProfilerConfig",
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
+    "TuneConfig",
     "fitting",
     "register",
     "to_benchmark_config",
@@ -45,8 +48,10 @@ __all__ = [
     "to_find_config",
     "to_monitor_config",
     "to_predict_config",
+    "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
+    "to_tune_config",
 ]
 
 _PACKAGE = Path(__file__).parent
@@ -133,6 +138,7 @@ class TrainConfig:
     learning_rate_rule: str = "none"
     learning_rate_reference_batch: int | None = None
     num_workers: Any = "auto"
+    prefetch_factor: int = 2
     pin_memory: bool = True
     precision_probe: bool = True
     use_calibration: bool = False
@@ -256,6 +262,41 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class ProfilerConfig(TrainConfig):
+    """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
+
+    It takes the settings of `gpuopt train`, of which it runs a part.
+    """
+
+    steps: int = 100
+    wait: Any = "auto"
+    warmup: int = 3
+    active: int = 10
+    activities: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    nsys: Any = False
+    output: str = "outputs/profiler"
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """Everything that `gpuopt tune` can be told; see `conf/tune.yaml`.
+
+    It takes the settings of `gpuopt train`, which is what it measures.
+    """
+
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    target: str = "all"
+    goal: str = "throughput"
+    least_speed_ratio: float = 0.5
+    probe_s: float = 1.0
+    save_config: str | None = "auto"
+    format: str = "table"
+
+
+@dataclass
 class RecommendTtaConfig:
     """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
 
@@ -274,26 +315,6 @@ class RecommendTtaConfig:
     debug: bool = False
 
 
-@dataclass
-class MonitorConfig:
-    """Everything that `gpuopt monitor` can be told; see `conf/monitor.yaml`."""
-
-    view: str = "terminal"
-    interval: float = 1.0
-    duration: float | None = None
-    gpu_ids: list[int] | None = None
-    run: str | None = None
-    log: str | None = None
-    prometheus: bool = False
-    replay: str | None = None
-    replay_speed: float = 1.0
-    host: str = "127.0.0.1"
-    port: int = 8080
-    token: str | None = None
-    allowed_hosts: list[str] = field(default_factory=list)
-    debug: bool = False
-
-
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
@@ -302,8 +323,10 @@ SCHEMAS: dict[str, type] = {
     "find_batch_size": FindBatchSizeConfig,
     "monitor": MonitorConfig,
     "predict": PredictConfig,
+    "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
 }
 
 
@@ -353,6 +376,16 @@ def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
 def to_monitor_config(content: Mapping[str, Any]) -> MonitorConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(MonitorConfig, content)
+
+
+def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ProfilerConfig, content)
+
+
+def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(TuneConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

@@ -20,7 +20,7 @@ FLOORS = [
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding"},
+    {"checks", "finding", "profiling", "tuning"},
 ]
 MOST_LINES = 400
 
@@ -115,7 +115,11 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.find_batch_size",
         "gpuopt.monitor",
         "gpuopt.predict_engine",
+        "gpuopt.profiler",
+        "gpuopt.profiling",
         "gpuopt.recommend_tta",
+        "gpuopt.run_images",
+        "gpuopt.tune",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -124,6 +128,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.memory",
         "gpuopt.recomputation",
         "gpuopt.session.memory",
+        "gpuopt.session.prediction_places",
         "gpuopt.telemetry",
         "gpuopt.telemetry.web",
         "gpuopt.tta",
@@ -169,6 +174,8 @@ for name in sys.argv[1:]:
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("telemetry.terminal", "telemetry.prometheus", "telemetry.web")
+    parts += ("profiling.files", "profiling.table")
+    parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],

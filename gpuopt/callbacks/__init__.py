@@ -13,11 +13,13 @@ from gpuopt.callbacks.gpu_stats import GpuStats
 from gpuopt.callbacks.gradient_accumulation import GradientAccumulation
 from gpuopt.callbacks.moving_average import MovingAverage
 from gpuopt.callbacks.non_finite_loss import NonFiniteLoss
+from gpuopt.callbacks.nsys_marks import NsysMarks
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.callbacks.preemption import Preemption
 from gpuopt.callbacks.progress_bar import LossBar
 from gpuopt.callbacks.scaler_steps import ScalerSteps
 from gpuopt.callbacks.step_log import StepLog
+from gpuopt.callbacks.step_profiler import StepProfiler
 
 __all__ = [
     "AdaptiveBatchSize",
@@ -34,9 +36,11 @@ __all__ = [
     "LossBar",
     "MovingAverage",
     "NonFiniteLoss",
+    "NsysMarks",
     "OomRecovery",
     "Preemption",
     "ScalerSteps",
     "StepLog",
+    "StepProfiler",
     "TensorRTExport",
 ]

@@ -22,7 +22,7 @@ class KnownRun:
         model_name: timm's name.
         image_size: Side in pixels.
         models: That are averaged.
-        worth: Macro-F1 by the name of a policy of views.
+        worth: Macro-F1 by the fingerprint of a policy of views.
         worth_reason: From what, or why there is none.
     """
 

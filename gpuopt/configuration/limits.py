@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
 from gpuopt.configuration.monitoring import check_monitor
+from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -42,12 +43,14 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "active": (1, 1000),  # a trace of more is larger than what can be looked at
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
+    "least_speed_ratio": (0.01, 1.0),
     "min_batch_size": _COUNT,
     "min_f1": _SHARE,
     "num_classes": (2, 100_000),
@@ -56,6 +59,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "target_minutes": (0.001, 1e6),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "steps": (2, 1_000_000),
+    "wait": (0, 1_000_000),
+    "prefetch_factor": (1, 64),
+    "probe_s": (0.01, 3600.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -127,8 +134,10 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
     "logger.name": ("tensorboard", "csv", "none"),
+    "nsys": (True, False, "marks"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K
     "format": ("table", "json"),
+    "goal": ("throughput", "latency", "memory"),
     "purpose": ("train", "predict", "tta"),
     "report": ("fit", "tta"),  # or a list of them
     "use_calibration": ("auto", True, False),
@@ -143,10 +152,12 @@ _AUTO = (
     "images",
     "micro_batch_size",
     "num_workers",
+    "wait",
 )
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
+_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
@@ -179,6 +190,7 @@ _GIVEN: dict[str, tuple[str, ...]] = {
         "micro_batch_size",
         "num_workers",
         "pin_memory",
+        "prefetch_factor",
         "seed",
     ),
     "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
@@ -214,9 +226,13 @@ def check_config(config: Mapping[str, Any]) -> None:
         return
     if "engines" in config:
         _check_benchmark(config)
+    if "goal" in config and config["target"] not in _TUNED:
+        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
         _check_engine(config)
     _check_policies(config.get("policies"))
+    if "activities" in config:
+        check_profiler(config)
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:

@@ -12,6 +12,7 @@ from gpuopt.errors import InputError
 __all__ = [
     "FINDER_SPELLINGS",
     "KEYS",
+    "PROFILER_SPELLINGS",
     "RECOMMENDER_SPELLINGS",
     "SEED_SPELLINGS",
     "translate_arguments",
@@ -86,20 +87,15 @@ _WEAK = (
 )  # an explicit flag beside them wins
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer analyze_team_performance backend
-    baseline_config benchmark bucket_size_mb calculate_cost_savings
-    calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
-    compatibility_matrix compression_ratio config_a config_b cost_model detailed
-    enable_oom_recovery find_optimal gpu_ids
-    gradient_compression include_inference measure_power_consumption metrics
-    min_batch_size model_parallel model_type monitor_duration multi_gpu
-    optimized_config output_dir output_report
-    output_trace pipeline_parallel_size profile_memory profile_steps recommend
-    recommend_settings recommend_tta_type record_shapes save_config save_profile
-    statistical_significance tensor_parallel_size test_duration test_only
-    threshold_mb use_deepspeed
-    with_stack zero_stage""")
+_LATER = _WORDS("""aggressive_optimization allreduce_algorithm analyze_dataloader analyze_model
+    analyze_optimizer analyze_team_performance backend baseline_config benchmark bucket_size_mb
+    calculate_cost_savings calculate_performance_per_watt calculate_time_savings check_drivers
+    compare_precision compatibility_matrix compression_ratio config_a config_b cost_model
+    detailed enable_oom_recovery find_optimal gpu_ids gradient_compression include_inference
+    measure_power_consumption metrics min_batch_size model_parallel model_type monitor_duration
+    multi_gpu optimized_config output_report pipeline_parallel_size recommend recommend_settings
+    recommend_tta_type save_config save_profile statistical_significance tensor_parallel_size
+    test_duration test_only threshold_mb use_deepspeed zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -131,12 +127,23 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
     "min_f1_score": "min_f1=X",
     "target_time": "target_minutes=N",
 }
+# What only `gpuopt profiler` takes, or calls by another name.
+_PROFILER = "profiler"
+PROFILER_SPELLINGS: dict[str, str] = {
+    "activities": "activities=[cpu,cuda]",
+    "output_dir": "output=FOLDER",
+    "output_trace": "output=FOLDER",
+    "profile_memory": "profile_memory=true",
+    "profile_steps": "steps=N",
+    "record_shapes": "record_shapes=true",
+    "with_stack": "with_stack=true",
+}
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
-    use_calibration""")
+    optimizer pin_memory precision precision_probe prefetch_factor resume run scheduler seed
+    trainer tta use_calibration""")
 _PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
     num_workers optimize output precision provider resume run tta
     use_calibration""")
@@ -152,6 +159,9 @@ _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least
     max_batch_size optimal_batch_size precision run runs target warmup""")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
+_PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
+    with_stack""")
+_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
@@ -161,6 +171,8 @@ KEYS = {
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
     "monitor": MONITOR_KEYS,
+    _PROFILER: [*_TRAIN, *_PROFILE],
+    "tune": [*_TRAIN, *_TUNE],
 }
 # Names of the one dial for memory, and whether they tell the share that is used, not kept free.
 _DIAL = "gpu.headroom_ratio"
@@ -176,8 +188,8 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
-    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
-    *MONITOR_SPELLINGS,
+    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
+    *(*MONITOR_SPELLINGS, *_ENGINE_ONLY),
     *(*_LATER, *_NOT_NEEDED, *_BY_END),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
@@ -282,6 +294,8 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             text = "not needed"  # the list of devices says it
         elif word.name in MONITOR_SPELLINGS and key not in keys:
             text = "gpuopt monitor takes that"
+        elif word.name in PROFILER_SPELLINGS and key not in keys:
+            text = f"gpuopt {_PROFILER} takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -332,6 +346,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
     if "replay" in keys or not usual:
         usual = MONITOR_SPELLINGS.get(name, usual)
+    if "activities" in keys or not usual:
+        usual = PROFILER_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -367,7 +383,11 @@ def _converted(name: str, value: str) -> str:
         return re.sub(r"^.*/|\.ya?ml$", "", value)
     if name == "log_file":
         return re.sub(r"\.json$", ".jsonl", value)  # of which each line is one
-    if name == "gpu_ids":
+    if name == "output_trace":
+        value = value.rpartition("/")[0]  # the file's folder
+    if name in ("output_dir", "output_trace"):
+        return value.rstrip("/")
+    if name in ("activities", "gpu_ids"):
         return f"[{value.strip('[]')}]" if value else ""
     try:
         if name in ("safety_factor", "memory_fraction", "max_memory_usage"):

@@ -19,7 +19,12 @@ from gpuopt.hardware.precision import (
     resolve_precision,
 )
 from gpuopt.hardware.process_age import process_age_s
-from gpuopt.hardware.processors import available_cpus, processor_name, recommended_workers
+from gpuopt.hardware.processors import (
+    available_cpus,
+    processor_flags,
+    processor_name,
+    recommended_workers,
+)
 from gpuopt.hardware.profile import profile_from_device
 from gpuopt.hardware.selection import select_gpu
 
@@ -46,6 +51,7 @@ __all__ = [
     "lightning_precision",
     "load_catalogue",
     "process_age_s",
+    "processor_flags",
     "processor_name",
     "profile_from_device",
     "recognise",

@@ -39,6 +39,7 @@ def compose_all():
     yield compose_settings("export", ["num_classes=7"])
     yield compose_settings("recommend_tta", ["target_minutes=20", "min_f1=0.9", "images=100"])
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
+    yield compose_settings("tune", ["target=loader", "goal=memory"])
     yield compose_settings("benchmark", ["optimal_batch_size=8"])
 
 

@@ -6,15 +6,22 @@ from hydra._internal.utils import get_args_parser
 
 from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
-from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS, RECOMMENDER_SPELLINGS
+from gpuopt.configuration.seed_flags import (
+    FINDER_SPELLINGS,
+    KEYS,
+    PROFILER_SPELLINGS,
+    RECOMMENDER_SPELLINGS,
+)
 from gpuopt.errors import InputError
 from gpuopt.schema import (
     BenchmarkConfig,
     CheckConfig,
     FindBatchSizeConfig,
     PredictConfig,
+    ProfilerConfig,
     RecommendTtaConfig,
     TrainConfig,
+    TuneConfig,
 )
 
 HYDRA_OPTIONS = [
@@ -118,6 +125,41 @@ def test_every_spelling_of_the_recommender_names_a_key(name):
     assert RECOMMENDER_SPELLINGS[name].partition("=")[0] in KEYS["recommend_tta"]
 
 
+@pytest.mark.parametrize("name", PROFILER_SPELLINGS)
+def test_every_spelling_of_the_profiler_names_a_key(name):
+    assert PROFILER_SPELLINGS[name].partition("=")[0] in KEYS["profiler"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "--config configs/train.yaml --profile_steps 100 --output_dir logs/profiling/",
+            "mode=basic steps=100 output=logs/profiling",
+        ),
+        (
+            "--config configs/train_fast_optimized.yaml --fold 0 --max_epochs 1",
+            "mode=fast_optimized fold=0 trainer.max_epochs=1",
+        ),
+        (
+            "--activities cpu,cuda --record_shapes --with_stack "
+            "--output_trace logs/profiling/memory_trace.json --profile_memory",
+            "activities=[cpu,cuda] record_shapes=true with_stack=true output=logs/profiling "
+            "profile_memory=true",
+        ),
+    ],
+)
+def test_the_guides_profilers_are_answered(line, expected):
+    assert answer(line, "profiler") == f"options are key=value here: {expected}"
+    settings = compose_settings("profiler", expected.split())
+    assert settings["mode"] in ("basic", "fast_optimized", "quickstart")
+
+
+def test_other_commands_name_the_profiler():
+    assert answer("--profile_steps 100") == "gpuopt profiler takes that"
+    assert answer("with_stack=true") == "gpuopt profiler takes that"
+
+
 def test_the_guides_recommender_is_answered():
     typed = [
         "--config",
@@ -142,6 +184,8 @@ def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
     assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
     assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
+    assert set(KEYS["profiler"]) == {field.name for field in fields(ProfilerConfig)}
+    assert set(KEYS["tune"]) == {field.name for field in fields(TuneConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
