@@ -105,6 +105,9 @@ class WebServer:
         feeder.start()
         self._is_up.set()
         await self._server.serve(sockets=[self._socket])
+        for connection in list(self._server.server_state.connections):
+            connection.transport.abort()  # of a browser that takes nothing
+        await asyncio.sleep(0)
 
     def _feed(self, loop: asyncio.AbstractEventLoop) -> None:
         """Hand every sample to the browsers, encoded once for all of them."""
