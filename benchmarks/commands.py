@@ -10,7 +10,7 @@ from pathlib import Path
 
 import gpuopt
 
-__all__ = ["Finished", "console_command", "run_timed"]
+__all__ = ["Finished", "child_environment", "console_command", "run_timed"]
 
 _ROOT = Path(gpuopt.__file__).parent.parent
 
@@ -37,13 +37,11 @@ def run_timed(words: Sequence[str], folder: Path) -> Finished:
         words: The command and its arguments.
         folder: Where it runs.
     """
-    # A child finds the package that this process uses, also in a checkout that is not installed.
-    search = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
     began_s = time.perf_counter()
     done = subprocess.run(
         words,
         cwd=folder,
-        env={**os.environ, "PYTHONPATH": search},
+        env=child_environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -52,6 +50,15 @@ def run_timed(words: Sequence[str], folder: Path) -> Finished:
     duration_s = time.perf_counter() - began_s
     lines = done.stderr.strip().splitlines()
     return Finished(duration_s, done.returncode, lines[-1] if lines else "")
+
+
+def child_environment() -> dict[str, str]:
+    """Return the variables with which a child finds the package that this process uses.
+
+    It does so also in a checkout that is not installed.
+    """
+    search = os.pathsep.join(filter(None, (str(_ROOT), os.environ.get("PYTHONPATH"))))
+    return {**os.environ, "PYTHONPATH": search}
 
 
 def console_command() -> list[str]:

@@ -18,6 +18,7 @@ from gpuopt.engine.backends import FILE_ENGINES, file_backend
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_precision
 from gpuopt.engine.served_model import example_images
+from gpuopt.errors import GpuoptError
 
 __all__ = ["Opened", "main", "open_engine"]
 
@@ -54,20 +55,28 @@ def main(words: Sequence[str] | None = None) -> Path:
         arguments.network, arguments.image_size, arguments.engines = "test_resnet", 32, ["onnx"]
     rows: list[Row] = []
     details: dict[str, object] = {}
+    path = arguments.output
     for engine in arguments.engines:
-        device = torch.device(arguments.device)
-        backend = file_backend(engine)
-        assert backend is not None  # the choices are files
-        if reason := backend.unavailable(device):
-            details[engine] = reason
-            continue
-        with tempfile.TemporaryDirectory() as folder:
+        found, details[engine] = _measure(engine, arguments)
+        rows += found
+        print(format_rows(found) or f"{engine}: {details[engine]}", flush=True)
+        path = save("engine_start", rows, arguments, parser, details)
+    return Path(path)
+
+
+def _measure(engine: str, arguments: argparse.Namespace) -> tuple[list[Row], object]:
+    """Start an engine three times; returns its figures, or no figures and why there are none."""
+    backend = file_backend(engine)
+    assert backend is not None  # the choices are files
+    if reason := backend.unavailable(torch.device(arguments.device)):
+        return [], reason
+    print(f"{engine}: built, and started again twice", flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        try:
             starts = [_in_new_process(engine, arguments, folder) for _ in range(3)]
-        rows += _rows(engine, arguments, starts)
-        details[engine] = [vars(start) for start in starts]
-    path = save("engine_start", rows, arguments, parser, details)
-    print(format_rows(rows))
-    return path
+        except GpuoptError as error:  # such as a provider that lacks the card's library
+            return [], str(error)
+    return _rows(engine, arguments, starts), [vars(start) for start in starts]
 
 
 def open_engine(engine: str, arguments: argparse.Namespace, folder: str) -> Opened:

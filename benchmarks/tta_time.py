@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -91,19 +92,27 @@ def main(words: Sequence[str] | None = None) -> Path:
         arguments.models, arguments.repeats, arguments.batch_size = ["test_efficientnet:32"], 1, 4
         arguments.seconds, budget_s = [0.1], 0.1
     cells: list[Cell] = []
-    details = {}
+    times: dict[str, Any] = {}
+    path = arguments.output
+
+    def keep() -> None:
+        nonlocal path
+        rows = cell_rows(cells, is_gpu=_is_cuda(arguments.device))
+        path = save("tta_time", rows, arguments, parser, {"time": times})
+        print(format_rows(rows), flush=True)
+
     for name in arguments.models:
         model_name, _, size = name.rpartition(":")
         setting = _setting(model_name, int(size), arguments.device, arguments.batch_size)
+        print(f"{setting}: fitted, then predicted and measured", flush=True)
         found, time = _model_cells(setting, arguments.seconds, arguments.repeats, budget_s)
         cells += found
-        details[str(setting)] = time.as_dict()
+        times[str(setting)] = time.as_dict()
+        keep()  # after each: the time on a device may end
     if arguments.run is not None:
         cells += _command_cells(arguments.run)
-    rows = cell_rows(cells, is_gpu=_is_cuda(arguments.device))
-    path = save("tta_time", rows, arguments, parser, {"time": details})
-    print(format_rows(rows))
-    return path
+        keep()
+    return Path(path)
 
 
 def _model_cells(

@@ -177,7 +177,7 @@ def _run_in(
         _log.info("the run has %d steps: more with trainer.max_epochs=N", steps)
     _log.info("%s", fitting)
     marks = make_marks(fitting, _Clock(fitting.steps, on_step))
-    callbacks = _callbacks(config, plan, data, steps)
+    callbacks = _callbacks(config, plan, data, steps, model.name)
     trainer = make_trainer(
         plan,
         _fit_settings(config),
@@ -193,12 +193,12 @@ def _run_in(
 
 
 def _callbacks(
-    config: ProfilerConfig, plan: Plan, data: ImageDataModule, steps: int
+    config: ProfilerConfig, plan: Plan, data: ImageDataModule, steps: int, model_name: str
 ) -> list[L.Callback]:
     callbacks: list[L.Callback] = build_callbacks(
         searching_where_asked(config.callbacks, config.micro_batch_size),
         skip=_LEFT_OUT,
-        given=callback_arguments(plan, data, config.cache_dir),
+        given=callback_arguments(plan, data, config.cache_dir, model_name),
     )
     callbacks += compile_choosers(config, plan, data, steps)
     callbacks += [ExactResume(), NonFiniteLoss(lambda step, batch: None), StepLog(), ScalerSteps()]

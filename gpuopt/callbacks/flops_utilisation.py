@@ -67,9 +67,12 @@ class FlopsUtilisation:
     def batch_begins(self, module: L.LightningModule) -> None:
         """Watch a batch where that is still wanted."""
         self.stop()
-        if self._attempts > 0:
+        if self._attempts > 0 and not is_compiled(module):
             self._attempts -= 1
-            self._watch = None if is_compiled(module) else ForwardWatch(module)
+            try:
+                self._watch = ForwardWatch(module)
+            except Exception as error:  # anybody's module may do what it likes; training goes on
+                self._give_up(error)
 
     def backward_begins(self) -> None:
         """See no more: what backward computes again is not a part of forward."""
@@ -88,13 +91,16 @@ class FlopsUtilisation:
         watch.stop()
         try:
             flops = watch.count()
-        except Exception as error:  # anybody's module may do what it likes; training goes on
-            self._attempts = 0
-            reason = " ".join(str(error).split())[:200] or type(error).__name__
-            _log.info("MFU is unknown: forward cannot be counted: %s", reason)
+        except Exception as error:  # as above
+            self._give_up(error)
             return
         if flops:
             self._forward_flops, self._attempts = flops / max(1, samples), 0
+
+    def _give_up(self, error: Exception) -> None:
+        self._attempts = 0
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        _log.info("MFU is unknown: forward cannot be counted: %s", reason)
 
     def stop(self) -> None:
         """Take away what watches the module."""

@@ -75,7 +75,7 @@ class GpuStats(L.Callback):
         self._last_step = 0
         self._is_in_window = False
         self._peak_bytes: int | None = None
-        self._has_warned = False
+        self._warned: set[str] = set()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Find the devices, and begin to read them."""
@@ -92,7 +92,11 @@ class GpuStats(L.Callback):
                 found = cuda_devices() if device.type == "cuda" else []
                 devices = devices_of(trainer, found)
             share = len(devices) / trainer.world_size
-            self._stats = DeviceStats(devices, self._interval_s, share)
+            try:
+                self._stats = DeviceStats(devices, self._interval_s, share)
+            except RuntimeError as error:  # there may be no thread more
+                self._stats = None
+                self._warn("devices cannot be read", error)
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Open a segment; validation between epochs does not count."""
@@ -237,9 +241,12 @@ class GpuStats(L.Callback):
             try:
                 logger.log_metrics(metrics, step=step)
             except OSError as error:  # such as a full disk
-                if not self._has_warned:
-                    self._has_warned = True
-                    _log.warning("statistics cannot be logged: %s", error)
+                self._warn("statistics cannot be logged", error)
+
+    def _warn(self, what: str, error: Exception) -> None:
+        if what not in self._warned:
+            self._warned.add(what)
+            _log.warning("%s: %s", what, error)
 
 
 def _sample_count(batch: Any) -> int:

@@ -26,6 +26,9 @@ class ForwardWatch:
 
     Args:
         module: Nothing of it may be compiled.
+
+    Raises:
+        Exception: Whatever a part raises that takes no hooks.
     """
 
     def __init__(self, module: nn.Module) -> None:
@@ -33,12 +36,18 @@ class ForwardWatch:
         self._depth = 0
         self._has_failed = False
         self._handles: list[RemovableHandle] = []
-        for part in module.modules():
-            if part is not module and next(part.parameters(), None) is not None:
-                self._handles += [
-                    part.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True),
-                    part.register_forward_hook(self._leave, always_call=True),
-                ]
+        try:
+            for part in module.modules():
+                if part is not module and next(part.parameters(), None) is not None:
+                    self._hook(part)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _hook(self, part: nn.Module) -> None:
+        enter = part.register_forward_pre_hook(self._enter, prepend=True, with_kwargs=True)
+        self._handles.append(enter)
+        self._handles.append(part.register_forward_hook(self._leave, always_call=True))
 
     def stop(self) -> None:
         """Take the hooks away."""

@@ -106,8 +106,9 @@ class Sampler:
         """
         if self._thread is not None:
             raise RuntimeError("a Sampler can be started only once")
-        self._thread = threading.Thread(target=self._run, name="gpuopt-telemetry", daemon=True)
-        self._thread.start()
+        thread = threading.Thread(target=self._run, name="gpuopt-telemetry", daemon=True)
+        thread.start()
+        self._thread = thread
 
     def stop(self, timeout_s: float = _STOP_S) -> None:
         """Take a last sample, end the thread and the subscriptions; again does nothing.

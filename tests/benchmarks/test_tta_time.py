@@ -1,3 +1,6 @@
+import json
+from types import SimpleNamespace
+
 import pytest
 
 from benchmarks import tta_time
@@ -24,3 +27,17 @@ def test_the_goal_is_an_error_of_five_percent_on_a_gpu(measured_s, verdict):
     assert error.value == pytest.approx(abs(measured_s / 10 - 1))
     assert error.verdict == verdict
     assert rows[-1].value == int(cell.is_in_range) == int(verdict == "met")
+
+
+def test_each_model_is_saved_when_it_is_done(tmp_path, monkeypatch):
+    def cells(setting, *_):
+        if setting.model == "b":
+            raise RuntimeError("killed")
+        return [Cell("first", 1.0, 1.0, 0.9, 1.1)], SimpleNamespace(as_dict=dict)
+
+    monkeypatch.setattr(tta_time, "_model_cells", cells)
+    words = ["--models", "a:32", "b:32", "--device", "cpu", "--output", str(tmp_path)]
+    with pytest.raises(RuntimeError, match="killed"):
+        tta_time.main(words)
+    (file,) = tmp_path.iterdir()
+    assert json.loads(file.read_text())["rows"][0]["setting"] == "first"

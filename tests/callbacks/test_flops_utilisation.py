@@ -95,6 +95,18 @@ def test_a_module_that_cannot_be_counted_trains_and_says_so_once(
     assert len(lines) == 1
 
 
+def test_a_module_that_takes_no_hooks_trains(make_trainer, module, loader, caplog):
+    class Closed(torch.nn.Linear):
+        def register_forward_pre_hook(self, *args, **options):
+            raise RuntimeError("no hooks here")
+
+    caplog.set_level(logging.INFO, "gpuopt")
+    module.net[-1] = Closed(16, 3)
+    assert "mfu_ratio" not in fitted(make_trainer, module, loader, GpuStats(devices=[], card=CARD))
+    assert caplog.text.count("no hooks here") == 1
+    assert not any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+
+
 def test_a_compiled_module_is_left_alone(make_trainer, module, loader, caplog):
     caplog.set_level(logging.INFO, "gpuopt")
     module.net.compile(backend="eager")

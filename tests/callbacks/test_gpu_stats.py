@@ -165,6 +165,19 @@ def test_a_full_disk_stops_nothing_and_is_told_once(make_trainer, module, loader
     assert caplog.text.count("No space left on device") == 1
 
 
+def test_a_machine_without_a_thread_to_spare_trains_and_says_so(
+    make_trainer, module, loader, monkeypatch, caplog
+):
+    def refuse(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    stats = GpuStats(devices=[Card()])
+    make_trainer(stats, enable_checkpointing=False).fit(module, loader, loader)
+    assert stats.summary()["samples_per_second"] > 0
+    assert caplog.text.count("devices cannot be read: can't start new thread") == 1
+
+
 def test_only_the_devices_that_train_are_read(make_trainer, module, loader, monkeypatch):
     asked = []
 
