@@ -1,11 +1,16 @@
 """Refuse a composed configuration that cannot work, before torch is imported or a file written."""
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
 from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.contradictions import (
+    check_device_ids,
+    check_engine,
+    check_folds,
+    check_policies,
+)
 from gpuopt.configuration.monitoring import check_monitor
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
@@ -154,11 +159,8 @@ _AUTO = (
     "num_workers",
     "wait",
 )
-_MOST_DEVICES = 1024
-_LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
 _TUNED = ("loader", "compile", "all")
-_OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -219,8 +221,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_auto(key, config[key])
     for key, value in leaves(config):
         _check_value(key, value)
-    _check_folds(config.get("folds"), config.get("fold"))
-    _check_device_ids(config.get("gpu_ids"))
+    check_folds(config.get("folds"), config.get("fold"))
+    check_device_ids(config.get("gpu_ids"))
     if "replay" in config:
         check_monitor(config)
         return
@@ -229,8 +231,8 @@ def check_config(config: Mapping[str, Any]) -> None:
     if "goal" in config and config["target"] not in _TUNED:
         raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
-        _check_engine(config)
-    _check_policies(config.get("policies"))
+        check_engine(config)
+    check_policies(config.get("policies"))
     if "activities" in config:
         check_profiler(config)
     is_training = "callbacks" in config
@@ -264,25 +266,6 @@ def _check_auto(key: str, value: Any) -> None:
         raise InputError(f"{key}={value} is neither auto nor a whole number")
 
 
-def _check_folds(folds: int | None, fold: int | None) -> None:
-    if fold is None:
-        return
-    if folds is None:
-        raise InputError(f"fold={fold} is one of several: say of how many with folds=N")
-    if fold >= folds:
-        raise InputError(f"fold={fold} does not exist: folds={folds} are counted from 0")
-
-
-def _check_device_ids(gpu_ids: list[int] | None) -> None:
-    if gpu_ids is None:
-        return
-    in_range = all(0 <= number < _MOST_DEVICES for number in gpu_ids)
-    if not gpu_ids or not in_range or len(set(gpu_ids)) < len(gpu_ids):
-        raise InputError(
-            f"gpu_ids={gpu_ids}: give CUDA's numbers of different devices, such as [0,1]"
-        )
-
-
 def _check_benchmark(config: Mapping[str, Any]) -> None:
     if config["target"] not in _BENCHMARKS:
         raise InputError(f"target={config['target']} is not one of {', '.join(_BENCHMARKS)}")
@@ -298,22 +281,6 @@ def _check_benchmark(config: Mapping[str, Any]) -> None:
         raise InputError(f"optimal_batch_size={sizes[0]} is above max_batch_size={sizes[1]}")
     if config["run"] is not None and config["engine_path"] is not None:
         raise InputError("give run= or engine_path=, not both: an engine's file is timed alone")
-
-
-def _check_engine(config: Mapping[str, Any]) -> None:
-    """Refuse words about the engine of a prediction of which one would be ignored."""
-    engine, path = config["engine"], config["engine_path"]
-    if config["optimize"] and (engine != "auto" or path is not None):
-        other = f"engine={engine}" if engine != "auto" else f"engine_path={path}"
-        raise InputError(f"optimize=true looks for the best engine, and {other} names one: drop it")
-    if path is not None and engine in _LIVE_ENGINES:
-        raise InputError(f"engine={engine} is no file, and engine_path={path} is: give one of them")
-
-
-def _check_policies(policies: list[str] | None) -> None:
-    for name in [] if policies is None else policies or [""]:
-        if not _OPTION.fullmatch(name):
-            raise InputError(f"policies={policies}: give options of tta=, such as [none,essential]")
 
 
 def _check_callbacks(config: Mapping[str, Any]) -> None:

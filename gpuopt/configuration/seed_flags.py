@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpuopt.configuration.headroom_dial import with_one_dial
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.configuration.monitoring import MONITOR_KEYS, MONITOR_SPELLINGS
 from gpuopt.errors import InputError
@@ -174,14 +175,6 @@ KEYS = {
     _PROFILER: [*_TRAIN, *_PROFILE],
     "tune": [*_TRAIN, *_TUNE],
 }
-# Names of the one dial for memory, and whether they tell the share that is used, not kept free.
-_DIAL = "gpu.headroom_ratio"
-_DIAL_TELLS_USED = {
-    "headroom": False,
-    "memory_fraction": True,
-    "memory_safety_margin": False,
-    "safety_factor": True,
-}
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
 _BY_END = {
@@ -217,7 +210,7 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         InputError: For flags that are not Hydra's and for keys of the seed guide; says of all of
             them at once how they are spelled here. For two names of the share of memory.
     """
-    arguments = _with_one_dial(arguments) if command in KEYS else arguments
+    arguments = with_one_dial(arguments) if command in KEYS else arguments
     options: list[str] = []
     settings: list[str] = []
     wrong: list[_Word] = []
@@ -243,28 +236,6 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     if wrong:
         raise InputError(_answer(command, wrong, keys))
     return options + settings
-
-
-def _with_one_dial(words: Sequence[str]) -> list[str]:
-    """Spell the names of the share of memory as the one setting that they mean."""
-    names = {word: word.partition("=")[0].replace("-", "_") for word in words if "=" in word}
-    aliases = [word for word in words if names.get(word) in _DIAL_TELLS_USED]
-    dials = [word for word in words if word in aliases or names.get(word) == _DIAL]
-    if aliases and len(dials) > 1:
-        raise InputError(
-            f"{' '.join(dials)}: these set one dial, {_DIAL}, the share of the memory to keep "
-            "free: give one of them"
-        )
-    return [_dialled(word, names[word]) if word in aliases else word for word in words]
-
-
-def _dialled(word: str, name: str) -> str:
-    try:
-        shares = [float(share) for share in word.partition("=")[2].split(",")]  # with -m several
-    except ValueError as error:
-        raise InputError(f"{word} is no share of the memory: give a number from 0 to 1") from error
-    kept = [1 - share if _DIAL_TELLS_USED[name] else share for share in shares]
-    return f"{_DIAL}={','.join(f'{share:g}' for share in kept)}"
 
 
 def _quoted(word: str) -> str:
