@@ -157,7 +157,7 @@ class ExportConfig:
 class CheckConfig:
     """Everything that `gpuopt check` can be told; see `conf/check.yaml`."""
 
-    report: Any = None
+    report: Any = "summary"
     format: str = "table"
     model: Any = None
     optimizer: Any = None
@@ -167,6 +167,7 @@ class CheckConfig:
     moving_average: bool = False
     run: str | None = None
     images: int = 3140
+    train_images: int = 1570
     cache_dir: str | None = None
     debug: bool = False
 
@@ -324,11 +325,6 @@ def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     return _to_object(FindBatchSizeConfig, content)
 
 
-def to_monitor_config(content: Mapping[str, Any]) -> MonitorConfig:
-    """Turn plain settings into dataclasses; raises as `to_train_config`."""
-    return _to_object(MonitorConfig, content)
-
-
 def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(ProfilerConfig, content)
@@ -337,6 +333,11 @@ def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
 def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(TuneConfig, content)
+
+
+def to_monitor_config(content: Mapping[str, Any]) -> MonitorConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(MonitorConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

@@ -1,4 +1,4 @@
-"""The types of the groups of values that several commands share; see `gpuopt.schema`."""
+"""Types of settings that several commands have in common; `gpuopt.schema` hands them on."""
 
 from dataclasses import dataclass
 

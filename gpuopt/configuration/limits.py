@@ -1,19 +1,14 @@
 """Refuse a composed configuration that cannot work, before torch is imported or a file written."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from gpuopt.batch_schedule import LEARNING_RATE_RULES
-from gpuopt.configuration.contradictions import (
-    check_device_ids,
-    check_engine,
-    check_folds,
-    check_policies,
-)
 from gpuopt.configuration.monitoring import check_monitor
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.words import BETTER, CHOICES
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.recomputation import check_level
@@ -62,6 +57,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "target_minutes": (0.001, 1e6),
+    "train_images": (1, 1_000_000_000),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
     "steps": (2, 1_000_000),
@@ -118,36 +114,6 @@ _IN_ORDER = (
     ("engine_export", "optimal_batch_size", "max_batch_size"),
     ("tensorrt_export", "optimal_batch_size", "max_batch_size"),
 )
-# What validation logs, and whether more or less of it is better.
-_BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
-# Settings that take one of a few words, or true and false.
-CHOICES: dict[str, tuple[str | bool, ...]] = {
-    "callbacks.checkpoint.mode": ("max", "min"),
-    "callbacks.checkpoint.monitor": tuple(_BETTER),
-    "callbacks.early_stopping.mode": ("max", "min"),
-    "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
-    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
-    "callbacks.tensorrt_export.engine": ("tensorrt",),
-    "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
-    "callbacks.early_stopping.monitor": tuple(_BETTER),
-    "compile.mode": ("off", "auto", "default", "reduce-overhead", "max-autotune"),
-    "data.cache": ("auto", "on", "off"),
-    "data.class_weights": ("none", "balanced"),
-    "model.channels_last": ("auto", True, False),
-    "model.batch_norm": ("train", "frozen"),
-    "learning_rate_rule": LEARNING_RATE_RULES,
-    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
-    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
-    "logger.name": ("tensorboard", "csv", "none"),
-    "nsys": (True, False, "marks"),
-    "model.checkpointing": ("none", "auto", "full"),  # or stages=K
-    "format": ("table", "json"),
-    "goal": ("throughput", "latency", "memory"),
-    "purpose": ("train", "predict", "tta"),
-    "report": ("fit", "tta"),  # or a list of them
-    "use_calibration": ("auto", True, False),
-    "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
-}
 # Whole numbers that may also be left to gpuopt.
 _AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = (
@@ -159,8 +125,11 @@ _AUTO = (
     "num_workers",
     "wait",
 )
+_MOST_DEVICES = 1024
+_LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
 _TUNED = ("loader", "compile", "all")
+_OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
 # Arguments that the program gives when it builds an object; a value in a file would be lost.
@@ -221,8 +190,8 @@ def check_config(config: Mapping[str, Any]) -> None:
             _check_auto(key, config[key])
     for key, value in leaves(config):
         _check_value(key, value)
-    check_folds(config.get("folds"), config.get("fold"))
-    check_device_ids(config.get("gpu_ids"))
+    _check_folds(config.get("folds"), config.get("fold"))
+    _check_device_ids(config.get("gpu_ids"))
     if "replay" in config:
         check_monitor(config)
         return
@@ -231,8 +200,10 @@ def check_config(config: Mapping[str, Any]) -> None:
     if "goal" in config and config["target"] not in _TUNED:
         raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
     if "optimize" in config:
-        check_engine(config)
-    check_policies(config.get("policies"))
+        _check_engine(config)
+    if config.get("format") == "markdown" and "report" not in config:
+        raise InputError("format=markdown is not one of table, json")
+    _check_policies(config.get("policies"))
     if "activities" in config:
         check_profiler(config)
     is_training = "callbacks" in config
@@ -266,6 +237,25 @@ def _check_auto(key: str, value: Any) -> None:
         raise InputError(f"{key}={value} is neither auto nor a whole number")
 
 
+def _check_folds(folds: int | None, fold: int | None) -> None:
+    if fold is None:
+        return
+    if folds is None:
+        raise InputError(f"fold={fold} is one of several: say of how many with folds=N")
+    if fold >= folds:
+        raise InputError(f"fold={fold} does not exist: folds={folds} are counted from 0")
+
+
+def _check_device_ids(gpu_ids: list[int] | None) -> None:
+    if gpu_ids is None:
+        return
+    in_range = all(0 <= number < _MOST_DEVICES for number in gpu_ids)
+    if not gpu_ids or not in_range or len(set(gpu_ids)) < len(gpu_ids):
+        raise InputError(
+            f"gpu_ids={gpu_ids}: give CUDA's numbers of different devices, such as [0,1]"
+        )
+
+
 def _check_benchmark(config: Mapping[str, Any]) -> None:
     if config["target"] not in _BENCHMARKS:
         raise InputError(f"target={config['target']} is not one of {', '.join(_BENCHMARKS)}")
@@ -283,6 +273,22 @@ def _check_benchmark(config: Mapping[str, Any]) -> None:
         raise InputError("give run= or engine_path=, not both: an engine's file is timed alone")
 
 
+def _check_engine(config: Mapping[str, Any]) -> None:
+    """Refuse words about the engine of a prediction of which one would be ignored."""
+    engine, path = config["engine"], config["engine_path"]
+    if config["optimize"] and (engine != "auto" or path is not None):
+        other = f"engine={engine}" if engine != "auto" else f"engine_path={path}"
+        raise InputError(f"optimize=true looks for the best engine, and {other} names one: drop it")
+    if path is not None and engine in _LIVE_ENGINES:
+        raise InputError(f"engine={engine} is no file, and engine_path={path} is: give one of them")
+
+
+def _check_policies(policies: list[str] | None) -> None:
+    for name in [] if policies is None else policies or [""]:
+        if not _OPTION.fullmatch(name):
+            raise InputError(f"policies={policies}: give options of tta=, such as [none,essential]")
+
+
 def _check_callbacks(config: Mapping[str, Any]) -> None:
     callbacks = config["callbacks"]
     if not isinstance(callbacks, Mapping) or "checkpoint" not in callbacks:
@@ -298,7 +304,7 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and name != "checkpoint":
             node = {key: value for key, value in node.items() if key != "enabled"}
         _check_object(node, where, config)
-        if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
+        if isinstance(node, Mapping) and node.get("monitor") in BETTER:
             _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
     for name, low, high in _IN_ORDER:
         if isinstance(node := callbacks.get(name), Mapping):
@@ -313,10 +319,10 @@ def _check_order(where: str, node: Mapping[str, Any], low: str, high: str) -> No
 
 def _check_direction(where: str, monitor: str, mode: Any) -> None:
     """Refuse to keep the worst epoch as the best."""
-    if mode != _BETTER[monitor]:
+    if mode != BETTER[monitor]:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
-            f"give {where}.mode={_BETTER[monitor]}"
+            f"give {where}.mode={BETTER[monitor]}"
         )
 
 

@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpuopt.configuration.check_flags import CHECK_COMMAND, REPORT_OF_FLAG, report_setting
 from gpuopt.configuration.headroom_dial import with_one_dial
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.configuration.monitoring import MONITOR_KEYS, MONITOR_SPELLINGS
@@ -80,23 +81,19 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = (
-    "compile_model",
-    "config",
-    "use_amp",
-    "use_checkpoint",
-)  # an explicit flag beside them wins
+# An explicit flag beside them wins.
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
 _LATER = _WORDS("""aggressive_optimization allreduce_algorithm analyze_dataloader analyze_model
-    analyze_optimizer analyze_team_performance backend baseline_config benchmark bucket_size_mb
-    calculate_cost_savings calculate_performance_per_watt calculate_time_savings check_drivers
-    compare_precision compatibility_matrix compression_ratio config_a config_b cost_model
-    detailed enable_oom_recovery find_optimal gpu_ids gradient_compression include_inference
+    analyze_optimizer backend baseline_config bucket_size_mb calculate_cost_savings
+    calculate_performance_per_watt calculate_time_savings compare_precision compression_ratio
+    config_a config_b cost_model enable_oom_recovery
+    find_optimal gpu_ids gradient_compression include_inference
     measure_power_consumption metrics min_batch_size model_parallel model_type monitor_duration
-    multi_gpu optimized_config output_report pipeline_parallel_size recommend recommend_settings
-    recommend_tta_type save_config save_profile statistical_significance tensor_parallel_size
-    test_duration test_only threshold_mb use_deepspeed zero_stage""")
+    multi_gpu optimized_config output_report pipeline_parallel_size save_config save_profile
+    statistical_significance tensor_parallel_size test_duration test_only threshold_mb
+    use_deepspeed zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -146,14 +143,11 @@ _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debu
     optimizer pin_memory precision precision_probe prefetch_factor resume run scheduler seed
     trainer tta use_calibration""")
 _PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
-    num_workers optimize output precision provider resume run tta
-    use_calibration""")
+    num_workers optimize output precision provider resume run tta use_calibration""")
 _EXPORT = _WORDS("""cache_dir checkpoint data debug engine fp32_layers gpu image_size max_batch_size
     model num_classes optimal_batch_size output precision provider run""")
-_CHECK = _WORDS(
-    """cache_dir debug format gpu image_size images model moving_average optimizer precision report
-    run"""
-)
+_CHECK = _WORDS("""cache_dir debug format gpu image_size images model moving_average optimizer
+    precision report run train_images""")
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")
 _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
@@ -181,9 +175,10 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
+    *MONITOR_SPELLINGS,
     *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
-    *(*MONITOR_SPELLINGS, *_ENGINE_ONLY),
-    *(*_LATER, *_NOT_NEEDED, *_BY_END),
+    *_ENGINE_ONLY,
+    *(*_LATER, *_NOT_NEEDED, *_BY_END, *REPORT_OF_FLAG),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
@@ -253,12 +248,16 @@ def _value_in(rest: Sequence[str]) -> str:
 
 
 def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
-    found: dict[str, str] = {}
+    found = report_setting(command, [word.name for word in wrong])
     others: dict[str, list[str]] = {}
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
+        if word.name in REPORT_OF_FLAG and "report" in found:
+            continue
         if text := _for_finder(command, word, key, keys):
             pass
+        elif word.name in REPORT_OF_FLAG and key not in keys:
+            text = f"gpuopt {CHECK_COMMAND} takes that"
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
         elif word.name == "multi_gpu" and command == "monitor":
@@ -315,10 +314,10 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = FINDER_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
-    if "replay" in keys or not usual:
-        usual = MONITOR_SPELLINGS.get(name, usual)
     if "activities" in keys or not usual:
         usual = PROFILER_SPELLINGS.get(name, usual)
+    if "replay" in keys or not usual:
+        usual = MONITOR_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:

@@ -4,7 +4,7 @@ import functools
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, resolve_precision
-from gpuopt.measure.roofline import forward_flops, gpu_rates, predict_forward_s
+from gpuopt.measure.roofline import gpu_rates, kept_forward_flops, predict_forward_s
 from gpuopt.memory import MemoryEstimate, MemorySetup, choose_prediction_batch, predict_memory
 from gpuopt.tta.time_model import TtaTime
 
@@ -55,7 +55,7 @@ def forecast_tta_time(
         chunk = min(int(batch_size), memory.largest_batch(gpu.budget_bytes()))
     training = MemorySetup(model_name, image_size, arithmetic)
     saved_bytes = _memory(training, cache_dir).bytes_per_sample
-    flops = forward_flops(model_name, image_size)
+    flops = kept_forward_flops(model_name, image_size, cache_dir)
     view_s = _VIEW_BYTES_PER_VALUE * 3 * image_size**2 / rates.bytes_per_s
     forward = predict_forward_s(flops, saved_bytes, rates)
     return TtaTime(

@@ -41,6 +41,7 @@ def compose_all():
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
     yield compose_settings("tune", ["target=loader", "goal=memory"])
     yield compose_settings("benchmark", ["optimal_batch_size=8"])
+    yield compose_settings("profiler", ["wait=87"])
 
 
 @pytest.fixture(scope="module")

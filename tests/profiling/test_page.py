@@ -50,6 +50,8 @@ def test_the_sentence_that_matters_most_comes_first(shown):
     texts = [text for tag, text in shown.texts if tag not in ("title", "style")]
     assert texts[1] == "A step takes 1 ms: aten::conv takes 0.645 ms of it (64%)."
     assert shown.texts[[tag for tag, _ in shown.texts].index("h1")][1] == texts[1]
+    below = [tag for tag, _ in shown.texts[[tag for tag, _ in shown.texts].index("h1") :]]
+    assert below.index("p") < below.index("dt")
 
 
 def test_every_part_has_its_section(shown):
