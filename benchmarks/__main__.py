@@ -31,6 +31,7 @@ PROGRAMS = {
     "same_score": "one training under 6, 8 and 24 GiB: the same macro-F1",
     "telemetry": "training with a device that is sampled every second against training without",
     "recovery": "what running out of memory does to the weights, and recovery to the time",
+    "diagnose": "planted bottlenecks and leaks: how many gpuopt diagnose tells right",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")
 

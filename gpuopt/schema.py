@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, Gpu
-from gpuopt.schema_values import Compile, Logging, Precision, TrainerValues
+from gpuopt.schema_values import Compile, Logging, Precision, RecommendTtaConfig, TrainerValues
 from gpuopt.telemetry.settings import MonitorConfig
 from gpuopt.tta import TestTimeAugmentation
 
@@ -30,6 +30,7 @@ __all__ = [
     "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "DiagnoseConfig",
     "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
@@ -45,6 +46,7 @@ __all__ = [
     "register",
     "to_benchmark_config",
     "to_check_config",
+    "to_diagnose_config",
     "to_export_config",
     "to_find_config",
     "to_monitor_config",
@@ -214,6 +216,22 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
+class DiagnoseConfig(TrainConfig):
+    """Everything that `gpuopt diagnose` can be told; see `conf/diagnose.yaml`.
+
+    It takes the settings of `gpuopt train`, whose steps it looks at.
+    """
+
+    target: str = "bottleneck"
+    rounds: int = 8
+    duration: float = 600.0
+    threshold_mib: float = 100.0
+    interval: float = 1.0
+    load: str = "none"
+    format: str = "table"
+
+
+@dataclass
 class ProfilerConfig(TrainConfig):
     """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
 
@@ -248,29 +266,11 @@ class TuneConfig(TrainConfig):
     format: str = "table"
 
 
-@dataclass
-class RecommendTtaConfig:
-    """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
-
-    run: str = "latest"
-    target_minutes: float | None = None
-    min_f1: float | None = None
-    images: Any = "auto"
-    policies: list[str] = field(default_factory=lambda: ["none"])
-    save_config: str | None = None
-    precision: Precision = field(default_factory=Precision)
-    gpu: AbsentGpu = field(default_factory=AbsentGpu)
-    batch_size: Any = "auto"
-    num_workers: Any = "auto"
-    cache_dir: str | None = None
-    format: str = "table"
-    debug: bool = False
-
-
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "diagnose": DiagnoseConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
     "monitor": MonitorConfig,
@@ -313,6 +313,11 @@ def to_benchmark_config(content: Mapping[str, Any]) -> BenchmarkConfig:
 def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(CheckConfig, content)
+
+
+def to_diagnose_config(content: Mapping[str, Any]) -> DiagnoseConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(DiagnoseConfig, content)
 
 
 def to_export_config(content: Mapping[str, Any]) -> ExportConfig:

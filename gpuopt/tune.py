@@ -15,6 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
 from gpuopt.configuration import KEYS
+from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.entry import checked, run_command, typed_keys
 from gpuopt.errors import InputError
 from gpuopt.finding.experiment_file import ExperimentFile
@@ -23,7 +24,7 @@ from gpuopt.finding.probing_process import Measured, measure_in_process
 from gpuopt.finding.request import FindRequest
 from gpuopt.hardware import DriverDevice, driver_devices
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, TuneConfig, to_tune_config
-from gpuopt.tune_answer import refuse_contradictions, tune
+from gpuopt.tune_answer import tune
 from gpuopt.tuning.answer import TuneAnswer
 from gpuopt.tuning.bench_process import BenchProcess
 
@@ -32,7 +33,6 @@ __all__ = ["main"]
 _SCHEMA = 1
 _WIDTH = 100
 _MOST_FILES = 10_000
-_NOT_OF_FINDING = ("target", "goal", "least_speed_ratio", "probe_s", "save_config", "format")
 
 
 def main() -> None:
@@ -43,12 +43,11 @@ def main() -> None:
 def _tune(composed: DictConfig) -> None:
     settings = checked(composed)
     config = to_tune_config(settings)
-    refuse_contradictions(config)
     experiment = _place_experiment(config)
 
     def measure(device: DriverDevice, request: FindRequest, reason: str) -> Measured:
         order = {
-            "settings": {k: v for k, v in settings.items() if k not in _NOT_OF_FINDING},
+            "settings": {k: v for k, v in settings.items() if k not in TUNE_KEYS},
             "device": device.index,
             "checkpointing": request.checkpointing,
             "offload": request.offloads,

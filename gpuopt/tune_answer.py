@@ -23,7 +23,7 @@ from gpuopt.tuning.loader_limits import WorkerLimit, worker_limit
 from gpuopt.tuning.loader_search import LoaderResult, search_loader
 from gpuopt.tuning.loader_setting import LoaderSetting
 
-__all__ = ["Measure", "OpenBench", "refuse_contradictions", "tune"]
+__all__ = ["Measure", "OpenBench", "tune"]
 
 Measure = Callable[[DriverDevice, FindRequest, str], Measured]
 OpenBench = Callable[[Mapping[str, Any]], BenchProcess]
@@ -31,21 +31,6 @@ OpenBench = Callable[[Mapping[str, Any]], BenchProcess]
 _PAIRS = 6
 _UNMEASURED = "loader, compilation, before and after"
 _LEVEL = "model.checkpointing"
-
-
-def refuse_contradictions(config: TuneConfig) -> None:
-    """Refuse settings that cannot be meant, before anything is measured.
-
-    Raises:
-        InputError: Names the setting.
-    """
-    if config.trainer.devices > 1:
-        raise InputError(
-            f"trainer.devices={config.trainer.devices}: one device is tuned; leave it out here, "
-            "and add it to the training"
-        )
-    if config.resume or config.run is not None:
-        raise InputError("run and resume are for gpuopt train: tune a training before it starts")
 
 
 def tune(

@@ -20,7 +20,7 @@ FLOORS = [
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding", "profiling", "tuning"},
+    {"checks", "diagnosis", "finding", "profiling", "tuning"},
 ]
 MOST_LINES = 400
 
@@ -111,6 +111,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
+        "gpuopt.diagnose",
         "gpuopt.export",
         "gpuopt.find_batch_size",
         "gpuopt.monitor",
@@ -175,6 +176,8 @@ for name in sys.argv[1:]:
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
     parts += ("telemetry.terminal", "telemetry.prometheus", "telemetry.web")
     parts += ("profiling.files", "profiling.table")
+    parts += ("callbacks.bottleneck_probe", "callbacks.leak_watch", "diagnosis.bottleneck")
+    parts += ("diagnosis.leak", "profiling.files", "profiling.table")
     parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(

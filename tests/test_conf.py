@@ -20,6 +20,7 @@ from gpuopt.schema import (
     BenchmarkConfig,
     CheckConfig,
     Compile,
+    DiagnoseConfig,
     FindBatchSizeConfig,
     Logging,
     MonitorConfig,
@@ -146,6 +147,21 @@ def test_every_option_that_takes_trains_settings_composes(command, group, name):
 
 
 @pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        o
+        for o in COMPOSABLE
+        if o[0] in ("experiment", "mode") or o in [("data", "digits"), ("gpu", "cpu")]
+    ],
+)
+def test_every_option_that_a_diagnosis_shares_composes(group, name):
+    ours, trains = (
+        compose_settings(command, [f"{group}={name}"]) for command in ("diagnose", "train")
+    )
+    assert {key for key in trains if ours[key] != trains[key]} == set()
+
+
+@pytest.mark.parametrize(
     ("group", "name"), [o for o in COMPOSABLE if o[0] in ("data", "mode") or o == ("gpu", "cpu")]
 )
 def test_the_profiler_profiles_what_is_trained(group, name):
@@ -247,6 +263,7 @@ LABELS = {"experiment"}
         TrainConfig,
         PredictConfig,
         CheckConfig,
+        DiagnoseConfig,
         FindBatchSizeConfig,
         MonitorConfig,
         ProfilerConfig,

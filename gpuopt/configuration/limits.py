@@ -5,9 +5,12 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
+from gpuopt.configuration.diagnosis_words import check_diagnosis
+from gpuopt.configuration.given_arguments import GIVEN
 from gpuopt.configuration.monitoring import check_monitor
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.tuning_words import check_tuning
 from gpuopt.configuration.words import BETTER, CHOICES
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
@@ -44,8 +47,10 @@ RANGES: dict[str, tuple[float, float]] = {
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
     "active": (1, 1000),  # a trace of more is larger than what can be looked at
+    "duration": (1.0, 1e7),
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "interval": (0.05, 3600.0),
     "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
@@ -57,9 +62,11 @@ RANGES: dict[str, tuple[float, float]] = {
     "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "target_minutes": (0.001, 1e6),
+    "threshold_mib": (0.001, 1e7),
     "train_images": (1, 1_000_000_000),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "rounds": (3, 1000),
     "steps": (2, 1_000_000),
     "wait": (0, 1_000_000),
     "prefetch_factor": (1, 64),
@@ -128,44 +135,9 @@ _AUTO = (
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
 _BENCHMARKS = ("engines",)
-_TUNED = ("loader", "compile", "all")
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
-# Arguments that the program gives when it builds an object; a value in a file would be lost.
-_GIVEN: dict[str, tuple[str, ...]] = {
-    "callbacks.adaptive_batch_size": ("meter",),
-    "callbacks.batch_size_finder": (
-        "batch_arg_name",
-        "find_only",
-        "global_batch_size",
-        "headroom_ratio",
-        "is_ragged",
-        "meter",
-        "prior",
-        "sample_batch",
-        "set_batch_size",
-        "take",
-    ),
-    "callbacks.checkpoint": ("folder",),
-    "callbacks.engine_export": ("cache_dir",),
-    "callbacks.gpu_stats": ("card", "devices", "forward_flops", "precision"),
-    "callbacks.oom_recovery": ("meter",),
-    "callbacks.tensorrt_export": ("cache_dir",),
-    "data": (
-        "cache_dir",
-        "fold",
-        "folds",
-        "global_batch_size",
-        "image_size",
-        "micro_batch_size",
-        "num_workers",
-        "pin_memory",
-        "prefetch_factor",
-        "seed",
-    ),
-    "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
-}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -197,8 +169,10 @@ def check_config(config: Mapping[str, Any]) -> None:
         return
     if "engines" in config:
         _check_benchmark(config)
-    if "goal" in config and config["target"] not in _TUNED:
-        raise InputError(f"target={config['target']} is not one of {', '.join(_TUNED)}")
+    if "threshold_mib" in config:
+        check_diagnosis(config)
+    if "least_speed_ratio" in config:
+        check_tuning(config)
     if "optimize" in config:
         _check_engine(config)
     if config.get("format") == "markdown" and "report" not in config:
@@ -338,7 +312,7 @@ def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise InputError(f"{where} must hold a _target_: choose an option of the group")
     for key in node:
-        if key in _GIVEN.get(where, ()):
+        if key in GIVEN.get(where, ()):
             instead = f": write {key}=..." if key in config else ""
             raise InputError(f"{where}.{key} is set by the program{instead}")
     check_target(node, where)

@@ -9,6 +9,8 @@ from gpuopt.configuration.check_flags import CHECK_COMMAND, REPORT_OF_FLAG, repo
 from gpuopt.configuration.headroom_dial import with_one_dial
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.configuration.monitoring import MONITOR_KEYS, MONITOR_SPELLINGS
+from gpuopt.configuration.seed_values import MODES, converted, written_experiment
+from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.errors import InputError
 
 __all__ = [
@@ -32,7 +34,7 @@ SEED_SPELLINGS: dict[str, str] = {
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
-    "config": "mode=quickstart|basic|fast_optimized|highperf|lowend_highperf",
+    "config": f"mode={'|'.join(MODES)}",
     "dynamo_backend": "compile.backend=inductor",
     "effective_batch_size": "global_batch_size=N",
     "epochs": "trainer.max_epochs=N",
@@ -85,14 +87,14 @@ _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 _WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""aggressive_optimization allreduce_algorithm analyze_dataloader analyze_model
-    analyze_optimizer backend baseline_config bucket_size_mb calculate_cost_savings
+_LATER = _WORDS("""aggressive_optimization allreduce_algorithm backend baseline_config
+    bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings compare_precision compression_ratio
     config_a config_b cost_model enable_oom_recovery
     find_optimal gpu_ids gradient_compression include_inference
-    measure_power_consumption metrics min_batch_size model_parallel model_type monitor_duration
+    measure_power_consumption metrics min_batch_size model_parallel model_type
     multi_gpu optimized_config output_report pipeline_parallel_size save_config save_profile
-    statistical_significance tensor_parallel_size test_duration test_only threshold_mb
+    statistical_significance tensor_parallel_size test_duration test_only
     use_deepspeed zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
@@ -125,6 +127,9 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
     "min_f1_score": "min_f1=X",
     "target_time": "target_minutes=N",
 }
+# What only `gpuopt diagnose` takes, or has no use for: it times all parts of a step.
+_DIAGNOSE_SPELLINGS = {"monitor_duration": "duration=N", "threshold_mb": "threshold_mib=N"}
+_NOT_NEEDED_TO_DIAGNOSE = _WORDS("analyze_dataloader analyze_model analyze_optimizer")
 # What only `gpuopt profiler` takes, or calls by another name.
 _PROFILER = "profiler"
 PROFILER_SPELLINGS: dict[str, str] = {
@@ -152,22 +157,23 @@ _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_ba
     save_config target test_only""")
 _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
     max_batch_size optimal_batch_size precision run runs target warmup""")
+_DIAGNOSE = _WORDS("duration format interval load rounds target threshold_mib")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
 _PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
     with_stack""")
-_TUNE = _WORDS("format goal least_speed_ratio probe_s save_config target")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
     "check": _CHECK,
     "benchmark": _BENCHMARK,
+    "diagnose": [*_TRAIN, *_DIAGNOSE],
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
     "monitor": MONITOR_KEYS,
     _PROFILER: [*_TRAIN, *_PROFILE],
-    "tune": [*_TRAIN, *_TUNE],
+    "tune": [*_TRAIN, *TUNE_KEYS],
 }
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
@@ -177,7 +183,7 @@ _BY_END = {
 _SLIPS = {
     *MONITOR_SPELLINGS,
     *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
-    *_ENGINE_ONLY,
+    *(*_ENGINE_ONLY, *_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE),
     *(*_LATER, *_NOT_NEEDED, *_BY_END, *REPORT_OF_FLAG),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
@@ -260,6 +266,9 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
             text = f"gpuopt {CHECK_COMMAND} takes that"
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
+        elif word.name in {*_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE} and key not in keys:
+            diagnoses = "threshold_mib" in keys
+            text = "not needed" if diagnoses else "gpuopt diagnose takes that"
         elif word.name == "multi_gpu" and command == "monitor":
             text = "not needed"  # the list of devices says it
         elif word.name in MONITOR_SPELLINGS and key not in keys:
@@ -303,7 +312,7 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     name, value = word.name, word.value
     if name in _OFF and value in _FALSE:
         return _OFF[name]
-    if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
+    if name == "config" and "experiment" in keys and (written := written_experiment(value)):
         return f"experiment={written}"
     if "engine" in keys and name in {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}.keys() - {"engine_path"}:
         return {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}[name]
@@ -312,6 +321,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = _EXPORT_SPELLINGS.get(name, usual)
     if "purpose" in keys or not usual:
         usual = FINDER_SPELLINGS.get(name, usual)
+    if "threshold_mib" in keys:
+        usual = _DIAGNOSE_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
     if "activities" in keys or not usual:
@@ -326,45 +337,11 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     key, _, example = usual.partition("=")
     if name == "config" and key == "run":  # the guide's file holds the settings of a run
         return usual
-    return f"{key}={_converted(name, value) or example}" if key else ""
-
-
-def _written_experiment(value: str) -> str:
-    """Return the name of a file that the guide's finder writes, which here is an experiment."""
-    stem = re.sub(r"^.*/|\.ya?ml$", "", value)
-    return "" if _converted("config", value) or not re.match(r"train_\w", stem) else stem
-
-
-def _converted(name: str, value: str) -> str:
-    """Turn a typed value into the one that is meant here; an empty string when it is none."""
-    if name == "offload_optimizer" or (name in _OFF and value in _TRUE):
-        return ""  # the guide also says where to: the CPU
-    if name == "config":
-        mode = re.sub(r"^.*/|\.ya?ml$", "", value)
-        mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"
-        return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
-    if name == "checkpoint_segments":
-        return f"stages={value}" if value else ""
-    if name == "fold_results" and "lastest-train/" in value:
-        return "latest"  # the guide's name for the folder of the newest run
-    if name == "model_type":
-        return ""  # a family, of which one model is meant
-    if name == "save_config":
-        return re.sub(r"^.*/|\.ya?ml$", "", value)
-    if name == "log_file":
-        return re.sub(r"\.json$", ".jsonl", value)  # of which each line is one
-    if name == "output_trace":
-        value = value.rpartition("/")[0]  # the file's folder
-    if name in ("output_dir", "output_trace"):
-        return value.rstrip("/")
-    if name in ("activities", "gpu_ids"):
-        return f"[{value.strip('[]')}]" if value else ""
-    try:
-        if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
-            return f"{1 - float(value):g}"
-        return f"{float(value) * 1024:.0f}" if name == "gpu_memory" else value
-    except ValueError:
-        return ""
+    return (
+        f"{key}={converted(name, value, is_on=name in _OFF and value in _TRUE) or example}"
+        if key
+        else ""
+    )
 
 
 def _nearest(word: _Word, keys: Sequence[str]) -> str:

@@ -25,6 +25,7 @@ CHOICES: dict[str, tuple[str | bool, ...]] = {
     "learning_rate_rule": LEARNING_RATE_RULES,
     "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
     "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
+    "load": ("none", "train"),
     "logger.name": ("tensorboard", "csv", "none"),
     "nsys": (True, False, "marks"),
     "model.checkpointing": ("none", "auto", "full"),  # or stages=K

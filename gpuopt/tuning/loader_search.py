@@ -20,6 +20,10 @@ MOST_PROBES = 4
 
 # The device is kept busy when it gets this share of what it takes.
 _BUSY_RATIO = 0.97
+# It need not be that much where the processes could load more than is taken: then the main process
+# spends the rest on handing batches over, which no further process changes.
+_NEARLY_BUSY_RATIO = 0.9
+_SPARE_RATIO = 1.15
 # Processes that give less than this more are not needed.
 _GAIN_RATIO = 1.03
 # Samples loaded for each that is taken: for the unevenness of loading. Under `memory` the share of
@@ -76,8 +80,13 @@ class LoaderResult:
     @property
     def missing_samples_per_second(self) -> float:
         """What the device could take beyond the best setting; 0 when one keeps it busy."""
-        fastest = max(figures.samples_per_second for figures in self.probes.values())
-        if self.demand is None or fastest >= _BUSY_RATIO * self.demand:
+        if self.demand is None:
+            return 0.0
+        setting = max(self.probes, key=lambda s: self.probes[s].samples_per_second)
+        fastest = self.probes[setting].samples_per_second
+        if fastest >= _BUSY_RATIO * self.demand:
+            return 0.0
+        if _has_spare(fastest, setting.num_workers, self.demand, self.reading):
             return 0.0
         return self.demand - fastest
 
@@ -170,6 +179,10 @@ def search_loader(
             on_probe(setting, found[workers])
         if measured.samples_per_second >= wanted:
             break
+        if not shares_processors and _has_spare(
+            measured.samples_per_second, workers, demand, reading
+        ):
+            break
         workers = _next(found, wanted, limit.workers, reading.samples_per_second)
         if workers is None and shares_processors and 0 not in found:
             workers = 0
@@ -233,6 +246,13 @@ def _next(found: Mapping[int, Figures], wanted: float, most: int, alone: float) 
     gaps += [(best - max(fewer), (best + max(fewer)) // 2)] if fewer else []
     width, middle = max(gaps, default=(0, 0))
     return middle if width > 1 and _may_reach(middle, plateau, alone) else None
+
+
+def _has_spare(rate: float, workers: int, demand: float | None, reading: LoaderReading) -> bool:
+    """Tell whether a device is nearly busy, and not for want of loading."""
+    if demand is None or rate < _NEARLY_BUSY_RATIO * demand:
+        return False
+    return workers * reading.samples_per_second >= _SPARE_RATIO * rate
 
 
 def _may_reach(count: int, rate: float, alone: float) -> bool:

@@ -25,6 +25,7 @@ class SimulatedLoader:
         cpus: Processors.
         noise: Relative standard deviation of what is measured.
         shares: Whether the training needs the processors itself.
+        handed_ratio: Share of the demand that the main process can hand over.
     """
 
     demand: float
@@ -33,6 +34,7 @@ class SimulatedLoader:
     cpus: int = 8
     noise: float = 0.0
     shares: bool = False
+    handed_ratio: float = 1.0
     seed: int = 0
 
     def __post_init__(self):
@@ -48,7 +50,7 @@ class SimulatedLoader:
         loaded = self.alone * min(workers, most) * (0.99 ** max(0, workers - most))
         if self.shares:  # loading takes processors away
             return min(loaded, self.demand * (1 - 0.5 * min(1, workers / self.cpus)))
-        return min(self.demand, loaded)
+        return min(self.handed_ratio * self.demand, loaded)
 
     def probe(self, setting):
         self.probed.append(setting)
@@ -110,6 +112,15 @@ def test_the_closed_form_starts_with_a_fifth_more_than_is_needed():
     assert [setting.num_workers for setting in loader.probed] == [4]
     assert result.shortfall is None
     assert result.missing_samples_per_second == 0
+
+
+def test_what_the_main_process_takes_is_no_want_of_loading():
+    loader = SimulatedLoader(demand=1000, alone=300, handed_ratio=0.93)
+    result = loader.search()
+    assert [setting.num_workers for setting in loader.probed] == [4]
+    assert result.shortfall is None
+    slower = SimulatedLoader(demand=1000, alone=300, handed_ratio=0.8).search()
+    assert "CPU bound: 200 samples/s missing" in slower.shortfall
 
 
 def test_loading_that_costs_nothing_needs_no_process():
