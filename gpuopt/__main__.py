@@ -19,6 +19,7 @@ COMMANDS = {
     "check": "which micro-batch fits which GPU, predicted without one",
     "profiler": "where the time of a training step goes, recorded over a few steps",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
+    "monitor": "watch GPUs, machine and run in the terminal, a browser, a log or Prometheus",
     "diagnose": "what slows a training down, leaks memory or throttles the GPU",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",

@@ -19,7 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, Gpu
-from gpuopt.schema_values import Compile, Logging, Precision, TrainerValues
+from gpuopt.schema_values import Compile, Logging, Precision, RecommendTtaConfig, TrainerValues
+from gpuopt.telemetry.settings import MonitorConfig
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
+    "MonitorConfig",
     "Precision",
     "PredictConfig",
     "ProfilerConfig",
@@ -47,6 +49,7 @@ __all__ = [
     "to_diagnose_config",
     "to_export_config",
     "to_find_config",
+    "to_monitor_config",
     "to_predict_config",
     "to_profiler_config",
     "to_recommend_config",
@@ -263,25 +266,6 @@ class TuneConfig(TrainConfig):
     format: str = "table"
 
 
-@dataclass
-class RecommendTtaConfig:
-    """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
-
-    run: str = "latest"
-    target_minutes: float | None = None
-    min_f1: float | None = None
-    images: Any = "auto"
-    policies: list[str] = field(default_factory=lambda: ["none"])
-    save_config: str | None = None
-    precision: Precision = field(default_factory=Precision)
-    gpu: AbsentGpu = field(default_factory=AbsentGpu)
-    batch_size: Any = "auto"
-    num_workers: Any = "auto"
-    cache_dir: str | None = None
-    format: str = "table"
-    debug: bool = False
-
-
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
@@ -289,6 +273,7 @@ SCHEMAS: dict[str, type] = {
     "diagnose": DiagnoseConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
+    "monitor": MonitorConfig,
     "predict": PredictConfig,
     "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
@@ -353,6 +338,11 @@ def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
 def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(TuneConfig, content)
+
+
+def to_monitor_config(content: Mapping[str, Any]) -> MonitorConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(MonitorConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

@@ -1,8 +1,11 @@
 """Types of settings that several commands have in common; `gpuopt.schema` hands them on."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
-__all__ = ["Compile", "Logging", "Precision", "TrainerValues"]
+from gpuopt.hardware import AbsentGpu
+
+__all__ = ["Compile", "Logging", "Precision", "RecommendTtaConfig", "TrainerValues"]
 
 
 @dataclass
@@ -53,3 +56,22 @@ class TrainerValues:
     gradient_clip_norm: float | None = 1.0
     log_every_n_steps: int | None = None
     deterministic: bool = False
+
+
+@dataclass
+class RecommendTtaConfig:
+    """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
+
+    run: str = "latest"
+    target_minutes: float | None = None
+    min_f1: float | None = None
+    images: Any = "auto"
+    policies: list[str] = field(default_factory=lambda: ["none"])
+    save_config: str | None = None
+    precision: Precision = field(default_factory=Precision)
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    batch_size: Any = "auto"
+    num_workers: Any = "auto"
+    cache_dir: str | None = None
+    format: str = "table"
+    debug: bool = False

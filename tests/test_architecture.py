@@ -60,7 +60,7 @@ def test_imports_run_downward_only(path):
 
 def test_every_room_has_a_floor():
     rooms = {path.parent.name for path in SOURCES if path.name == "__init__.py"}
-    rooms -= {"gpuopt", "drawing"}
+    rooms -= {"gpuopt", "drawing", "web"}
     assert all(floor(name) < len(FLOORS) for name in rooms), rooms
 
 
@@ -114,6 +114,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.diagnose",
         "gpuopt.export",
         "gpuopt.find_batch_size",
+        "gpuopt.monitor",
         "gpuopt.predict_engine",
         "gpuopt.profiler",
         "gpuopt.profiling",
@@ -130,6 +131,7 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.session.memory",
         "gpuopt.session.prediction_places",
         "gpuopt.telemetry",
+        "gpuopt.telemetry.web",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],
@@ -141,6 +143,12 @@ def test_bad_input_never_waits_for_torch(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sampler_loads_nothing_of_its_readers():
+    code = "import gpuopt.telemetry, sys; print({'rich', 'starlette', 'uvicorn'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_library_parts_work_without_hydra():
@@ -166,6 +174,8 @@ for name in sys.argv[1:]:
     )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("telemetry.terminal", "telemetry.prometheus", "telemetry.web")
+    parts += ("profiling.files", "profiling.table")
     parts += ("callbacks.bottleneck_probe", "callbacks.leak_watch", "diagnosis.bottleneck")
     parts += ("diagnosis.leak", "profiling.files", "profiling.table")
     parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")

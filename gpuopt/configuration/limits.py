@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from gpuopt.configuration.diagnosis_words import check_diagnosis
 from gpuopt.configuration.given_arguments import GIVEN
+from gpuopt.configuration.monitoring import check_monitor
 from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
 from gpuopt.configuration.tuning_words import check_tuning
@@ -163,6 +164,9 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_value(key, value)
     _check_folds(config.get("folds"), config.get("fold"))
     _check_device_ids(config.get("gpu_ids"))
+    if "replay" in config:
+        check_monitor(config)
+        return
     if "engines" in config:
         _check_benchmark(config)
     if "threshold_mib" in config:

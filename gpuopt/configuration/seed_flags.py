@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from gpuopt.configuration.check_flags import CHECK_COMMAND, REPORT_OF_FLAG, report_setting
+from gpuopt.configuration.headroom_dial import with_one_dial
 from gpuopt.configuration.limits import CHOICES, RANGES
+from gpuopt.configuration.monitoring import MONITOR_KEYS, MONITOR_SPELLINGS
 from gpuopt.configuration.seed_values import MODES, converted, written_experiment
 from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.errors import InputError
@@ -88,12 +90,12 @@ _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_us
 _LATER = _WORDS("""aggressive_optimization allreduce_algorithm backend baseline_config
     bucket_size_mb calculate_cost_savings
     calculate_performance_per_watt calculate_time_savings compare_precision compression_ratio
-    config_a config_b cost_model dashboard duration enable_oom_recovery export_prometheus
-    find_optimal gpu_ids gradient_compression include_inference interval log_file
+    config_a config_b cost_model enable_oom_recovery
+    find_optimal gpu_ids gradient_compression include_inference
     measure_power_consumption metrics min_batch_size model_parallel model_type
-    multi_gpu optimized_config output_report pipeline_parallel_size port save_config save_profile
+    multi_gpu optimized_config output_report pipeline_parallel_size save_config save_profile
     statistical_significance tensor_parallel_size test_duration test_only
-    update_interval use_deepspeed zero_stage""")
+    use_deepspeed zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -169,16 +171,9 @@ KEYS = {
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
+    "monitor": MONITOR_KEYS,
     _PROFILER: [*_TRAIN, *_PROFILE],
     "tune": [*_TRAIN, *TUNE_KEYS],
-}
-# Names of the one dial for memory, and whether they tell the share that is used, not kept free.
-_DIAL = "gpu.headroom_ratio"
-_DIAL_TELLS_USED = {
-    "headroom": False,
-    "memory_fraction": True,
-    "memory_safety_margin": False,
-    "safety_factor": True,
 }
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
@@ -186,6 +181,7 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
+    *MONITOR_SPELLINGS,
     *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
     *(*_ENGINE_ONLY, *_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE),
     *(*_LATER, *_NOT_NEEDED, *_BY_END, *REPORT_OF_FLAG),
@@ -215,7 +211,7 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         InputError: For flags that are not Hydra's and for keys of the seed guide; says of all of
             them at once how they are spelled here. For two names of the share of memory.
     """
-    arguments = _with_one_dial(arguments) if command in KEYS else arguments
+    arguments = with_one_dial(arguments) if command in KEYS else arguments
     options: list[str] = []
     settings: list[str] = []
     wrong: list[_Word] = []
@@ -241,28 +237,6 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     if wrong:
         raise InputError(_answer(command, wrong, keys))
     return options + settings
-
-
-def _with_one_dial(words: Sequence[str]) -> list[str]:
-    """Spell the names of the share of memory as the one setting that they mean."""
-    names = {word: word.partition("=")[0].replace("-", "_") for word in words if "=" in word}
-    aliases = [word for word in words if names.get(word) in _DIAL_TELLS_USED]
-    dials = [word for word in words if word in aliases or names.get(word) == _DIAL]
-    if aliases and len(dials) > 1:
-        raise InputError(
-            f"{' '.join(dials)}: these set one dial, {_DIAL}, the share of the memory to keep "
-            "free: give one of them"
-        )
-    return [_dialled(word, names[word]) if word in aliases else word for word in words]
-
-
-def _dialled(word: str, name: str) -> str:
-    try:
-        shares = [float(share) for share in word.partition("=")[2].split(",")]  # with -m several
-    except ValueError as error:
-        raise InputError(f"{word} is no share of the memory: give a number from 0 to 1") from error
-    kept = [1 - share if _DIAL_TELLS_USED[name] else share for share in shares]
-    return f"{_DIAL}={','.join(f'{share:g}' for share in kept)}"
 
 
 def _quoted(word: str) -> str:
@@ -295,6 +269,10 @@ def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
         elif word.name in {*_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE} and key not in keys:
             diagnoses = "threshold_mib" in keys
             text = "not needed" if diagnoses else "gpuopt diagnose takes that"
+        elif word.name == "multi_gpu" and command == "monitor":
+            text = "not needed"  # the list of devices says it
+        elif word.name in MONITOR_SPELLINGS and key not in keys:
+            text = "gpuopt monitor takes that"
         elif word.name in PROFILER_SPELLINGS and key not in keys:
             text = f"gpuopt {_PROFILER} takes that"
         elif word.name in _LATER and key not in keys:
@@ -349,6 +327,8 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
     if "activities" in keys or not usual:
         usual = PROFILER_SPELLINGS.get(name, usual)
+    if "replay" in keys or not usual:
+        usual = MONITOR_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:

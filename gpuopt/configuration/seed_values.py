@@ -36,6 +36,8 @@ def converted(name: str, value: str, *, is_on: bool = False) -> str:
         return ""  # a family, of which one model is meant
     if name == "save_config":
         return re.sub(r"^.*/|\.ya?ml$", "", value)
+    if name == "log_file":
+        return re.sub(r"\.json$", ".jsonl", value)  # of which each line is one
     if name == "output_trace":
         value = value.rpartition("/")[0]  # the file's folder
     if name in ("output_dir", "output_trace"):

@@ -26,6 +26,9 @@ class NvmlQuery:
 
     def __init__(self, nvml: Any, handle: Any, index: int) -> None:
         self._nvml = nvml
+        # What the library raises for an old driver's lists of processes; no NVMLError.
+        mismatch: type[Exception] = getattr(nvml, "NVMLLibraryMismatchError", AttributeError)
+        self._mismatch = mismatch
         self._handle = handle
         self._index = index
         self._reported: set[tuple[str, int]] = set()
@@ -53,8 +56,8 @@ class NvmlQuery:
             return None
         try:
             value = getattr(self._nvml, query)(self._handle, *arguments)
-        except (self._nvml.NVMLError, AttributeError) as error:
-            is_lack = isinstance(error, AttributeError) or _code(error) in (
+        except (self._nvml.NVMLError, AttributeError, self._mismatch) as error:
+            is_lack = isinstance(error, AttributeError | self._mismatch) or _code(error) in (
                 _NOT_SUPPORTED,
                 _FUNCTION_NOT_FOUND,
             )

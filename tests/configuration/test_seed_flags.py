@@ -230,10 +230,10 @@ def test_settings_pass(word):
 def test_later_features_get_no_spelling():
     assert answer("--use_deepspeed --zero_stage 2") == "not available yet"
     assert answer("--mode find_optimal") == "gpuopt find_batch_size takes that"
-    message = answer("--batch_size 4 --zero_stage 2 --port 8080 --amp_opt_level O1")
+    message = answer("--batch_size 4 --zero_stage 2 --metrics a --amp_opt_level O1")
     assert message == (
         "options are key=value here: micro_batch_size=4; "
-        "not available yet: --zero_stage 2 --port 8080; not needed: --amp_opt_level O1"
+        "not available yet: --zero_stage 2 --metrics a; not needed: --amp_opt_level O1"
     )
 
 
@@ -374,7 +374,28 @@ def test_the_batch_size_of_predict_is_a_key():
 
 def test_keys_of_other_commands_are_their_own():
     assert translate_arguments("monitor", ["port=80", "interval=1"]) == ["port=80", "interval=1"]
-    assert "micro_batch_size=4" in answer("--batch_size 4", "monitor")
+    assert answer("--batch_size 4", "monitor") == "settled by the run"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--dashboard --port 8080", "options are key=value here: view=web port=8080"),
+        ("--update-interval 2", "options are key=value here: interval=2"),
+        ("--log_file logs/a.json", "options are key=value here: log=logs/a.jsonl"),
+        ("log_file=a.jsonl", "that is called here: log=a.jsonl"),
+        ("--gpu_ids 0,1", "options are key=value here: gpu_ids=[0,1]"),
+        ("--export_prometheus", "options are key=value here: prometheus=true"),
+        ("--multi_gpu", "not needed"),
+    ],
+)
+def test_the_monitor_takes_what_the_guides_monitor_took(line, expected):
+    assert answer(line, "monitor") == expected
+
+
+@pytest.mark.parametrize("line", ["--dashboard", "--duration 60", "port=8080", "log_file=a"])
+def test_other_commands_name_the_monitor(line):
+    assert answer(line, "train") == "gpuopt monitor takes that"
 
 
 @pytest.mark.parametrize(("option", "action"), HYDRA_OPTIONS, ids=[o for o, _ in HYDRA_OPTIONS])
