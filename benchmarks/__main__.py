@@ -18,6 +18,7 @@ PROGRAMS = {
     "quickstart": "the README's command from nothing to scores",
     "digits_tta": "what TTA does to images whose training knew no turns",
     "soak": "runs killed 200 times at random, resumed, and compared to the bit",
+    "tune_loader": "the search for a loader's setting against the exhaustive grid",
     "highperf_gpu": "training throughput and memory on a GPU",
     "two_gpus": "two GPUs against one: losses, images per second, death and resume",
     "memory_peaks": "predicted against measured peak memory, on a GPU",
@@ -28,7 +29,9 @@ PROGRAMS = {
     "tta_time": "predicted against measured time of test-time augmentation",
     "presets": "every GPU preset with its memory emulated: what it plans, and what fits",
     "same_score": "one training under 6, 8 and 24 GiB: the same macro-F1",
+    "telemetry": "training with a device that is sampled every second against training without",
     "recovery": "what running out of memory does to the weights, and recovery to the time",
+    "diagnose": "planted bottlenecks and leaks: how many gpuopt diagnose tells right",
 }
 _DEFAULT = ("step_time", "loader", "freed_memory", "startup", "quickstart", "digits_tta")
 

@@ -113,6 +113,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     parser.add_argument(
         "--most-gib", type=float, help="leave out cards with more memory (default: the GPU's own)"
     )
+    parser.add_argument("--least-gib", type=float, default=0.0, help="leave out those with less")
     parser.add_argument("--task", help=argparse.SUPPRESS)
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
@@ -125,6 +126,7 @@ def main(words: Sequence[str] | None = None) -> Path:
         arguments.output.write_text(json.dumps(written), "utf-8")
         return Path(arguments.output)
     tasks, too_large = _tasks_here(arguments.most_gib, quick=arguments.quick)
+    tasks = [task for task in tasks if task.memory_mib >= arguments.least_gib * _GIB]
     path = arguments.output
 
     def keep(found: Sequence[Fitted], errors: Mapping[str, str]) -> None:

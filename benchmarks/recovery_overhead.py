@@ -1,11 +1,9 @@
 """Steps with a recovery that nothing calls for, against steps of the same fit without it."""
 
 import contextlib
-import gc
 import itertools
 import statistics
 import time
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -13,12 +11,11 @@ from typing import Any
 import lightning.pytorch as L
 import torch
 
-from benchmarks.memory_cells import Cell, build, images_of, quiet, release
-from benchmarks.step_setting import CLIP_NORM, synchronizer
+from benchmarks.memory_cells import Cell, build
+from benchmarks.one_batch_fit import ENDLESS, fit_one_batch
+from benchmarks.step_setting import synchronizer
 from benchmarks.trainer_segments import MeasuredError
 from gpuopt.callbacks import OomRecovery
-from gpuopt.data import Batch
-from gpuopt.hardware import float32_matmul_precision, lightning_precision
 from gpuopt.measure.pairs import abba_orders
 from gpuopt.steps.trainer_parts import callbacks_of
 
@@ -30,7 +27,6 @@ _PRELUDE_STEPS = 8
 _TRIED_STEPS = 5
 _LEAST_PAIRS = 20
 _LEAST_STEPS, _MOST_STEPS = 3, 6
-_ENDLESS = 10**6
 
 
 @dataclass(frozen=True)
@@ -137,19 +133,6 @@ class OnAndOff(L.Callback):
             self._lifted.enter_context(self.recovery.standing_aside())
 
 
-class _Repeated:
-    """A loader that gives one batch, on the device already, over and over."""
-
-    def __init__(self, batch: Batch) -> None:
-        self._batch = batch
-
-    def __len__(self) -> int:
-        return _ENDLESS
-
-    def __iter__(self) -> Iterator[Batch]:
-        return itertools.repeat(self._batch, _ENDLESS)
-
-
 def time_blocks(
     cell: Cell, samples: int, *, budget_s: float, blocks: Blocks | None = None
 ) -> OnAndOff:
@@ -163,49 +146,10 @@ def time_blocks(
         budget_s: For the timed blocks.
         blocks: As many instead.
     """
-    torch.set_float32_matmul_precision(float32_matmul_precision(cell.precision))
-    release()
-    model = build(cell, _ENDLESS)
     recovery = OomRecovery()
     timer = OnAndOff(recovery, blocks, budget_s)
-    loader = _Repeated(_batch_of(cell, samples))
-    gc.collect()
-    gc.freeze()  # what is there already need not be looked through in the middle of a block
-    try:
-        with quiet():
-            warnings.filterwarnings("ignore", message=".*have no `val_dataloader`.*")
-            _trainer_of(cell, [timer, recovery]).fit(model, loader)
-    except MeasuredError:
-        return timer
-    finally:
-        gc.unfreeze()
-        release()
-    raise RuntimeError("the epoch was too short to measure everything")
-
-
-def _trainer_of(cell: Cell, callbacks: list[L.Callback]) -> L.Trainer:
-    return L.Trainer(
-        accelerator="gpu" if cell.device == "cuda" else "cpu",
-        devices=1,
-        precision=lightning_precision(cell.precision),
-        max_epochs=1,
-        limit_val_batches=0,
-        gradient_clip_val=CLIP_NORM,
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,
-        callbacks=callbacks,
-    )
-
-
-def _batch_of(cell: Cell, samples: int) -> Batch:
-    data = images_of(cell, samples, 1)
-    data.prepare_data()
-    data.setup()
-    return Batch(*(tensor.to(cell.device) for tensor in data.sample_batch(samples)))
+    fit_one_batch(cell, samples, [timer, recovery], build(cell, ENDLESS))
+    return timer
 
 
 def _mark(device: str) -> Any:

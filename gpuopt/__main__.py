@@ -15,8 +15,12 @@ COMMANDS = {
     "export": "write a trained model as a faster engine, proved equal before it is used",
     "find_batch_size": "the largest and the best batch of a GPU, measured or predicted",
     "recommend_tta": "the test-time augmentation that is good and quick enough for a run",
+    "tune": "loader, compilation and all else that decides how fast a training is, measured",
     "check": "which micro-batch fits which GPU, predicted without one",
+    "profiler": "where the time of a training step goes, recorded over a few steps",
     "benchmark": "which engine predicts fastest, of those that are proved equal to the model",
+    "monitor": "watch GPUs, machine and run in the terminal, a browser, a log or Prometheus",
+    "diagnose": "what slows a training down, leaks memory or throttles the GPU",
     "sweep": "search for good settings with Optuna",
     "config": "show, copy or validate the configuration",
 }

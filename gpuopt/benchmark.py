@@ -13,7 +13,7 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError, one_line
 from gpuopt.logs import logging_to
-from gpuopt.predict_engine import open_data
+from gpuopt.run_images import given_data, open_data, open_images_of
 from gpuopt.schema import CONF_DIR, BenchmarkConfig, to_benchmark_config
 from gpuopt.trained_run import data_of_run, find_run, folds_of
 
@@ -76,7 +76,9 @@ def benchmark(config: BenchmarkConfig) -> Any:
     catalogue = load_catalogue(CONF_DIR / "gpu")
 
     def open_source(image_size: int) -> Any:
-        return _open_source(node, split, image_size, config.cache_dir)
+        if split is None:
+            return open_images_of(node, image_size, config.cache_dir)
+        return open_data(node, split, image_size, cache_dir=config.cache_dir)
 
     if place is None:
         assert file is not None  # one of the two is there
@@ -111,24 +113,13 @@ def _data(
     config: BenchmarkConfig, place: Path | None
 ) -> tuple[dict[str, Any], dict[str, Any] | None]:
     """Read where the images are: what `data=` names, else the run's own with their split."""
-    node = dict(config.data)
-    is_folder = str(node["_target_"]).endswith(".ImageFolder")
-    if node.get("root") or not is_folder:
-        check_prediction_places(node)
-        return node, None
+    given = given_data(config.data)
+    if given is not None:
+        check_prediction_places(given)
+        return given, None
     if place is None or not place.is_dir():
         raise InputError("say which images to time engines on: data.root=FOLDER")
     return data_of_run(place)
-
-
-def _open_source(
-    node: dict[str, Any], split: dict[str, Any] | None, image_size: int, cache_dir: str | None
-) -> Any:
-    from gpuopt.session.prediction import source_of
-
-    if split is None and (found := source_of(node)) is not None:
-        return found
-    return open_data(node, split or {"seed": 0}, image_size, cache_dir)
 
 
 def _say(line: str) -> None:

@@ -40,7 +40,7 @@ __all__ = [
 
 _OPTION = re.compile(r"(?!(?:null|true|false)$)[A-Za-z]\w*|[^\[].*,.*")
 _LONGEST_NAME = 255  # of a file, such as the option of a group
-_PLACES = ("cache_dir", "output", "resume", "run")
+_PLACES = ("cache_dir", "log", "output", "replay", "resume", "run")
 
 
 def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:

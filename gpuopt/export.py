@@ -1,8 +1,7 @@
 """Write a trained model as an engine: a file that classifies faster, proved equal before use."""
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
@@ -10,7 +9,7 @@ from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError
 from gpuopt.logs import logging_to
-from gpuopt.predict_engine import open_run_data, unlabelled_images
+from gpuopt.run_images import proof_sources
 from gpuopt.schema import CONF_DIR, ExportConfig, to_export_config
 from gpuopt.trained_run import find_run, folds_of
 
@@ -44,8 +43,7 @@ def export(config: ExportConfig) -> Path:
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
     place = _place(config)
-    if config.data is not None:
-        check_prediction_places(config.data)
+    check_prediction_places(config.data)
     # Only now: torch takes seconds to import, and bad input ends before.
     import torch
 
@@ -91,7 +89,7 @@ def export(config: ExportConfig) -> Path:
         tell(str(choice))
     output = _output(config, place, str(engine.value), str(precision.value))
     require_free(output)
-    sources = _proof_sources(config, place, loaded.image_size)
+    sources = proof_sources(config.data, place, loaded.image_size, config.cache_dir)
     with setup.applied():
         found = export_engine(
             str(engine.value),
@@ -104,7 +102,7 @@ def export(config: ExportConfig) -> Path:
             tell=tell,
         )
     if found.verification is None:
-        tell("not proved: that is done before its first use, or here with data=...")
+        tell("not proved: that is done before its first use, or here with data.root=FOLDER")
     tell(f"engine in {found.path}")
     return found.path
 
@@ -148,35 +146,6 @@ def _output(config: ExportConfig, place: Path, engine: str, precision: str) -> P
     assert backend is not None  # settled before
     name = f"{engine}_{precision}{backend.suffix}"
     return (place if place.is_dir() else place.parent) / "engines" / name
-
-
-def _proof_sources(config: ExportConfig, place: Path, size: int) -> list[Callable[[], Any]]:
-    """List where real images may be found: what `data=` names, and the run's own."""
-    sources: list[Callable[[], Any]] = []
-    if config.data is not None:
-        sources.append(lambda: _given_data(config, size))
-    if (place / "config.yaml").is_file():
-        sources.append(lambda: open_run_data(place, size, config.cache_dir))
-    return sources
-
-
-def _given_data(config: ExportConfig, size: int) -> Any:
-    from gpuopt.build import build
-    from gpuopt.session.prediction import source_of
-
-    found = source_of(config.data)
-    if found is not None:
-        return unlabelled_images(found, size, config.cache_dir)
-    return build(
-        dict(config.data),
-        "data",
-        image_size=size,
-        micro_batch_size=1,
-        global_batch_size=1,
-        num_workers=0,
-        seed=0,
-        cache_dir=config.cache_dir,
-    )
 
 
 if __name__ == "__main__":

@@ -269,11 +269,28 @@ def _notes(
             f"aggressive: the headroom stays {answers[0].headroom_ratio or 0:.0%}; only a probe on "
             "the card confirms a smaller one"
         )
-    if config.compile.mode != "off" and evidence == "predicted":
+    mode = config.compile.mode
+    if mode != "off" and evidence == "predicted":
         notes.append("a compiled model takes less, which is not predicted")
+    if evidence == "measured" and (note := _uncompiled(mode, request)):
+        notes.append(f"compile.mode={mode}: {note}")
     if request.purpose == "tta" and evidence == "predicted":
         notes.append(
             "views are made one chunk at a time, so their number changes the time only: predicted "
             "as a forward pass over a chunk"
         )
     return notes
+
+
+def _uncompiled(mode: str, request: FindRequest) -> str | None:
+    """Say how a measurement differs from what is asked of the compiler; None where it does not."""
+    if mode == "off" or (mode == "default" and request.trains):
+        return None
+    if not request.trains:
+        return "measured eager; it is for training, and predict has engine="
+    if mode == "auto":
+        return "measured eager; train times both when it starts, at the size that was found"
+    return (
+        "measured without CUDA graphs, as micro-batches are added up; where one holds the share "
+        "of a device, train runs with them and takes more"
+    )

@@ -1,6 +1,5 @@
 """Predict the classes of images with a trained run, with any test-time augmentation."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,12 +8,18 @@ from omegaconf import DictConfig
 
 from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
-from gpuopt.errors import FaultError, InputError, one_line
+from gpuopt.errors import InputError, one_line
 from gpuopt.logs import logging_to
 from gpuopt.predict_engine import prediction_engines
 from gpuopt.prediction_folder import PREDICTIONS
 from gpuopt.run import read_config, remove_empty
+from gpuopt.run_images import open_data
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
+from gpuopt.session.prediction_places import (
+    place_of_submission,
+    require_writable,
+    write_predictions,
+)
 from gpuopt.session.stored_calibration import find_calibration
 from gpuopt.trained_run import data_of_run, find_run, folds_of
 
@@ -55,17 +60,16 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     place = find_run(config.run)
     node, split = _find_data(config, place)
     calibration = find_calibration(place, config.use_calibration)
-    _require_writable(output)
+    require_writable(output)
     # Both at once only where a prediction was cut short after it had written them.
     is_written = bool(config.resume) and output.exists()
-    submission = _place_of_submission(node, output, may_exist=is_written)
+    submission = place_of_submission(node, output, may_exist=is_written)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
     import sys
 
     from gpuopt.hardware import load_catalogue
-    from gpuopt.report import stream_predictions_csv
     from gpuopt.session.console import make_console
-    from gpuopt.session.contest import contest_of_settings, write_submission
+    from gpuopt.session.contest import contest_of_settings
     from gpuopt.session.ensemble import Ensemble
     from gpuopt.session.pass_plan import plan_passes
     from gpuopt.session.prediction import PredictionSetup, score
@@ -128,20 +132,14 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         options = options.calibrated(temperature)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
-    written = [output]
-    try:
-        with predictions.written():
-            if not is_written:
-                stream_predictions_csv(output, predictions.rows(), description.class_names)
-            if submission is not None and contest is not None and interval is None:
-                if not submission.exists():
-                    write_submission(submission, predictions.ids, predictions.classes, contest)
-                written.append(submission)
-    except OSError as error:
-        raise FaultError(
-            f"cannot write into {output.parent} ({error.strerror}): free space, and the same "
-            f"command with resume={output.parent} goes on"
-        ) from error
+    written = write_predictions(
+        predictions,
+        output,
+        description.class_names,
+        submission=submission,
+        contest=contest,
+        is_written=is_written,
+    )
     for line in predictions.rejected:
         console.print(one_line(f"left out: {line}"), soft_wrap=True, markup=False)
     if interval is not None:
@@ -170,53 +168,20 @@ def _find_data(config: PredictConfig, place: Path) -> tuple[dict[str, Any], dict
     return data_of_run(place)
 
 
-def _require_writable(output: Path) -> None:
-    """Try a file of nearly the same name: only that finds all reasons, before the work is done."""
-    try:
-        with tempfile.NamedTemporaryFile(
-            prefix=f".{output.name}.", suffix=".tmp", dir=output.parent
-        ):
-            pass
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise InputError(
-            f"output={output} cannot be written ({reason}): name another file"
-        ) from error
-
-
-def _place_of_submission(node: dict[str, Any], output: Path, *, may_exist: bool) -> Path | None:
-    """Say where a contest's file would go; nothing of the user's is overwritten."""
-    is_csv = str(node["_target_"]).endswith(".ImageCsv")
-    if not is_csv or not (node.get("test_csv") or node.get("test_dir")):
-        return None
-    submission = output.with_name("submission.csv")
-    if submission.exists() and not may_exist:
-        raise InputError(f"{submission} exists: move it away, or name an output elsewhere")
-    if submission == output:
-        raise InputError(
-            f"output={output} is the name of the contest's file, which is written beside the "
-            "predictions: name it predictions.csv"
-        )
-    return submission
-
-
 def _source(
     config: PredictConfig, node: dict[str, Any], split: dict[str, Any], size: int, setup: Any
 ) -> Any:
     """Open the images that `data=` names, or the test images of the run's own data."""
-    from gpuopt.build import build
     from gpuopt.session.prediction import source_of
 
     if config.data is not None and (found := source_of(node)) is not None:
         return found
-    return build(
+    return open_data(
         node,
-        "data",
-        image_size=size,
-        micro_batch_size=setup.batch_size,
-        global_batch_size=setup.batch_size,
+        split,
+        size,
+        batch_size=setup.batch_size,
         num_workers=setup.num_workers,
-        **split,
         cache_dir=config.cache_dir,
     )
 

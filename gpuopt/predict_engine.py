@@ -1,19 +1,18 @@
-"""What `gpuopt predict` and `gpuopt export` share: the settings of an engine, and its proof."""
+"""The engine of `gpuopt predict` from its settings, with the images that prove it."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from gpuopt.errors import InputError
+from gpuopt.run_images import open_run_data, unlabelled_images
 from gpuopt.schema import PredictConfig
-from gpuopt.trained_run import data_of_run
 
 if TYPE_CHECKING:  # importing these takes seconds
-    from gpuopt.data import PredictionImages
     from gpuopt.session.engines import PredictionEngines
     from gpuopt.session.ensemble import Ensemble
 
-__all__ = ["open_data", "open_run_data", "prediction_engines", "unlabelled_images"]
+__all__ = ["prediction_engines"]
 
 
 def prediction_engines(
@@ -68,64 +67,4 @@ def prediction_engines(
         batch_size=batch_size,
         proof=lambda: proof_images(sources),
         tell=tell,
-    )
-
-
-def open_run_data(place: Path, image_size: int, cache_dir: str | None) -> Any:
-    """Open the data of a run folder, as a data module that is not set up yet.
-
-    Raises:
-        InputError: When the folder's configuration is damaged or its data cannot be opened.
-    """
-    node, split = data_of_run(place)
-    return open_data(node, split, image_size, cache_dir)
-
-
-def open_data(
-    node: dict[str, Any], split: dict[str, Any], image_size: int, cache_dir: str | None
-) -> Any:
-    """Build a data module that is read for its images alone, not set up yet.
-
-    Args:
-        node: Its settings.
-        split: What decides which images validate.
-        image_size: Side in pixels.
-        cache_dir: Folder of decoded images; None means the user's cache folder.
-
-    Raises:
-        InputError: When it cannot be opened.
-    """
-    from gpuopt.build import build
-
-    return build(
-        node,
-        "data",
-        image_size=image_size,
-        micro_batch_size=1,
-        global_batch_size=1,
-        num_workers=0,
-        **split,
-        cache_dir=cache_dir,
-    )
-
-
-def unlabelled_images(source: Any, image_size: int, cache_dir: str | None) -> "PredictionImages":
-    """Open images without classes.
-
-    Args:
-        source: An `ImageSource`.
-        image_size: Side in pixels.
-        cache_dir: Folder of all caches; None means the user's.
-
-    Raises:
-        InputError: When they cannot be read.
-    """
-    from gpuopt.data import PredictionImages, prediction_images
-
-    return PredictionImages(
-        prediction_images(source.place, source.image_dir, source.id_column),
-        image_size,
-        1,
-        cache_dir=cache_dir,
-        **source.options,
     )

@@ -179,7 +179,10 @@ class Prober:
             global_batch_size=config.global_batch_size,
             total_steps=_STEPS,
         )
-        compile_backbone(model, config.compile.mode, config.compile.backend)
+        if request.trains:  # predictions have engines, and are not compiled by `compile=`
+            # Of sizes below the device's share gradients are added up: no CUDA graphs.
+            mode = "default" if config.compile.mode == "reduce-overhead" else config.compile.mode
+            compile_backbone(model, mode, config.compile.backend, accumulates=True)
         return model
 
     def _data(self) -> SyntheticImages:

@@ -44,6 +44,7 @@ RESUMABLE_KEYS = (
     "model.checkpointing",  # gradients are the same to the bit, so it is the card's business
     "num_workers",
     "pin_memory",
+    "prefetch_factor",
     "resume",
     "run",
     "trainer.max_epochs",

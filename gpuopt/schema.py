@@ -19,6 +19,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import AbsentGpu, Gpu
+from gpuopt.schema_values import Compile, Logging, Precision, RecommendTtaConfig, TrainerValues
+from gpuopt.telemetry.settings import MonitorConfig
 from gpuopt.tta import TestTimeAugmentation
 
 __all__ = [
@@ -28,23 +30,31 @@ __all__ = [
     "BenchmarkConfig",
     "CheckConfig",
     "Compile",
+    "DiagnoseConfig",
     "ExportConfig",
     "FindBatchSizeConfig",
     "Logging",
+    "MonitorConfig",
     "Precision",
     "PredictConfig",
+    "ProfilerConfig",
     "RecommendTtaConfig",
     "TrainConfig",
     "TrainerValues",
+    "TuneConfig",
     "fitting",
     "register",
     "to_benchmark_config",
     "to_check_config",
+    "to_diagnose_config",
     "to_export_config",
     "to_find_config",
+    "to_monitor_config",
     "to_predict_config",
+    "to_profiler_config",
     "to_recommend_config",
     "to_train_config",
+    "to_tune_config",
 ]
 
 _PACKAGE = Path(__file__).parent
@@ -54,56 +64,6 @@ CONF_DIR = next(path for path in (_PACKAGE / "conf", _PACKAGE.parent / "conf") i
 USER_CONF_MARKER = ".gpuopt"
 
 _Config = TypeVar("_Config")
-
-
-@dataclass
-class Precision:
-    """Arithmetic of training and prediction.
-
-    Attributes:
-        name: `auto`, `fp32`, `tf32`, `bf16` or `fp16`.
-    """
-
-    name: str = "auto"
-
-
-@dataclass
-class Compile:
-    """Compilation of the backbone by torch.compile.
-
-    Attributes:
-        mode: `off`, `auto` (where it pays back within the run), `default`, `reduce-overhead` or
-            `max-autotune`.
-        backend: For example `inductor`, or `eager` to find faults of the compiler.
-        time_limit_s: Most seconds that `auto` compiles, all modes together; at least 3.
-    """
-
-    mode: str = "off"
-    backend: str = "inductor"
-    time_limit_s: float = 120.0
-
-
-@dataclass
-class Logging:
-    """The logger.
-
-    Attributes:
-        name: `tensorboard`, `csv` or `none`.
-    """
-
-    name: str = "tensorboard"
-
-
-@dataclass
-class TrainerValues:
-    """Length and manner of training; see `conf/trainer/default.yaml`."""
-
-    max_epochs: int = 4
-    max_steps: int = -1
-    devices: int = 1
-    gradient_clip_norm: float | None = 1.0
-    log_every_n_steps: int | None = None
-    deterministic: bool = False
 
 
 @dataclass
@@ -131,6 +91,7 @@ class TrainConfig:
     learning_rate_rule: str = "none"
     learning_rate_reference_batch: int | None = None
     num_workers: Any = "auto"
+    prefetch_factor: int = 2
     pin_memory: bool = True
     precision_probe: bool = True
     use_calibration: bool = False
@@ -198,7 +159,7 @@ class ExportConfig:
 class CheckConfig:
     """Everything that `gpuopt check` can be told; see `conf/check.yaml`."""
 
-    report: Any = None
+    report: Any = "summary"
     format: str = "table"
     model: Any = None
     optimizer: Any = None
@@ -208,6 +169,7 @@ class CheckConfig:
     moving_average: bool = False
     run: str | None = None
     images: int = 3140
+    train_images: int = 1570
     cache_dir: str | None = None
     debug: bool = False
 
@@ -254,33 +216,69 @@ class FindBatchSizeConfig(TrainConfig):
 
 
 @dataclass
-class RecommendTtaConfig:
-    """Everything that `gpuopt recommend_tta` can be told; see `conf/recommend_tta.yaml`."""
+class DiagnoseConfig(TrainConfig):
+    """Everything that `gpuopt diagnose` can be told; see `conf/diagnose.yaml`.
 
-    run: str = "latest"
-    target_minutes: float | None = None
-    min_f1: float | None = None
-    images: Any = "auto"
-    policies: list[str] = field(default_factory=lambda: ["none"])
-    save_config: str | None = None
-    precision: Precision = field(default_factory=Precision)
-    gpu: AbsentGpu = field(default_factory=AbsentGpu)
-    batch_size: Any = "auto"
-    num_workers: Any = "auto"
-    cache_dir: str | None = None
+    It takes the settings of `gpuopt train`, whose steps it looks at.
+    """
+
+    target: str = "bottleneck"
+    rounds: int = 8
+    duration: float = 600.0
+    threshold_mib: float = 100.0
+    interval: float = 1.0
+    load: str = "none"
     format: str = "table"
-    debug: bool = False
+
+
+@dataclass
+class ProfilerConfig(TrainConfig):
+    """Everything that `gpuopt profiler` can be told; see `conf/profiler.yaml`.
+
+    It takes the settings of `gpuopt train`, of which it runs a part.
+    """
+
+    steps: int = 100
+    wait: Any = "auto"
+    warmup: int = 3
+    active: int = 10
+    activities: list[str] = field(default_factory=lambda: ["cpu", "cuda"])
+    record_shapes: bool = False
+    with_stack: bool = False
+    profile_memory: bool = False
+    nsys: Any = False
+    output: str = "outputs/profiler"
+
+
+@dataclass
+class TuneConfig(TrainConfig):
+    """Everything that `gpuopt tune` can be told; see `conf/tune.yaml`.
+
+    It takes the settings of `gpuopt train`, which is what it measures.
+    """
+
+    gpu: AbsentGpu = field(default_factory=AbsentGpu)
+    target: str = "all"
+    goal: str = "throughput"
+    least_speed_ratio: float = 0.5
+    probe_s: float = 1.0
+    save_config: str | None = "auto"
+    format: str = "table"
 
 
 # By the name of the primary configuration.
 SCHEMAS: dict[str, type] = {
     "benchmark": BenchmarkConfig,
     "check": CheckConfig,
+    "diagnose": DiagnoseConfig,
     "export": ExportConfig,
     "find_batch_size": FindBatchSizeConfig,
+    "monitor": MonitorConfig,
     "predict": PredictConfig,
+    "profiler": ProfilerConfig,
     "recommend_tta": RecommendTtaConfig,
     "train": TrainConfig,
+    "tune": TuneConfig,
 }
 
 
@@ -317,6 +315,11 @@ def to_check_config(content: Mapping[str, Any]) -> CheckConfig:
     return _to_object(CheckConfig, content)
 
 
+def to_diagnose_config(content: Mapping[str, Any]) -> DiagnoseConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(DiagnoseConfig, content)
+
+
 def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(ExportConfig, content)
@@ -325,6 +328,21 @@ def to_export_config(content: Mapping[str, Any]) -> ExportConfig:
 def to_find_config(content: Mapping[str, Any]) -> FindBatchSizeConfig:
     """Turn plain settings into dataclasses; raises as `to_train_config`."""
     return _to_object(FindBatchSizeConfig, content)
+
+
+def to_profiler_config(content: Mapping[str, Any]) -> ProfilerConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(ProfilerConfig, content)
+
+
+def to_tune_config(content: Mapping[str, Any]) -> TuneConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(TuneConfig, content)
+
+
+def to_monitor_config(content: Mapping[str, Any]) -> MonitorConfig:
+    """Turn plain settings into dataclasses; raises as `to_train_config`."""
+    return _to_object(MonitorConfig, content)
 
 
 def to_recommend_config(content: Mapping[str, Any]) -> RecommendTtaConfig:

@@ -9,14 +9,12 @@ import contextlib
 import logging
 import signal
 import sys
-import warnings
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import lightning.pytorch as L
 import torch
 from rich.console import Console
 
@@ -25,28 +23,26 @@ from gpuopt.callbacks import DurableCheckpoint, Preemption
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError
-from gpuopt.hardware import load_catalogue
 from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
-from gpuopt.schema import CONF_DIR, TrainConfig, to_train_config
+from gpuopt.run_parts import build_data, build_model, plan_run, process_settings, total_steps
+from gpuopt.schema import TrainConfig, to_train_config
 from gpuopt.session.batch_search import searching_where_asked, with_found
 from gpuopt.session.calibrating import conclude_validation
 from gpuopt.session.callback_arguments import callback_arguments
 from gpuopt.session.compilation import (
-    compile_backbone,
     compile_choosers,
-    may_accumulate,
     with_compiled,
 )
 from gpuopt.session.console import make_console, print_plan, print_results
-from gpuopt.session.device import faults_in_words, torch_settings
+from gpuopt.session.device import faults_in_words
 from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s, samples_seen
-from gpuopt.session.plan import Plan, make_plan
+from gpuopt.session.plan import Plan
 from gpuopt.session.precision_check import settle_precision
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.resuming import checkpoint_to_resume
@@ -103,11 +99,11 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
     """
     raw = run.read_config()
     config = to_train_config(raw)
-    plan = _plan(config, rank)
-    with stopping_on_signals(run), _settings(config, plan, rank), _faults(run, plan):
+    plan = plan_run(config, rank)
+    with stopping_on_signals(run), process_settings(config, plan, rank), _faults(run, plan):
         with Stopwatch() as data_time:
-            data = _build_data(config, plan)
-        model = _build_model(config, plan, data)
+            data = build_data(config, plan)
+        model = build_model(config, plan, data)
         settled = settle_precision(
             plan,
             model,
@@ -116,15 +112,18 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
             tries=config.precision_probe,
             folder=run.path,
             device=_device(plan, rank),
-            plan_for=lambda precision: _plan(config, rank, precision),
+            plan_for=lambda precision: plan_run(config, rank, precision),
         )
         plan = settled.plan.with_workers(
-            config.num_workers, decoded=data.is_decoded, ranks=rank.local_world_size
+            config.num_workers,
+            decoded=data.is_decoded,
+            ranks=rank.local_world_size,
+            prefetch_factor=config.prefetch_factor,
         )
-        data.num_workers = plan.num_workers
+        data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
         if config.model.get("channels_last") == "auto":
             plan = plan.with_choice(model.channels_last_choice())
-        steps = _total_steps(config, plan, data)
+        steps = total_steps(config, plan, data)
         samples = samples_seen(plan, data.train_size, config.trainer.max_epochs, steps)
         forecast_s = forecast_training_s(plan, model.name, samples, cache_dir=config.cache_dir)
         print_plan(
@@ -141,7 +140,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         callbacks = build_callbacks(
             searching_where_asked(config.callbacks, config.micro_batch_size),
             skip=("checkpoint",),
-            given=callback_arguments(plan, data, config.cache_dir),
+            given=callback_arguments(plan, data, config.cache_dir, model.name),
         )
         callbacks += compile_choosers(config, plan, data, steps)
         with Stopwatch() as training_time:
@@ -221,52 +220,6 @@ def _device(plan: Plan, rank: Rank) -> torch.device:
     return torch.device("cuda", rank.local_number)
 
 
-def _plan(config: TrainConfig, rank: Rank, precision: str | None = None) -> Plan:
-    if config.trainer.devices != rank.world_size:
-        raise InputError(
-            f"the run has trainer.devices={config.trainer.devices} and {rank.world_size} "
-            "process(es) were started: start as many, or a new run"
-        )
-    assert config.global_batch_size is not None  # settle_batch_sizes made it definite
-    return make_plan(
-        preset=config.gpu,
-        catalogue=load_catalogue(CONF_DIR / "gpu"),
-        model=config.model,
-        precision=precision or config.precision.name,
-        image_size=config.image_size,
-        micro_batch_size=config.micro_batch_size,
-        global_batch_size=config.global_batch_size,
-        devices=config.trainer.devices,
-        device_index=rank.local_number,
-        local_devices=rank.local_world_size,
-        optimizer=config.optimizer,
-        moving_average=bool(config.callbacks.get("moving_average", {}).get("enabled")),
-        clips_gradients=config.trainer.gradient_clip_norm is not None,
-        cache_dir=config.cache_dir,
-        global_batch_changes=config.global_batch_schedule,
-        learning_rate_rule=config.learning_rate_rule,
-        learning_rate_reference_batch=config.learning_rate_reference_batch,
-    )
-
-
-@contextlib.contextmanager
-def _settings(config: TrainConfig, plan: Plan, rank: Rank) -> Iterator[None]:
-    """Seed, and set what PyTorch only has once per process; given back afterwards."""
-    # Lightning 2.6 asks an old question of PyTorch's pytree on every fit.
-    warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\).*")
-    # It advises srun wherever that is installed, and does not know that gpuopt starts the ranks.
-    warnings.filterwarnings("ignore", message=r"The `srun` command is available.*")
-    L.seed_everything(config.seed, workers=True, verbose=False)
-    with torch_settings(
-        precision=plan.precision,
-        memory_limit_mib=plan.gpu.memory_limit_mib,
-        deterministic=config.trainer.deterministic,
-        accelerator=plan.accelerator,
-        device_index=rank.local_number,
-    ):
-        yield
-
-
 def _faults(run: RunFolder, plan: Plan) -> AbstractContextManager[None]:
     smaller = max(1, plan.micro_batch_size // 2)
     return faults_in_words(
@@ -275,55 +228,6 @@ def _faults(run: RunFolder, plan: Plan) -> AbstractContextManager[None]:
         remedy=f"go on with resume={run.path} micro_batch_size={smaller}, which changes only the "
         "speed",
     )
-
-
-def _build_data(config: TrainConfig, plan: Plan) -> ImageDataModule:
-    data = build(
-        config.data,
-        "data",
-        image_size=plan.image_size,
-        micro_batch_size=plan.micro_batch_size,
-        global_batch_size=plan.global_batch_size,
-        pin_memory=config.pin_memory and plan.accelerator == "cuda",
-        seed=config.seed,
-        folds=config.folds,
-        fold=config.fold,
-        cache_dir=config.cache_dir,
-    )
-    if not isinstance(data, ImageDataModule):
-        raise InputError(f"data._target_ is no ImageDataModule but {type(data).__name__}")
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def _total_steps(config: TrainConfig, plan: Plan, data: ImageDataModule) -> int:
-    steps = plan.global_batches.steps(data.train_size, config.trainer.max_epochs)
-    return min(steps, config.trainer.max_steps) if config.trainer.max_steps > 0 else steps
-
-
-def _build_model(config: TrainConfig, plan: Plan, data: ImageDataModule) -> Classifier:
-    scaled = {} if plan.learning_rate is None else {"learning_rate": plan.learning_rate}
-    model = build(
-        config.model,
-        "model",
-        num_classes=data.num_classes,
-        checkpointing=plan.checkpointing,
-        optimizer=build(config.optimizer, "optimizer"),
-        scheduler=build(config.scheduler, "scheduler"),
-        global_batch_size=plan.global_batch_size,
-        total_steps=_total_steps(config, plan, data),
-        **scaled,
-    )
-    if not isinstance(model, Classifier):
-        raise InputError(f"model._target_ is no gpuopt Classifier but {type(model).__name__}")
-    compile_backbone(
-        model,
-        config.compile.mode,
-        config.compile.backend,
-        accumulates=may_accumulate(plan, config.callbacks, config.micro_batch_size),
-    )
-    return model
 
 
 def _fit(

@@ -75,6 +75,7 @@ def _own_predictions(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("gpuopt.memory.step_cache.default_cache_dir", lambda: folder)
+        patch.setattr("gpuopt.measure.roofline.default_cache_dir", lambda: folder)
         yield
 
 

@@ -15,12 +15,12 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
     {"errors", "choice"},
-    {"hardware", "storage", "recomputation", "batch_schedule"},
+    {"hardware", "storage", "recomputation", "batch_schedule", "batch_statistics"},
     {"memory", "model", "data", "measure"},
     {"steps"},
     {"callbacks", "engine", "tta", "telemetry", "parallel", "report"},
     {"configuration", "session"},
-    {"checks", "finding"},
+    {"checks", "diagnosis", "finding", "profiling", "tuning"},
 ]
 MOST_LINES = 400
 
@@ -60,7 +60,7 @@ def test_imports_run_downward_only(path):
 
 def test_every_room_has_a_floor():
     rooms = {path.parent.name for path in SOURCES if path.name == "__init__.py"}
-    rooms -= {"gpuopt", "drawing"}
+    rooms -= {"gpuopt", "drawing", "web"}
     assert all(floor(name) < len(FLOORS) for name in rooms), rooms
 
 
@@ -111,10 +111,16 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.check",
         "gpuopt.checks",
         "gpuopt.config",
+        "gpuopt.diagnose",
         "gpuopt.export",
         "gpuopt.find_batch_size",
+        "gpuopt.monitor",
         "gpuopt.predict_engine",
+        "gpuopt.profiler",
+        "gpuopt.profiling",
         "gpuopt.recommend_tta",
+        "gpuopt.run_images",
+        "gpuopt.tune",
         "gpuopt.__main__",
         "gpuopt.schema",
         "gpuopt.run",
@@ -123,6 +129,9 @@ def test_public_names_are_listed_and_exist(path):
         "gpuopt.memory",
         "gpuopt.recomputation",
         "gpuopt.session.memory",
+        "gpuopt.session.prediction_places",
+        "gpuopt.telemetry",
+        "gpuopt.telemetry.web",
         "gpuopt.tta",
         "gpuopt.configuration",
     ],
@@ -134,6 +143,12 @@ def test_bad_input_never_waits_for_torch(module):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_a_sampler_loads_nothing_of_its_readers():
+    code = "import gpuopt.telemetry, sys; print({'rich', 'starlette', 'uvicorn'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
 
 
 def test_library_parts_work_without_hydra():
@@ -148,9 +163,22 @@ for name in sys.argv[1:]:
         os._exit(0)
     assert os.wait()[1] == 0, name
 """
-    parts = ("callbacks", "data", "measure", "model", "recomputation.apply", "storage.checkpoint")
+    parts = (
+        "callbacks",
+        "telemetry",
+        "data",
+        "measure",
+        "model",
+        "recomputation.apply",
+        "storage.checkpoint",
+    )
     parts += ("engine.benchmark", "engine.fallback", "engine.record")
     parts += ("engine.proved", "tta.predictor", "tta.streaming", "tta.view_scores")
+    parts += ("telemetry.terminal", "telemetry.prometheus", "telemetry.web")
+    parts += ("profiling.files", "profiling.table")
+    parts += ("callbacks.bottleneck_probe", "callbacks.leak_watch", "diagnosis.bottleneck")
+    parts += ("diagnosis.leak", "profiling.files", "profiling.table")
+    parts += ("tuning.fit_timing", "tuning.loader_search", "tuning.loader_timing")
     parts += ("tta.frontier", "tta.recommender", "tta.time_model")
     done = subprocess.run(
         [sys.executable, "-c", code, *(f"gpuopt.{part}" for part in parts)],

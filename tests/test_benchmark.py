@@ -1,6 +1,7 @@
 """The benchmark command on a small run, with the real ONNX Runtime, and what it refuses."""
 
 import json
+from dataclasses import replace
 
 import pytest
 from PIL import Image
@@ -78,6 +79,10 @@ def test_a_table_for_people_and_json_for_programs(answer, capsys):
     assert "Speed on the device" in out
     assert "Speed from host to host" in out
     assert "tensorrt: tensorrt fp32 fails" in out
+    (record,) = (record for record in answer.records if record.engine == "onnx")
+    fault = "not timed at a batch of 6 (engine): OutOfMemoryError"
+    _PRINT["table"](replace(answer, records=(replace(record, faults=(fault,)),)))
+    assert f"onnx: {fault}" in capsys.readouterr().out
     assert max(map(len, out.split("written:")[0].split("gpu=")[0].splitlines())) <= 100
     _PRINT["json"](answer)
     content = json.loads(capsys.readouterr().out)
@@ -91,21 +96,26 @@ def test_a_second_benchmark_takes_the_engine_from_the_cache(home, cache, answer)
     assert again.records[1].build_s is None
 
 
+@pytest.mark.parametrize("engine", ["onnx", "eager"])
 def test_predict_takes_the_fastest_engine_without_proving_it_again(
-    home, cache, answer, tmp_path, monkeypatch, capsys
+    home, cache, answer, tmp_path, monkeypatch, capsys, engine
 ):
     record = home / "run" / ENGINES
-    content = json.loads(record.read_text())
-    kept, content["engines"] = content["engines"], [content["engines"][1]]  # whoever was faster
-    assert kept[1]["engine"] == "onnx"
+    text = record.read_text()
+    content = json.loads(text)
+    # Whoever was faster.
+    content["engines"] = [entry for entry in content["engines"] if entry["engine"] == engine]
     record.write_text(json.dumps(content))
     monkeypatch.setattr("gpuopt.engine.proved.build_verified", None)  # would prove
     monkeypatch.setattr("gpuopt.engine.onnx.Onnx.build", None)
     words = (f"run={home / 'run'}", "engine=auto", "gpu=cpu", "num_workers=0", "batch_size=64")
     settings = compose_settings("predict", [*words, f"cache_dir={cache}"])
     output = predict(to_predict_config(settings), tmp_path)
+    record.write_text(text)
     assert len(output.read_text().splitlines()) == 451
-    assert "engine=onnx" in " ".join(capsys.readouterr().out.split())
+    out = " ".join(capsys.readouterr().out.split())
+    assert f"engine={engine} (" in out
+    assert "images/s in" in out  # what was timed is what predicts
 
 
 def test_an_engines_file_is_timed_alone_on_images_of_a_folder(cache, answer, tmp_path):
@@ -120,6 +130,10 @@ def test_an_engines_file_is_timed_alone_on_images_of_a_folder(cache, answer, tmp
     assert found.written is None
     report = report_path(file)
     content = report.read_bytes()
+    report.write_text(content.decode().replace('"provider": "cpu"', '"provider": "cuda"'))
+    found = compared(f"engine_path={file}", f"data.root={tmp_path / 'photos'}", "data.cache=off")
+    assert not found.records[0].is_verified
+    assert found.records[0].reason == "it was proved with provider=cuda, and this is cpu"
     report.unlink()
     found = compared(f"engine_path={file}", f"data.root={tmp_path / 'photos'}", "data.cache=off")
     report.write_bytes(content)

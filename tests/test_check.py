@@ -1,6 +1,8 @@
 """`gpuopt check` as people and programs call it."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 
@@ -18,8 +20,8 @@ def check(tmp_path):
     work = tmp_path / "work"
     work.mkdir()
 
-    def run(*words, warm=None):
-        cache = f"cache_dir={tmp_path / 'cache'}"
+    def run(*words, warm=None, cache_dir=tmp_path / "cache"):
+        cache = f"cache_dir={cache_dir}"
         return Command("gpuopt.check", *words, cache, cwd=work, warm=warm).end()
 
     yield run
@@ -60,19 +62,77 @@ def test_several_reports_come_one_after_another(check, warm):
     assert (values["schema"], values["reports"][1]["images"]) == (1, 10)
 
 
+def test_a_bare_check_is_one_screen(check, warm):
+    done = check(*TINY[1:], warm=warm)
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("This machine")
+    assert len(done.stdout.splitlines()) < 40
+    values = json.loads(check(*TINY[1:], "format=json", warm=warm).stdout)
+    assert (values["schema"], values["report"]) == (1, "summary")
+    assert values["devices"]
+
+
+@pytest.fixture(scope="module")
+def known(tmp_path_factory):
+    """Predictions of the model that cards are ranked by, which takes seconds to follow."""
+    return tmp_path_factory.mktemp("known")
+
+
+def test_an_absent_card_waits_for_no_torch_once_it_is_known(check, warm, light, known):
+    words = ("report=[summary,recommend]", *TINY[1:], "gpu=rtx3060")
+    first = check(*words, warm=warm, cache_dir=known)
+    assert first.code == 0, first.stderr
+    assert check(*words, warm=light, cache_dir=known).stdout == first.stdout
+    code = (
+        "import sys; from gpuopt.check import main; import gpuopt.check\n"
+        f"sys.argv[1:] = {[*words, f'cache_dir={known}']}\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "sys.exit(','.join({'torch', 'timm', 'lightning'} & sys.modules.keys()) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_reports_of_the_guides_lines_come_together(check, warm, known):
+    """As the guide's script has it: --detailed --check-drivers --recommend-settings."""
+    words = ("report=[detailed,drivers,recommend]", *TINY[1:], "gpu=rtx3070")
+    done = check(*words, warm=warm, cache_dir=known)
+    assert done.code == 0, done.stderr
+    places = [done.stdout.index(word) for word in ("Installed", "What is", "What to set")]
+    assert places == sorted(places)
+    words = ("report=[recommend,tta]", *TINY[1:], "gpu=rtx3070")
+    done = check(*words, warm=warm, cache_dir=known)
+    assert done.code == 0, done.stderr
+    assert "gpuopt train mode=highperf model=timm" in done.stdout
+
+
+def test_markdown_for_a_page(check, warm):
+    done = check("report=[summary,drivers]", *TINY[1:], "gpu=rtx3060", "format=markdown", warm=warm)
+    assert done.code == 0, done.stderr
+    assert done.stdout.startswith("## summary\n\n**This machine**\n\n|")
+    assert "\n## drivers\n" in done.stdout
+    with pytest.raises(InputError, match="format=markdown is not one of table, json"):
+        compose_settings("find_batch_size", ["format=markdown"])
+
+
 @pytest.mark.parametrize(
     ("words", "last"),
     [
-        ([], "gpuopt check: say what to report: report=fit"),
-        (["report=fitt"], "gpuopt check: report=fitt is not one of fit, tta"),
-        (["report=[]"], "gpuopt check: say what to report: report=fit or tta"),
-        (["report=[fit,ttta]"], "gpuopt check: report=ttta is not one of fit, tta"),
+        (["report=fitt"], "gpuopt check: report=fitt is not one of summary, detailed, benchmark,"),
+        (["report=[]"], "gpuopt check: say what to report: report=summary or detailed or"),
+        (["report=[fit,ttta]"], "gpuopt check: report=ttta is not one of summary, detailed,"),
+        (["report=benchmark", "gpu=rtx4090"], "gpuopt check: report=benchmark measures what is"),
+        (["train_images=0"], "gpuopt check: train_images=0 is out of range"),
         (["report=[fit,fit]"], "gpuopt check: report=['fit', 'fit'] names a report twice"),
         (["report=fit", "run=latest"], "gpuopt check: run=... is for report=tta"),
         (["report=tta", "run=nowhere"], "gpuopt check: run=nowhere does not exist"),
         (["report=tta", "images=0"], "gpuopt check: images=0 is out of range"),
         (["report=fit", "fomat=json"], "gpuopt check: fomat is no setting (nearest: format)"),
-        (["report=fit", "format=xml"], "gpuopt check: format=xml is not one of table, json"),
+        (
+            ["report=fit", "format=xml"],
+            "gpuopt check: format=xml is not one of table, json, markdown",
+        ),
         (["report=fit", "gpu=rtx306"], "gpuopt check: gpu=rtx306: no such option (nearest: rtx30"),
         (["report=fit", "gpu.memory_gib=-6"], "gpuopt check: gpu.memory_gib=-6"),
         (["report=fit", "gpu=cpu"], "gpuopt check: gpu=cpu has no memory of its own"),

@@ -20,10 +20,13 @@ from gpuopt.schema import (
     BenchmarkConfig,
     CheckConfig,
     Compile,
+    DiagnoseConfig,
     FindBatchSizeConfig,
     Logging,
+    MonitorConfig,
     Precision,
     PredictConfig,
+    ProfilerConfig,
     RecommendTtaConfig,
     TrainConfig,
     TrainerValues,
@@ -135,13 +138,36 @@ def test_the_recommender_judges_every_shipped_policy():
         if o[0] in ("data", "experiment", "mode") or o in [("gpu", "cpu"), ("gpu", "rtx3060")]
     ],
 )
-def test_every_option_that_the_finder_shares_composes(group, name):
-    ours, trains = (
-        compose_settings(command, [f"{group}={name}"]) for command in ("find_batch_size", "train")
-    )
+@pytest.mark.parametrize("command", ["find_batch_size", "tune"])
+def test_every_option_that_takes_trains_settings_composes(command, group, name):
+    ours, trains = (compose_settings(name_, [f"{group}={name}"]) for name_ in (command, "train"))
     assert ours["gpu"].pop("memory_gib") is None
     differing = {key for key in trains if ours[key] != trains[key]}
     assert differing == set()
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        o
+        for o in COMPOSABLE
+        if o[0] in ("experiment", "mode") or o in [("data", "digits"), ("gpu", "cpu")]
+    ],
+)
+def test_every_option_that_a_diagnosis_shares_composes(group, name):
+    ours, trains = (
+        compose_settings(command, [f"{group}={name}"]) for command in ("diagnose", "train")
+    )
+    assert {key for key in trains if ours[key] != trains[key]} == set()
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [o for o in COMPOSABLE if o[0] in ("data", "mode") or o == ("gpu", "cpu")]
+)
+def test_the_profiler_profiles_what_is_trained(group, name):
+    ours, trains = (compose_settings(c, [f"{group}={name}"]) for c in ("profiler", "train"))
+    differing = {key for key in trains if ours[key] != trains[key]}
+    assert differing == {"folds"}  # which counts only with fold=
 
 
 @pytest.mark.parametrize(("group", "name"), OPTIONS)
@@ -237,7 +263,10 @@ LABELS = {"experiment"}
         TrainConfig,
         PredictConfig,
         CheckConfig,
+        DiagnoseConfig,
         FindBatchSizeConfig,
+        MonitorConfig,
+        ProfilerConfig,
         RecommendTtaConfig,
     ],
 )

@@ -2,11 +2,16 @@
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
+import torch
+import yaml
+from PIL import Image
 
 from gpuopt.config import compose_settings
+from gpuopt.data import ImageFolder, PredictionImages
 from gpuopt.engine.verification import read_report
 from gpuopt.errors import InputError
 from gpuopt.export import export
@@ -33,9 +38,9 @@ def home(train, tmp_path_factory):
 
 
 def exported(home, *words):
-    words = (f"run={home / 'run'}", "gpu=cpu", f"cache_dir={home / 'cache'}", *words)
-    run = [word for word in words if not word.startswith("run=")]
-    words = run if any(word.startswith("checkpoint=") for word in words) else words
+    is_named = any(word.startswith(("checkpoint=", "run=")) for word in words)
+    own = () if is_named else (f"run={home / 'run'}",)
+    words = (*own, "gpu=cpu", f"cache_dir={home / 'cache'}", *words)
     return export(to_export_config(compose_settings("export", list(words))))
 
 
@@ -92,8 +97,54 @@ def test_a_file_of_weights_is_exported_without_a_run(home, tmp_path, capsys):
     )
     assert path == tmp_path / "own.onnx"
     out = capsys.readouterr().out
-    assert "not proved: that is done before its first use, or here with data=..." in out
+    assert "not proved: that is done before its first use, or here with data.root=FOLDER" in out
     assert read_report(path) is None
+
+
+def forgotten(home, tmp_path):
+    """A run whose data were in a folder that is gone."""
+    run = shutil.copytree(home / "run", tmp_path / "run", ignore=shutil.ignore_patterns("engines"))
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    root = str(tmp_path / "before")
+    config["data"] = {"_target_": "gpuopt.data.ImageFolder", "root": root, "test_root": root}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    return run
+
+
+def test_a_run_whose_data_have_moved_says_how_to_name_the_place(home, tmp_path):
+    run = forgotten(home, tmp_path)
+    with pytest.raises(InputError, match=r"images to prove .*before.* data\.root=FOLDER"):
+        exported(home, f"run={run}", "engine=onnx", "max_batch_size=32")
+
+
+def test_the_place_that_data_have_moved_to_is_given_by_a_folder_alone(
+    home, tmp_path, monkeypatch, capsys
+):
+    """The same data set there is split as it was in training; other folders hold images."""
+    run, opened = forgotten(home, tmp_path), []
+    monkeypatch.setattr("gpuopt.session.engines.real_images", stub_of(opened))
+    for name, labels in (("moved", ("a", "b")), ("photos", ("",))):
+        for label in labels:
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(5):
+                pixels = np.full((32, 32, 3), 10 * number + len(label), np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{number}.png")
+        words = ("engine=onnx", "max_batch_size=32", f"data.root={tmp_path / name}")
+        exported(home, f"run={run}", *words, f"output={tmp_path / name}.onnx")
+        assert "onnx fp32 verified on 500 images" in capsys.readouterr().out
+    assert opened == [ImageFolder, PredictionImages]
+
+
+def stub_of(opened):
+    """Note what is opened, and answer with as many images as a proof needs."""
+
+    def read(source, least):
+        opened.append(type(source))
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (least, 3, 32, 32), dtype=torch.uint8, generator=generator)
+        return images, tuple(map(str, range(least)))
+
+    return read
 
 
 @pytest.mark.parametrize(

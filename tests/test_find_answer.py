@@ -207,6 +207,25 @@ def test_prediction_looks_for_its_own_setting(found):
 
 
 @pytest.mark.parametrize(
+    ("mode", "purpose", "note"),
+    [
+        ("off", "train", None),
+        ("default", "train", None),
+        ("auto", "train", "measured eager; train times both"),
+        ("max-autotune", "train", "measured without CUDA graphs"),
+        ("reduce-overhead", "train", "measured without CUDA graphs"),
+        ("default", "predict", "measured eager; it is for training"),
+    ],
+)
+def test_it_is_said_where_a_measurement_is_not_compiled_as_training_is(found, mode, purpose, note):
+    notes = found(f"compile.mode={mode}", purpose=purpose)[0].answer.notes
+    assert [n for n in notes if n.startswith("compile.mode=")] == [
+        n for n in notes if note is not None and n.startswith(f"compile.mode={mode}: {note}")
+    ]
+    assert len(notes) == (note is not None)
+
+
+@pytest.mark.parametrize(
     ("values", "chosen"),
     [
         ({"max_batch_size": 20}, 20),  # 96 in 5 parts

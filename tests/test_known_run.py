@@ -8,7 +8,7 @@ from gpuopt.known_run import known_run
 from gpuopt.measure import Interval
 from gpuopt.session.tta_scores import TTA_SCORES, write_tta_scores
 from gpuopt.storage import sha256_of
-from gpuopt.tta import View
+from gpuopt.tta import TestTimeAugmentation, View
 from gpuopt.tta.frontier import PolicyScores, ScoredPolicy
 
 WORTH = Interval(0.9, 0.8, 0.95)
@@ -34,7 +34,7 @@ def test_a_run_tells_its_model_and_what_was_scored(run):
     write_tta_scores(run, {BEST: sha256_of(run / BEST)}, "images", SCORES)
     found = known_run(str(run))
     assert (found.model_name, found.image_size, found.models) == ("test_vit", 32, 1)
-    assert found.worth == {"none": WORTH}
+    assert found.worth == {TestTimeAugmentation().fingerprint: WORTH}
     assert found.worth_reason.startswith("of 8 held-out images")
 
 

@@ -7,10 +7,10 @@ import torch
 
 from gpuopt.config import compose_settings
 from gpuopt.parallel.rank import ALONE
+from gpuopt.run_parts import plan_run, process_settings
 from gpuopt.schema import CONF_DIR, to_predict_config, to_train_config
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription
-from gpuopt.worker import _plan, _settings
 
 TOTAL_MIB = 12288
 LIMIT = "gpu.memory_limit_mib=3072"
@@ -49,12 +49,12 @@ def trained(*words):
 
 
 def test_training_plans_for_the_limit_and_caps_the_allocator(shares):
-    whole, capped = _plan(trained(), ALONE), _plan(trained(LIMIT), ALONE)
+    whole, capped = plan_run(trained(), ALONE), plan_run(trained(LIMIT), ALONE)
     assert capped.micro_batch_size < whole.micro_batch_size / 3
-    with _settings(trained(LIMIT), capped, ALONE):
+    with process_settings(trained(LIMIT), capped, ALONE):
         assert shares == [0.25]
     assert shares == [0.25, 1.0]
-    with _settings(trained(), whole, ALONE):
+    with process_settings(trained(), whole, ALONE):
         assert len(shares) == 2
 
 

@@ -19,7 +19,7 @@ from gpuopt.hardware import Gpu
 from gpuopt.memory import FixedMemory, Line, MemoryEstimate
 from gpuopt.model import Classifier
 from gpuopt.prober import Prober
-from gpuopt.schema import to_find_config
+from gpuopt.schema import Compile, to_find_config
 from gpuopt.tta import TestTimeAugmentation
 
 MIB = 2**20
@@ -101,6 +101,26 @@ def probe(monkeypatch, settings):
         return answer, snapshot, meter
 
     return run
+
+
+@pytest.mark.parametrize(
+    ("mode", "purpose", "compiled"),
+    [
+        ("max-autotune", "train", [("max-autotune", True)]),
+        ("reduce-overhead", "train", [("default", True)]),
+        ("default", "predict", []),
+    ],
+)
+def test_probes_are_compiled_as_training_compiles_where_micro_batches_accumulate(
+    probe, settings, monkeypatch, mode, purpose, compiled
+):
+    asked = []
+    monkeypatch.setattr(
+        "gpuopt.prober.compile_backbone",
+        lambda model, mode, backend, *, accumulates=False: asked.append((mode, accumulates)),
+    )
+    probe(compile=Compile(mode=mode), purpose=purpose)
+    assert asked == compiled
 
 
 def test_training_is_measured_with_real_steps_and_a_validation(probe, settings):

@@ -5,12 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from gpuopt import worker
 from gpuopt.checks import CheckRequest, make_report
 from gpuopt.config import compose_settings
 from gpuopt.find_answer import find
 from gpuopt.hardware import load_catalogue
 from gpuopt.memory import cut_global_batch
+from gpuopt.run_parts import plan_run
 from gpuopt.schema import (
     CONF_DIR,
     to_check_config,
@@ -49,7 +49,7 @@ def planned(*words):
     config = to_train_config(compose_settings("train", [*MODEL, *words]))
     devices = config.trainer.devices
     alone = SimpleNamespace(world_size=devices, local_world_size=devices, local_number=0)
-    return worker._plan(config, alone)
+    return plan_run(config, alone)
 
 
 def checked(*words):

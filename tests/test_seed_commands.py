@@ -209,11 +209,14 @@ def answers_to(command, typed):
     return {text: (words or given).split() for text, _, words in parts}
 
 
-@pytest.mark.parametrize("row", [row for row in WORKING if flag_rows(row)], ids=ident)
+@pytest.mark.parametrize(
+    "row", [row for row in WORKING if flag_rows(row) and ".py " in row["seed"]], ids=ident
+)
 def test_typing_the_guides_flags_is_answered_as_in_the_table(row):
     command, _ = split_line(row["gpuopt"])
     (script,) = re.findall(r"\w+\.py", row["seed"])
-    typed = shlex.split(row["seed"].partition(script)[2])
+    seed = re.sub(r"_\$\(date [^)]*\)", "", row["seed"])  # which the shell replaces
+    typed = shlex.split(seed.partition(script)[2])
     answers = answers_to(command, typed)
     flags = [flag for flag in flag_rows(row) if flag["flag"] in typed]  # the rest is Python's own
     spelled = answers.pop("options are key=value here", [])

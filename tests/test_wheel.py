@@ -50,6 +50,8 @@ def test_it_holds_the_code_and_the_configuration_and_nothing_else(wheel):
     shipped = {name for name in names if name.startswith("gpuopt/conf/")}
     own = {f"gpuopt/{p.relative_to(ROOT)}" for p in (ROOT / "conf").rglob("*.yaml")}
     assert shipped == own
+    page = ROOT / "gpuopt/telemetry/web/page"
+    assert {f"gpuopt/telemetry/web/page/{p.name}" for p in page.iterdir()} <= set(names)
     assert not [name for name in names if not name.startswith(("gpuopt/", "gpuopt-"))]
 
 

@@ -3,6 +3,7 @@
 A report is a module of this package, named as `report=` has it, with a function `report`.
 """
 
-from gpuopt.checks.request import CheckRequest, KnownRun, Report, make_report
+from gpuopt.checks.request import CheckRequest, KnownRun, Report, TrainingMode, make_report
+from gpuopt.checks.subject import present_subjects
 
-__all__ = ["CheckRequest", "KnownRun", "Report", "make_report"]
+__all__ = ["CheckRequest", "KnownRun", "Report", "TrainingMode", "make_report", "present_subjects"]

@@ -132,7 +132,11 @@ def report(request: CheckRequest) -> TtaReport:
         models=run.models,
         views={name: len(seen) for name, seen in views.items()},
         cards=cards,
-        worth={name: run.worth[name] for name in views if name in run.worth},
+        worth={
+            policy.name: run.worth[policy.fingerprint]
+            for policy in request.policies
+            if policy.fingerprint in run.worth
+        },
         worth_reason=run.worth_reason,
     )
 

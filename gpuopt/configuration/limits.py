@@ -5,8 +5,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from typing import Any, TypeVar
 
-from gpuopt.batch_schedule import LEARNING_RATE_RULES
+from gpuopt.configuration.diagnosis_words import check_diagnosis
+from gpuopt.configuration.given_arguments import GIVEN
+from gpuopt.configuration.monitoring import check_monitor
+from gpuopt.configuration.profiler_limits import check_profiler
 from gpuopt.configuration.signatures import check_target
+from gpuopt.configuration.tuning_words import check_tuning
+from gpuopt.configuration.words import BETTER, CHOICES
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import AbsentGpu, Gpu, resolve_precision
 from gpuopt.recomputation import check_level
@@ -41,20 +46,31 @@ RANGES: dict[str, tuple[float, float]] = {
     "callbacks.oom_recovery.grow_after_batches": (1, 1_000_000_000),
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
+    "active": (1, 1000),  # a trace of more is larger than what can be looked at
+    "duration": (1.0, 1e7),
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
+    "interval": (0.05, 3600.0),
     "images": (1, 1_000_000_000),
     "learning_rate_reference_batch": _COUNT,
     "least_proof_images": (1, 1_000_000),
     "max_batch_size": _COUNT,
+    "least_speed_ratio": (0.01, 1.0),
     "min_batch_size": _COUNT,
     "min_f1": _SHARE,
     "num_classes": (2, 100_000),
     "optimal_batch_size": _COUNT,
     "target": _COUNT,
     "target_minutes": (0.001, 1e6),
+    "threshold_mib": (0.001, 1e7),
+    "train_images": (1, 1_000_000_000),
     "micro_batch_size": _COUNT,
     "num_workers": (0, 512),
+    "rounds": (3, 1000),
+    "steps": (2, 1_000_000),
+    "wait": (0, 1_000_000),
+    "prefetch_factor": (1, 64),
+    "probe_s": (0.01, 3600.0),
     "runs": (2, 1_000_000),
     "warmup": (0, 1_000_000),
     "seed": (0, 2**32 - 1),
@@ -105,33 +121,6 @@ _IN_ORDER = (
     ("engine_export", "optimal_batch_size", "max_batch_size"),
     ("tensorrt_export", "optimal_batch_size", "max_batch_size"),
 )
-# What validation logs, and whether more or less of it is better.
-_BETTER = {"val/accuracy": "max", "val/f1": "max", "val/loss": "min"}
-# Settings that take one of a few words, or true and false.
-CHOICES: dict[str, tuple[str | bool, ...]] = {
-    "callbacks.checkpoint.mode": ("max", "min"),
-    "callbacks.checkpoint.monitor": tuple(_BETTER),
-    "callbacks.early_stopping.mode": ("max", "min"),
-    "callbacks.engine_export.engine": ("auto", "aot_inductor", "onnx", "tensorrt"),
-    "callbacks.engine_export.precision": ("auto", "fp32", "fp16", "bf16"),
-    "callbacks.tensorrt_export.engine": ("tensorrt",),
-    "callbacks.tensorrt_export.precision": ("fp32", "fp16", "bf16"),
-    "callbacks.early_stopping.monitor": tuple(_BETTER),
-    "compile.mode": ("off", "auto", "default", "reduce-overhead", "max-autotune"),
-    "data.cache": ("auto", "on", "off"),
-    "data.class_weights": ("none", "balanced"),
-    "model.channels_last": ("auto", True, False),
-    "learning_rate_rule": LEARNING_RATE_RULES,
-    "engine": ("auto", "eager", "compiled", "aot_inductor", "onnx", "tensorrt"),
-    "provider": ("auto", "tensorrt", "tensorrt_rtx", "cuda", "cpu"),
-    "logger.name": ("tensorboard", "csv", "none"),
-    "model.checkpointing": ("none", "auto", "full"),  # or stages=K
-    "format": ("table", "json"),
-    "purpose": ("train", "predict", "tta"),
-    "report": ("fit", "tta"),  # or a list of them
-    "use_calibration": ("auto", True, False),
-    "precision.name": ("auto", "fp32", "tf32", "bf16", "fp16"),
-}
 # Whole numbers that may also be left to gpuopt.
 _AUTO_OR_NULL = ("max_batch_size", "optimal_batch_size")
 _AUTO = (
@@ -141,6 +130,7 @@ _AUTO = (
     "images",
     "micro_batch_size",
     "num_workers",
+    "wait",
 )
 _MOST_DEVICES = 1024
 _LIVE_ENGINES = ("eager", "compiled")
@@ -148,39 +138,6 @@ _BENCHMARKS = ("engines",)
 _OPTION = re.compile(r"[A-Za-z]\w[\w-]*")
 _NEVER_EMPTY = ("compile.backend", "model.name", "tta.name")
 _GROUPS_OF_OBJECTS = ("data", "model", "optimizer", "scheduler")
-# Arguments that the program gives when it builds an object; a value in a file would be lost.
-_GIVEN: dict[str, tuple[str, ...]] = {
-    "callbacks.adaptive_batch_size": ("meter",),
-    "callbacks.batch_size_finder": (
-        "batch_arg_name",
-        "find_only",
-        "global_batch_size",
-        "headroom_ratio",
-        "is_ragged",
-        "meter",
-        "prior",
-        "sample_batch",
-        "set_batch_size",
-        "take",
-    ),
-    "callbacks.checkpoint": ("folder",),
-    "callbacks.engine_export": ("cache_dir",),
-    "callbacks.gpu_stats": ("devices",),
-    "callbacks.oom_recovery": ("meter",),
-    "callbacks.tensorrt_export": ("cache_dir",),
-    "data": (
-        "cache_dir",
-        "fold",
-        "folds",
-        "global_batch_size",
-        "image_size",
-        "micro_batch_size",
-        "num_workers",
-        "pin_memory",
-        "seed",
-    ),
-    "model": ("global_batch_size", "num_classes", "optimizer", "scheduler", "total_steps"),
-}
 
 
 def check_config(config: Mapping[str, Any]) -> None:
@@ -207,17 +164,29 @@ def check_config(config: Mapping[str, Any]) -> None:
         _check_value(key, value)
     _check_folds(config.get("folds"), config.get("fold"))
     _check_device_ids(config.get("gpu_ids"))
+    if "replay" in config:
+        check_monitor(config)
+        return
     if "engines" in config:
         _check_benchmark(config)
+    if "threshold_mib" in config:
+        check_diagnosis(config)
+    if "least_speed_ratio" in config:
+        check_tuning(config)
     if "optimize" in config:
         _check_engine(config)
+    if config.get("format") == "markdown" and "report" not in config:
+        raise InputError("format=markdown is not one of table, json")
     _check_policies(config.get("policies"))
+    if "activities" in config:
+        check_profiler(config)
     is_training = "callbacks" in config
     for group in _GROUPS_OF_OBJECTS:
         if is_training or config.get(group) is not None:
             _check_object(config.get(group), group, config)
     if is_training:
         _check_callbacks(config)
+        _check_statistics(config["model"])
     kind = AbsentGpu if "memory_gib" in config["gpu"] else Gpu
     gpu = _of_fields(kind, {**config["gpu"], "seed": None}, "gpu")
     gpu.check()
@@ -309,7 +278,7 @@ def _check_callbacks(config: Mapping[str, Any]) -> None:
         if isinstance(node, Mapping) and name != "checkpoint":
             node = {key: value for key, value in node.items() if key != "enabled"}
         _check_object(node, where, config)
-        if isinstance(node, Mapping) and node.get("monitor") in _BETTER:
+        if isinstance(node, Mapping) and node.get("monitor") in BETTER:
             _check_direction(where, str(node["monitor"]), node.get("mode", "max"))
     for name, low, high in _IN_ORDER:
         if isinstance(node := callbacks.get(name), Mapping):
@@ -324,10 +293,18 @@ def _check_order(where: str, node: Mapping[str, Any], low: str, high: str) -> No
 
 def _check_direction(where: str, monitor: str, mode: Any) -> None:
     """Refuse to keep the worst epoch as the best."""
-    if mode != _BETTER[monitor]:
+    if mode != BETTER[monitor]:
         raise InputError(
             f"{where}.mode={mode} would take the worst {monitor} for the best: "
-            f"give {where}.mode={_BETTER[monitor]}"
+            f"give {where}.mode={BETTER[monitor]}"
+        )
+
+
+def _check_statistics(model: Mapping[str, Any]) -> None:
+    if model.get("batch_norm") == "frozen" and not model.get("pretrained"):
+        raise InputError(
+            "model.batch_norm=frozen keeps the statistics of pretrained weights, and "
+            "model.pretrained=false has none: leave one of them out"
         )
 
 
@@ -335,7 +312,7 @@ def _check_object(node: Any, where: str, config: Mapping[str, Any]) -> None:
     if not isinstance(node, Mapping) or "_target_" not in node:
         raise InputError(f"{where} must hold a _target_: choose an option of the group")
     for key in node:
-        if key in _GIVEN.get(where, ()):
+        if key in GIVEN.get(where, ()):
             instead = f": write {key}=..." if key in config else ""
             raise InputError(f"{where}.{key} is set by the program{instead}")
     check_target(node, where)

@@ -5,12 +5,18 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from gpuopt.configuration.check_flags import CHECK_COMMAND, REPORT_OF_FLAG, report_setting
+from gpuopt.configuration.headroom_dial import with_one_dial
 from gpuopt.configuration.limits import CHOICES, RANGES
+from gpuopt.configuration.monitoring import MONITOR_KEYS, MONITOR_SPELLINGS
+from gpuopt.configuration.seed_values import MODES, converted, written_experiment
+from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.errors import InputError
 
 __all__ = [
     "FINDER_SPELLINGS",
     "KEYS",
+    "PROFILER_SPELLINGS",
     "RECOMMENDER_SPELLINGS",
     "SEED_SPELLINGS",
     "translate_arguments",
@@ -22,12 +28,13 @@ SEED_SPELLINGS: dict[str, str] = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=true",
     "adjustment_factor": "callbacks.adaptive_batch_size.growth_ratio=X",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=true",
+    "auto_scale_lr": "learning_rate_rule=linear",
     "batch_size": "micro_batch_size=N",
     "benchmark_runs": "runs=N",
     "checkpoint_segments": "model.checkpointing=stages=N",
     "compile_mode": "compile.mode=max-autotune",
     "compile_model": "compile.mode=default",
-    "config": "mode=quickstart|basic|fast_optimized|highperf|lowend_highperf",
+    "config": f"mode={'|'.join(MODES)}",
     "dynamo_backend": "compile.backend=inductor",
     "effective_batch_size": "global_batch_size=N",
     "epochs": "trainer.max_epochs=N",
@@ -66,6 +73,7 @@ SEED_SPELLINGS: dict[str, str] = {
 _OFF = {
     "adaptive_batch_size": "callbacks.adaptive_batch_size.enabled=false",
     "auto_adjust_batch_size": "callbacks.adaptive_batch_size.enabled=false",
+    "auto_scale_lr": "learning_rate_rule=none",
     "compile_model": "compile.mode=off",
     "offload_optimizer": "optimizer.offload=false",
     "use_calibration": "use_calibration=false",
@@ -75,28 +83,19 @@ _OFF = {
     "use_checkpoint": "model.checkpointing=none",
 }
 _TRUE, _FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
-_WEAK = (
-    "compile_model",
-    "config",
-    "use_amp",
-    "use_checkpoint",
-)  # an explicit flag beside them wins
+# An explicit flag beside them wins.
+_WEAK = ("compile_model", "config", "use_amp", "use_checkpoint")
 _NOT_NEEDED = ("amp_opt_level", "distributed", "master_port", "monitor_memory_usage")
 # Flags of the guide whose feature does not exist yet.
-_LATER = _WORDS("""activities aggressive_optimization allreduce_algorithm analyze_dataloader
-    analyze_model analyze_optimizer analyze_team_performance auto_scale_lr backend
-    baseline_config benchmark bucket_size_mb calculate_cost_savings
-    calculate_performance_per_watt calculate_time_savings check_drivers compare_precision
-    compatibility_matrix compression_ratio config_a config_b cost_model dashboard detailed
-    duration enable_oom_recovery export_prometheus find_optimal gpu_ids
-    gradient_compression include_inference interval log_file measure_power_consumption metrics
-    min_batch_size model_parallel model_type monitor_duration multi_gpu
-    optimized_config output_dir output_report
-    output_trace pipeline_parallel_size port profile_memory profile_steps recommend
-    recommend_settings recommend_tta_type record_shapes save_config save_profile
+_LATER = _WORDS("""aggressive_optimization allreduce_algorithm backend baseline_config
+    bucket_size_mb calculate_cost_savings
+    calculate_performance_per_watt calculate_time_savings compare_precision compression_ratio
+    config_a config_b cost_model enable_oom_recovery
+    find_optimal gpu_ids gradient_compression include_inference
+    measure_power_consumption metrics min_batch_size model_parallel model_type
+    multi_gpu optimized_config output_report pipeline_parallel_size save_config save_profile
     statistical_significance tensor_parallel_size test_duration test_only
-    threshold_mb update_interval use_deepspeed
-    with_stack zero_stage""")
+    use_deepspeed zero_stage""")
 # What `gpuopt find_batch_size` calls by another name than training does, or has no use for. Other
 # commands name that command when they know no spelling of their own.
 _FINDER = "find_batch_size"
@@ -128,43 +127,53 @@ RECOMMENDER_SPELLINGS: dict[str, str] = {
     "min_f1_score": "min_f1=X",
     "target_time": "target_minutes=N",
 }
+# What only `gpuopt diagnose` takes, or has no use for: it times all parts of a step.
+_DIAGNOSE_SPELLINGS = {"monitor_duration": "duration=N", "threshold_mb": "threshold_mib=N"}
+_NOT_NEEDED_TO_DIAGNOSE = _WORDS("analyze_dataloader analyze_model analyze_optimizer")
+# What only `gpuopt profiler` takes, or calls by another name.
+_PROFILER = "profiler"
+PROFILER_SPELLINGS: dict[str, str] = {
+    "activities": "activities=[cpu,cuda]",
+    "output_dir": "output=FOLDER",
+    "output_trace": "output=FOLDER",
+    "profile_memory": "profile_memory=true",
+    "profile_steps": "steps=N",
+    "record_shapes": "record_shapes=true",
+    "with_stack": "with_stack=true",
+}
 # The keys of a command, without what follows a dot.
 _TRAIN = _WORDS("""accumulate_grad_batches cache_dir callbacks compile data debug experiment
     fold fold_processes folds global_batch_schedule global_batch_size gpu image_size
     learning_rate_reference_batch learning_rate_rule logger micro_batch_size mode model num_workers
-    optimizer pin_memory precision precision_probe resume run scheduler seed trainer tta
-    use_calibration""")
+    optimizer pin_memory precision precision_probe prefetch_factor resume run scheduler seed
+    trainer tta use_calibration""")
 _PREDICT = _WORDS("""batch_size cache_dir data debug engine engine_path folds_per_pass gpu
-    num_workers optimize output precision provider resume run tta
-    use_calibration""")
+    num_workers optimize output precision provider resume run tta use_calibration""")
 _EXPORT = _WORDS("""cache_dir checkpoint data debug engine fp32_layers gpu image_size max_batch_size
     model num_classes optimal_batch_size output precision provider run""")
-_CHECK = _WORDS(
-    """cache_dir debug format gpu image_size images model moving_average optimizer precision report
-    run"""
-)
+_CHECK = _WORDS("""cache_dir debug format gpu image_size images model moving_average optimizer
+    precision report run train_images""")
 _FIND = _WORDS("""aggressive format gpu_ids max_batch_size memory_profile min_batch_size purpose
     save_config target test_only""")
 _BENCHMARK = _WORDS("""cache_dir data debug engine_path engines format gpu least_proof_images
     max_batch_size optimal_batch_size precision run runs target warmup""")
+_DIAGNOSE = _WORDS("duration format interval load rounds target threshold_mib")
 _RECOMMEND = _WORDS("""batch_size cache_dir debug format gpu images min_f1 num_workers policies
     precision run save_config target_minutes""")
+_PROFILE = _WORDS("""active activities nsys output profile_memory record_shapes steps wait warmup
+    with_stack""")
 KEYS = {
     "train": _TRAIN,
     "predict": _PREDICT,
     "check": _CHECK,
     "benchmark": _BENCHMARK,
+    "diagnose": [*_TRAIN, *_DIAGNOSE],
     "export": _EXPORT,
     _FINDER: [*_TRAIN, *_FIND],
     _RECOMMENDER: _RECOMMEND,
-}
-# Names of the one dial for memory, and whether they tell the share that is used, not kept free.
-_DIAL = "gpu.headroom_ratio"
-_DIAL_TELLS_USED = {
-    "headroom": False,
-    "memory_fraction": True,
-    "memory_safety_margin": False,
-    "safety_factor": True,
+    "monitor": MONITOR_KEYS,
+    _PROFILER: [*_TRAIN, *_PROFILE],
+    "tune": [*_TRAIN, *TUNE_KEYS],
 }
 # Keys that can be told by their last part alone, as in data.mixup_alpha.
 _ENDS = [key.rpartition(".")[2] for key in RANGES | CHOICES]
@@ -172,8 +181,10 @@ _BY_END = {
     end: key for end, key in zip(_ENDS, RANGES | CHOICES, strict=True) if _ENDS.count(end) < 2
 }
 _SLIPS = {
-    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *_ENGINE_ONLY),
-    *(*_LATER, *_NOT_NEEDED, *_BY_END),
+    *MONITOR_SPELLINGS,
+    *(*SEED_SPELLINGS, *FINDER_SPELLINGS, *RECOMMENDER_SPELLINGS, *PROFILER_SPELLINGS),
+    *(*_ENGINE_ONLY, *_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE),
+    *(*_LATER, *_NOT_NEEDED, *_BY_END, *REPORT_OF_FLAG),
 }
 # Hydra's own options: those that stand alone, and those that take the next word.
 _HYDRA = _WORDS("""-h --help --hydra-help --version --resolve -r --run -m --multirun -i --info
@@ -200,7 +211,7 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         InputError: For flags that are not Hydra's and for keys of the seed guide; says of all of
             them at once how they are spelled here. For two names of the share of memory.
     """
-    arguments = _with_one_dial(arguments) if command in KEYS else arguments
+    arguments = with_one_dial(arguments) if command in KEYS else arguments
     options: list[str] = []
     settings: list[str] = []
     wrong: list[_Word] = []
@@ -228,28 +239,6 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
     return options + settings
 
 
-def _with_one_dial(words: Sequence[str]) -> list[str]:
-    """Spell the names of the share of memory as the one setting that they mean."""
-    names = {word: word.partition("=")[0].replace("-", "_") for word in words if "=" in word}
-    aliases = [word for word in words if names.get(word) in _DIAL_TELLS_USED]
-    dials = [word for word in words if word in aliases or names.get(word) == _DIAL]
-    if aliases and len(dials) > 1:
-        raise InputError(
-            f"{' '.join(dials)}: these set one dial, {_DIAL}, the share of the memory to keep "
-            "free: give one of them"
-        )
-    return [_dialled(word, names[word]) if word in aliases else word for word in words]
-
-
-def _dialled(word: str, name: str) -> str:
-    try:
-        shares = [float(share) for share in word.partition("=")[2].split(",")]  # with -m several
-    except ValueError as error:
-        raise InputError(f"{word} is no share of the memory: give a number from 0 to 1") from error
-    kept = [1 - share if _DIAL_TELLS_USED[name] else share for share in shares]
-    return f"{_DIAL}={','.join(f'{share:g}' for share in kept)}"
-
-
 def _quoted(word: str) -> str:
     """Put `stages=4` in quotes, without which Hydra takes no value with an equals sign."""
     key, _, value = word.partition("=")
@@ -265,14 +254,27 @@ def _value_in(rest: Sequence[str]) -> str:
 
 
 def _answer(command: str, wrong: Sequence[_Word], keys: Sequence[str]) -> str:
-    found: dict[str, str] = {}
+    found = report_setting(command, [word.name for word in wrong])
     others: dict[str, list[str]] = {}
     for word in wrong:
         key, _, value = _spelling(word, keys).partition("=")
+        if word.name in REPORT_OF_FLAG and "report" in found:
+            continue
         if text := _for_finder(command, word, key, keys):
             pass
+        elif word.name in REPORT_OF_FLAG and key not in keys:
+            text = f"gpuopt {CHECK_COMMAND} takes that"
         elif key in _RECOMMEND and key not in keys and word.name not in SEED_SPELLINGS:
             text = f"gpuopt {_RECOMMENDER} takes that"
+        elif word.name in {*_DIAGNOSE_SPELLINGS, *_NOT_NEEDED_TO_DIAGNOSE} and key not in keys:
+            diagnoses = "threshold_mib" in keys
+            text = "not needed" if diagnoses else "gpuopt diagnose takes that"
+        elif word.name == "multi_gpu" and command == "monitor":
+            text = "not needed"  # the list of devices says it
+        elif word.name in MONITOR_SPELLINGS and key not in keys:
+            text = "gpuopt monitor takes that"
+        elif word.name in PROFILER_SPELLINGS and key not in keys:
+            text = f"gpuopt {_PROFILER} takes that"
         elif word.name in _LATER and key not in keys:
             text = "not available yet"
         elif word.name in _NOT_NEEDED:
@@ -310,7 +312,7 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     name, value = word.name, word.value
     if name in _OFF and value in _FALSE:
         return _OFF[name]
-    if name == "config" and "experiment" in keys and (written := _written_experiment(value)):
+    if name == "config" and "experiment" in keys and (written := written_experiment(value)):
         return f"experiment={written}"
     if "engine" in keys and name in {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}.keys() - {"engine_path"}:
         return {**_ENGINE_SPELLINGS, **_ENGINE_ONLY}[name]
@@ -319,8 +321,14 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
         usual = _EXPORT_SPELLINGS.get(name, usual)
     if "purpose" in keys or not usual:
         usual = FINDER_SPELLINGS.get(name, usual)
+    if "threshold_mib" in keys:
+        usual = _DIAGNOSE_SPELLINGS.get(name, usual)
     if "target_minutes" in keys or not usual:
         usual = RECOMMENDER_SPELLINGS.get(name, usual)
+    if "activities" in keys or not usual:
+        usual = PROFILER_SPELLINGS.get(name, usual)
+    if "replay" in keys or not usual:
+        usual = MONITOR_SPELLINGS.get(name, usual)
     if name in keys and not usual.startswith(f"{name}="):
         usual = f"{name}=VALUE"
     elif not usual:
@@ -329,39 +337,11 @@ def _spelling(word: _Word, keys: Sequence[str]) -> str:
     key, _, example = usual.partition("=")
     if name == "config" and key == "run":  # the guide's file holds the settings of a run
         return usual
-    return f"{key}={_converted(name, value) or example}" if key else ""
-
-
-def _written_experiment(value: str) -> str:
-    """Return the name of a file that the guide's finder writes, which here is an experiment."""
-    stem = re.sub(r"^.*/|\.ya?ml$", "", value)
-    return "" if _converted("config", value) or not re.match(r"train_\w", stem) else stem
-
-
-def _converted(name: str, value: str) -> str:
-    """Turn a typed value into the one that is meant here; an empty string when it is none."""
-    if name == "offload_optimizer" or (name in _OFF and value in _TRUE):
-        return ""  # the guide also says where to: the CPU
-    if name == "config":
-        mode = re.sub(r"^.*/|\.ya?ml$", "", value)
-        mode = re.sub(r"^(train|infer)?_?", "", mode) or "basic"
-        return mode if value and mode in re.split(r"[=|]", SEED_SPELLINGS[name]) else ""
-    if name == "checkpoint_segments":
-        return f"stages={value}" if value else ""
-    if name == "fold_results" and "lastest-train/" in value:
-        return "latest"  # the guide's name for the folder of the newest run
-    if name == "model_type":
-        return ""  # a family, of which one model is meant
-    if name == "save_config":
-        return re.sub(r"^.*/|\.ya?ml$", "", value)
-    if name == "gpu_ids":
-        return f"[{value.strip('[]')}]" if value else ""
-    try:
-        if name in ("safety_factor", "memory_fraction", "max_memory_usage"):
-            return f"{1 - float(value):g}"
-        return f"{float(value) * 1024:.0f}" if name == "gpu_memory" else value
-    except ValueError:
-        return ""
+    return (
+        f"{key}={converted(name, value, is_on=name in _OFF and value in _TRUE) or example}"
+        if key
+        else ""
+    )
 
 
 def _nearest(word: _Word, keys: Sequence[str]) -> str:

@@ -45,6 +45,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         micro_batch_size: Samples per device and forward pass in training.
         global_batch_size: Samples per optimizer step over all devices.
         num_workers: Loader processes; 0 loads in the main process.
+        prefetch_factor: Batches that each of them holds ready.
         pin_memory: Copy batches to page-locked memory where there is a CUDA device.
         seed: Seed of split, order, mixing and augmentation.
         evaluation_batch_size: Samples per device and batch in evaluation; None takes the
@@ -78,6 +79,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         micro_batch_size: int,
         global_batch_size: int,
         num_workers: int = 0,
+        prefetch_factor: int = 2,
         pin_memory: bool = False,
         seed: int = 0,
         evaluation_batch_size: int | None = None,
@@ -100,6 +102,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.micro_batch_size = micro_batch_size
         self.global_batch_size = global_batch_size
         self.num_workers = num_workers
+        self.prefetch_factor = prefetch_factor
         self.pin_memory = pin_memory
         self.seed = seed
         self.evaluation_batch_size = evaluation_batch_size
@@ -376,6 +379,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
             ImageDataset(split, self.seed),
             sampler,
             num_workers=self.num_workers,
+            prefetch_factor=self.prefetch_factor,
             pin_memory=self.pin_memory,
             timeout_s=self.worker_timeout_s,
         )

@@ -12,6 +12,7 @@ _INTEGERS = {
     "micro_batch_size": (1, 1 << 20),
     "global_batch_size": (1, 1 << 24),
     "num_workers": (0, 1024),
+    "prefetch_factor": (1, 64),
     "seed": (0, (1 << 64) - 1),
     "evaluation_batch_size": (1, 1 << 20),
 }

@@ -25,6 +25,8 @@ __all__ = ["WindowLoader", "loader_fault"]
 _POLL_S = 2.0
 # A process that hangs in the kernel, as on a dead network disk, does not even end by SIGKILL.
 _KILL_S = 5.0
+# PyTorch's warning, which does not know that workers may wait for a disk most of the time.
+_MORE_THAN_PROCESSORS = ".*suggested max number of worker.*"
 # What a worker leaves behind that dies while the main process fetches a batch's memory from it.
 _BROKEN_OFF = (ConnectionError, EOFError)
 
@@ -42,6 +44,7 @@ class WindowLoader:
         dataset: What reads the images.
         sampler: What says which.
         num_workers: Loader processes; they live as long as the loader.
+        prefetch_factor: Batches that each of them holds ready.
         pin_memory: Copy batches to page-locked memory; ignored without a CUDA device.
         timeout_s: Seconds after which a silent worker is taken for dead; 0 waits for ever.
     """
@@ -52,6 +55,7 @@ class WindowLoader:
         sampler: GlobalWindowSampler | EvaluationSampler,
         *,
         num_workers: int = 0,
+        prefetch_factor: int = 2,
         pin_memory: bool = False,
         timeout_s: float = 30.0,
     ) -> None:
@@ -59,17 +63,20 @@ class WindowLoader:
         self.sampler = sampler
         self._timeout_s = timeout_s
         self.batch_sampler = None  # Lightning asks whether evaluation is shuffled
-        self._loader = DataLoader(
-            dataset,
-            sampler=sampler,
-            batch_size=None,
-            num_workers=num_workers,
-            pin_memory=pin_memory and torch.cuda.is_available(),
-            timeout=min(_POLL_S, timeout_s or _POLL_S) if num_workers else 0,
-            persistent_workers=num_workers > 0,
-            # Without its own generator every iteration would take a number from the global one.
-            generator=torch.Generator().manual_seed(0),
-        )
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", _MORE_THAN_PROCESSORS)
+            self._loader = DataLoader(
+                dataset,
+                sampler=sampler,
+                batch_size=None,
+                num_workers=num_workers,
+                prefetch_factor=prefetch_factor if num_workers else None,
+                pin_memory=pin_memory and torch.cuda.is_available(),
+                timeout=min(_POLL_S, timeout_s or _POLL_S) if num_workers else 0,
+                persistent_workers=num_workers > 0,
+                # Without its own generator every iteration would take a number from the global one.
+                generator=torch.Generator().manual_seed(0),
+            )
 
     def __len__(self) -> int:
         return len(self.sampler)
@@ -81,6 +88,7 @@ class WindowLoader:
         with warnings.catch_warnings(), signals_held_back():
             # Python 3.12 warns of any fork beside threads; the workers only read and copy arrays.
             warnings.filterwarnings("ignore", ".*use of fork.*", DeprecationWarning)
+            warnings.filterwarnings("ignore", _MORE_THAN_PROCESSORS)
             batches = iter(self._loader)
         try:
             while (batch := self._next(batches)) is not None:

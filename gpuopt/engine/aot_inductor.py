@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gpuopt.engine.cache_key import processor_key
 from gpuopt.engine.calls import CallableEngine
 from gpuopt.engine.compiled import missing_compiler
 from gpuopt.engine.exporting import export_program, first_line, quiet
@@ -37,8 +38,8 @@ class AotInductor:
         return missing_compiler(self.name, device)
 
     def versions(self, device: torch.device) -> dict[str, str]:
-        """Return nothing: it comes with torch."""
-        return {}
+        """Name the CPU: the code that starts kernels is compiled for it, on a GPU as well."""
+        return processor_key()
 
     def build(self, request: EngineRequest, network: TrainedNetwork, path: Path) -> None:
         """Compile the network; see `Backend`."""

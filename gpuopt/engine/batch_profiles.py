@@ -52,7 +52,9 @@ def batch_profiles(optimal: int, maximum: int) -> tuple[BatchProfile, ...]:
     )
 
 
-def fitted_batch(count: int, profiles: Sequence[BatchProfile]) -> tuple[int, int]:
+def fitted_batch(
+    count: int, profiles: Sequence[BatchProfile], too_large: int | None = None
+) -> tuple[int, int]:
     """Choose a profile for a batch, and the size that the batch is filled up to.
 
     Few images run as they are. A fuller batch is filled up to the optimum, or to the maximum.
@@ -60,6 +62,7 @@ def fitted_batch(count: int, profiles: Sequence[BatchProfile]) -> tuple[int, int
     Args:
         count: Images, from 1 to the largest maximum.
         profiles: From `batch_profiles`.
+        too_large: A size for which memory ran out: smaller batches are not filled up to it.
 
     Returns:
         The profile's place and the size.
@@ -72,5 +75,8 @@ def fitted_batch(count: int, profiles: Sequence[BatchProfile]) -> tuple[int, int
             continue
         if profile.minimum == 1:
             return place, count
-        return place, profile.optimum if count <= profile.optimum else profile.maximum
+        size = profile.optimum if count <= profile.optimum else profile.maximum
+        if too_large is not None and count < too_large <= size:
+            size = max(count, profile.minimum)
+        return place, size
     raise ValueError(f"{count} images in a batch: the engine takes 1 to {profiles[-1].maximum}")

@@ -1,21 +1,26 @@
 """Build, prove and time engines of one network, side by side."""
 
 import gc
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from gpuopt.engine.fallback import EngineSearch, ProofImages, VerifiedEngine
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
-from gpuopt.engine.race import race
+from gpuopt.engine.race import SCOPES, Race, Timing, race
 from gpuopt.engine.record import EngineRecord
 from gpuopt.engine.served_model import example_images
 from gpuopt.engine.verification import Bounds
+from gpuopt.memory.device_errors import free_memory
 
 __all__ = ["MadeEngine", "benchmark_batch_sizes", "benchmark_engines", "used_bytes"]
+
+_log = logging.getLogger(__name__)
 
 _BASELINE = "eager"
 
@@ -92,6 +97,7 @@ def benchmark_engines(
     search = EngineSearch(request, network, proof, make=timed_make, tell=tell, bounds=enough)
     records: dict[str, EngineRecord] = {}
     engines: dict[str, Engine] = {}
+    requests: dict[str, EngineRequest] = {}
     for name in dict.fromkeys((_BASELINE, *names)):
         before = used_bytes(request.device, settle=True)
         proved, attempts = search.prove(name)
@@ -108,19 +114,79 @@ def benchmark_engines(
             (),
         )
         if proved is not None:
-            engines[name] = proved.engine
+            engines[name], requests[name] = proved.engine, proved.request
             if records[name].is_verified:
                 keep(proved)
-    timings = race(
+        del proved  # `engines` alone holds them: their memory may be needed
+    timed = _timed(
         engines,
-        proof.images,
+        proof,
+        make=lambda name: make(name, requests[name]).engine,
         batch_sizes=sizes,
         warmup=warmup,
         runs=runs,
         baseline=_BASELINE if _BASELINE in engines else next(iter(engines), _BASELINE),
         clock=clock,
     )
-    return [replace(record, timings=timings.get(name, ())) for name, record in records.items()]
+    return [
+        replace(
+            record,
+            timings=timed.timings.get(name, ()),
+            faults=tuple(map(str, timed.faults.get(name, ()))),
+        )
+        for name, record in records.items()
+    ]
+
+
+def _timed(
+    engines: dict[str, Engine],
+    proof: ProofImages,
+    *,
+    make: Callable[[str], Engine],
+    batch_sizes: Sequence[int],
+    baseline: str,
+    **options: Any,
+) -> Race:
+    """Time all engines in turns, and what did not fit beside the others with the baseline alone.
+
+    Args:
+        engines: Is emptied where memory ran out.
+        proof: Images.
+        make: Loads an engine again.
+        batch_sizes: See `race`.
+        baseline: See `race`.
+        **options: For `race`.
+    """
+    first = race(engines, proof.images, batch_sizes=batch_sizes, baseline=baseline, **options)
+    timings, faults = dict(first.timings), dict(first.faults)
+    again = [name for name, reasons in faults.items() if any(r.is_memory for r in reasons)]
+    if not again or len(engines) == 1:
+        return first
+    for name in again:
+        engines.clear()
+        free_memory()
+        try:
+            engines |= {one: make(one) for one in dict.fromkeys((baseline, name))}
+        except Exception as error:  # what it was is said by its faults
+            _log.warning("engine=%s cannot be loaded again: %s", name, error)
+            continue
+        for fault in faults.pop(name):
+            alone = race(
+                engines,
+                proof.images,
+                batch_sizes=[fault.batch_size],
+                scopes=[fault.scope],
+                baseline=baseline,
+                **options,
+            )
+            timings[name] = _in_order((*timings[name], *alone.timings[name]))
+            if name in alone.faults:
+                faults[name] = (*faults.get(name, ()), *alone.faults[name])
+    return Race(timings, faults)
+
+
+def _in_order(timings: Sequence[Timing]) -> tuple[Timing, ...]:
+    return tuple(sorted(timings, key=lambda t: (SCOPES.index(t.scope), t.batch_size)))
 
 
 def used_bytes(device: torch.device, *, settle: bool = False) -> int | None:

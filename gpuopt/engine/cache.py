@@ -36,6 +36,7 @@ _USE = (
     "num_classes",
     "optimal_batch_size",
     "precision",
+    "processor",
     "weights",
 )
 

@@ -15,8 +15,16 @@ from typing import Any
 import torch
 
 from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
+from gpuopt.hardware import processor_flags
 
-__all__ = ["device_key", "differing", "engine_key", "own_versions", "weights_digest"]
+__all__ = [
+    "device_key",
+    "differing",
+    "engine_key",
+    "own_versions",
+    "processor_key",
+    "weights_digest",
+]
 
 _PACKAGES = ("gpuopt", "timm", "torch")
 
@@ -52,7 +60,7 @@ def device_key(device: torch.device) -> dict[str, str]:
     """Name a device, its memory and its driver."""
     if device.type != "cuda":
         capability = torch.backends.cpu.get_cpu_capability()
-        return {"device": platform.machine(), "capability": capability}
+        return {"device": platform.machine(), "capability": capability, **processor_key()}
     properties = torch.cuda.get_device_properties(device)
     return {
         "device": str(properties.name),
@@ -60,6 +68,11 @@ def device_key(device: torch.device) -> dict[str, str]:
         "memory_mib": str(properties.total_memory // 2**20),
         "driver": _driver(),
     }
+
+
+def processor_key() -> dict[str, str]:
+    """Digest the features of the CPU: compilers use all of them, and another CPU may lack one."""
+    return {"processor": _digest(" ".join(processor_flags()).encode())}
 
 
 def weights_digest(network: TrainedNetwork) -> str:

@@ -1,5 +1,6 @@
 """A torch callable as an engine: checked images, padded to the batch sizes it is made for."""
 
+import bisect
 from collections.abc import Callable, Sequence
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from gpuopt.engine.protocol import EngineRequest
 from gpuopt.errors import InputError
+from gpuopt.memory.device_errors import is_out_of_memory
 
 __all__ = ["CallableEngine", "padded", "require_images"]
 
@@ -19,7 +21,7 @@ class CallableEngine:
         request: What the engine was asked to be.
         run: From uint8 [n, 3, s, s] to float32 logits [n, classes], on the request's device.
         batch_sizes: What n may be, ascending, the last one the maximum; None: anything up to the
-            request's maximum.
+            request's maximum. Where memory runs out for one of them, its half is added.
     """
 
     def __init__(
@@ -35,7 +37,7 @@ class CallableEngine:
         self.max_batch_size = request.max_batch_size
         self._request = request
         self._run = run
-        self._batch_sizes = batch_sizes
+        self._batch_sizes = None if batch_sizes is None else list(batch_sizes)
 
     @torch.inference_mode()
     def __call__(self, images: Tensor) -> Tensor:
@@ -50,7 +52,14 @@ class CallableEngine:
         size = next(size for size in self._batch_sizes if size >= len(images))
         batch = padded(images, size)
         # Compiled code is made anew for tensors that were not made in inference mode.
-        return self._run(batch if batch.is_inference() else batch.clone())[: len(images)]
+        batch = batch if batch.is_inference() else batch.clone()
+        try:
+            return self._run(batch)[: len(images)]
+        except RuntimeError as error:
+            # A caller then comes with half as many, which must not be filled up to as many again.
+            if is_out_of_memory(error) and size > 1 and size // 2 not in self._batch_sizes:
+                bisect.insort(self._batch_sizes, size // 2)
+            raise
 
 
 def padded(images: Tensor, batch_size: int) -> Tensor:

@@ -66,7 +66,7 @@ def choose_engine(engine: str, request: EngineRequest, provider: str) -> Choice:
 
 
 def require_free(path: Path, seal: Seal | None = None) -> None:
-    """Refuse to overwrite anything but an engine that this user exported before.
+    """Refuse to overwrite anything but an engine of this user, or what an interrupted export left.
 
     A sidecar or a report is written beside the engine: without an engine of one's own between
     them, files of those names are someone's, such as the results of a run.
@@ -75,6 +75,8 @@ def require_free(path: Path, seal: Seal | None = None) -> None:
         InputError: Names the file.
     """
     file = EngineFile(path, seal or Seal())
+    if file.is_interrupted():
+        return
     if os.path.lexists(path):
         if file.objection() is not None:
             raise InputError(f"output={path} exists and is no engine of yours: name another file")

@@ -134,7 +134,8 @@ def build_verified(
     if len(proof.images) < bounds.least_images:
         raise InputError(
             f"{len(proof.images)} images cannot prove an engine: at least {bounds.least_images} "
-            "of the task are needed; give more with data=..., or use engine=eager"
+            "of the task are needed; give more with data=image_folder data.root=FOLDER, or use "
+            "engine=eager"
         )
     search = EngineSearch(request, network, proof, make=make, tell=tell, seed=seed, bounds=bounds)
     attempts: list[Attempt] = []

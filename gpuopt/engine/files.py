@@ -2,6 +2,9 @@
 
 The sidecar, `<file>.json`, holds what the engine was built for, its size and checksum, and the
 user's seal over all of it. A file is loaded only when everything agrees.
+
+The sidecar comes first. Who is stopped between the two leaves one that speaks of another content,
+which is never loaded, and tells by `replaces_sha256` that what lies there is one's own.
 """
 
 import json
@@ -18,7 +21,7 @@ from gpuopt.engine.cache_key import differing
 from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
 from gpuopt.engine.seal import Seal
 from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import sha256_of, write_json
+from gpuopt.storage import sha256_of, sync_folder, write_json
 
 __all__ = ["EngineFile"]
 
@@ -88,6 +91,16 @@ class EngineFile:
             return "its content is not what was built"
         return None
 
+    def is_interrupted(self) -> bool:
+        """Say whether one's own sidecar waits for an engine, beside nothing or the one before."""
+        content = self.content()
+        seal = content.pop("seal", None)
+        if not isinstance(seal, str) or not self.seal.matches(content, seal):
+            return False
+        if not os.path.lexists(self.path):
+            return True
+        return self.path.is_file() and sha256_of(self.path) == content.get("replaces_sha256")
+
     def mismatch(self, key: dict[str, str]) -> str:
         """Name what differs from what is wanted now; empty when nothing does."""
         return "; ".join(differing(key, self.content().get("key", {})))
@@ -111,8 +124,7 @@ class EngineFile:
                 # Under its final name: what a backend writes may name itself.
                 temporary = Path(folder) / self.path.name
                 backend.build(request, network, temporary)
-                self.vouch(temporary, key, request)
-                temporary.replace(self.path)
+                self._put(temporary, key, request)
         except OSError as error:
             raise FaultError(
                 f"{self.path} cannot be written ({error.strerror}): free space, or name another "
@@ -129,8 +141,21 @@ class EngineFile:
             "request": request.as_dict(),
             "size_bytes": source.stat().st_size,
             "sha256": sha256_of(source),
+            "replaces_sha256": self._own_sha256(),
         }
         write_json(self.sidecar, {**content, "seal": self.seal.sign(content)})
+
+    def _put(self, staged: Path, key: dict[str, str], request: EngineRequest) -> None:
+        """Give a content the file's name, after the sidecar that vouches for it."""
+        self.vouch(staged, key, request)
+        staged.replace(self.path)
+        sync_folder(self.path.parent)
+
+    def _own_sha256(self) -> str | None:
+        """Digest the engine of one's own that lies there, which an interrupted build may be."""
+        if self.objection() is None or self.is_interrupted():
+            return sha256_of(self.path) if self.path.is_file() else None
+        return None
 
     def copy_of(self, other: "EngineFile", request: EngineRequest) -> None:
         """Become a copy of another file of one's own, with a sidecar of its own.
@@ -145,8 +170,7 @@ class EngineFile:
             with tempfile.TemporaryDirectory(prefix=".engine.", dir=self.path.parent) as folder:
                 staged = Path(folder) / self.path.name
                 shutil.copyfile(other.path, staged)
-                self.vouch(staged, other.content()["key"], request)
-                staged.replace(self.path)
+                self._put(staged, other.content()["key"], request)
         except OSError as error:
             raise FaultError(
                 f"{self.path} cannot be written ({error.strerror}): free space, or name another "

@@ -116,7 +116,11 @@ class ProvedEngines:
             return self.open((name,), wanted, proof)
         report = self._report(file)
         if report is not None:
-            return backend.load(wanted, file.path), Choice("engine", name, "given", str(report))
+            engine = backend.load(wanted, file.path)
+            if report.is_of(engine):
+                return engine, Choice("engine", name, "given", str(report))
+            del engine
+            self._tell(f"{file.path} was proved with provider={report.provider}, not with this one")
 
         def make(asked_name: str, asked: EngineRequest) -> Engine:
             is_file = (asked_name, asked) == (name, wanted)
@@ -171,7 +175,9 @@ class ProvedEngines:
             return None
         accepted = replace(request, precision=precision, fp32_layers=layers)
         if name == "eager":
-            reason = f"{', '.join(engines)}: rejected before, here and for these weights"
+            others = ", ".join(one for one in engines if one != name)
+            outcome = f"{others}: rejected" if others else "proved"
+            reason = f"{outcome} before, here and for these weights"
             return self.make(name, accepted), Choice("engine", name, "measured", reason)
         with contextlib.suppress(FaultError, InputError):  # it does not load, or is from elsewhere
             file = self.file(name, accepted)
@@ -180,7 +186,8 @@ class ProvedEngines:
                 backend = file_backend(name, provider=self._provider)
                 assert backend is not None  # it has a file
                 engine = backend.load(accepted, file.path)
-                return engine, self._choice(engines, name, str(report))
+                if report.is_of(engine):
+                    return engine, self._choice(engines, name, str(report))
         return None
 
     def _choice(self, engines: Sequence[str], name: str, reason: str) -> Choice:
@@ -213,6 +220,7 @@ class ProvedEngines:
             if file is not None:
                 write_report(file.path, found.verification)
             if not any(attempt.fault for attempt in found.attempts):
+                self._cache.folder.mkdir(parents=True, exist_ok=True)
                 write_json(self._memo(engines, request), content)
 
     def _memo(self, engines: Sequence[str], request: EngineRequest) -> Path:

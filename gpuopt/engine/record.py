@@ -64,6 +64,7 @@ class EngineRecord:
         reason: The proof, or why there is none, in one line.
         verification: The proof; None when it could not be built.
         timings: Empty when it could not be built.
+        faults: Where it could not be timed, and why.
     """
 
     engine: str
@@ -75,6 +76,7 @@ class EngineRecord:
     reason: str
     verification: Verification | None
     timings: tuple[Timing, ...]
+    faults: tuple[str, ...] = ()
 
     def timing(self, scope: Scope, batch_size: int) -> Timing | None:
         """Return the timing of a scope and batch size."""
@@ -170,23 +172,24 @@ def fastest_verified(run: Path, surroundings: Surroundings) -> FastEngine | None
         content = json.loads(path.read_text("utf-8"))
         if content["schema"] != _SCHEMA or content["surroundings"] != asdict(surroundings):
             return None
-        candidates = [
-            _candidate(entry, content)
-            for entry in content["engines"]
-            if entry["is_verified"] is True
-        ]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, StopIteration):
+        verified = [entry for entry in content["engines"] if entry["is_verified"] is True]
+        found = [_candidate(entry, content) for entry in verified]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return None
-    return max(candidates, key=lambda engine: engine.samples_per_second, default=None)
+    timed = [engine for engine in found if engine is not None]
+    return max(timed, key=lambda engine: engine.samples_per_second, default=None)
 
 
-def _candidate(entry: Mapping[str, Any], content: Mapping[str, Any]) -> FastEngine:
+def _candidate(entry: Mapping[str, Any], content: Mapping[str, Any]) -> FastEngine | None:
+    """Read one engine; None for one that could not be timed at the optimal batch size."""
     if entry["engine"] not in ENGINE_NAMES or entry["precision"] not in _PRECISIONS:
         raise ValueError("a record of something else")
     size = int(content["optimal_batch_size"])
-    timing = next(
-        t for t in entry["timings"] if (t["scope"], t["batch_size"]) == ("end_to_end", size)
-    )
+    wanted = ("end_to_end", size)
+    found = [t for t in entry["timings"] if (t["scope"], t["batch_size"]) == wanted]
+    if not found:
+        return None
+    (timing,) = found
     return FastEngine(
         str(entry["engine"]),
         str(entry["precision"]),

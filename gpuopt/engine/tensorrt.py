@@ -8,8 +8,6 @@ of batch sizes, see `batch_profiles`.
 import contextlib
 import importlib
 import tempfile
-from collections.abc import Iterator
-from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,6 +21,7 @@ from gpuopt.engine.exporting import export_program, first_line
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.providers import RTX_CAPABILITIES
 from gpuopt.errors import FaultError, InputError, one_line
+from gpuopt.memory.device_errors import is_out_of_memory
 from gpuopt.storage import atomic_write
 
 __all__ = ["TensorRT", "build_arguments", "load_arguments"]
@@ -32,26 +31,11 @@ _INSTALL = "pip install 'gpuopt[tensorrt]'"
 _INPUT, _OUTPUT = "images", "logits"
 
 
-@dataclass(frozen=True)
 class TensorRT:
-    """Builds and loads TensorRT engines.
+    """Builds and loads TensorRT engines."""
 
-    Attributes:
-        cuda_graphs: Record the launches of each batch size once and replay them, which helps
-            where kernels are short: small networks and single images.
-    """
-
-    cuda_graphs: bool = False
-
-    @property
-    def name(self) -> str:
-        """As `engine=` takes it."""
-        return "tensorrt"
-
-    @property
-    def suffix(self) -> str:
-        """Of the file."""
-        return ".engine"
+    name = "tensorrt"
+    suffix = ".engine"
 
     def unavailable(self, device: torch.device) -> str | None:
         """Say in one line why it cannot be used on a device; None when it can."""
@@ -123,7 +107,7 @@ class TensorRT:
             )
         except Exception as error:  # TensorRT's runtime raises anything
             raise FaultError(f"{path} cannot be loaded ({first_line(error)})") from error
-        return _TensorRTEngine(library, module, request, cuda_graphs=self.cuda_graphs)
+        return _TensorRTEngine(module, request)
 
     def _library(self, device: torch.device) -> Any:
         reason = self.unavailable(device)
@@ -137,15 +121,12 @@ class _TensorRTEngine:
 
     name = "tensorrt"
 
-    def __init__(
-        self, library: Any, module: Any, request: EngineRequest, *, cuda_graphs: bool
-    ) -> None:
-        self._library = library
+    def __init__(self, module: Any, request: EngineRequest) -> None:
         self._module = module
         self._request = request
         self._profiles = batch_profiles(request.optimal_batch_size, request.max_batch_size)
         self._active: int | None = None
-        self._cuda_graphs = cuda_graphs
+        self._too_large: int | None = None
 
     @property
     def device(self) -> torch.device:
@@ -167,22 +148,17 @@ class _TensorRTEngine:
         """Classify images; see `Engine`."""
         require_images(images, self._request)
         count = len(images)
-        place, size = fitted_batch(count, self._profiles)
+        place, size = fitted_batch(count, self._profiles, self._too_large)
         if place != self._active:
             self._module.set_optimization_profile(place)
             self._active = place
-        with self._replaying() as module:
-            logits: Tensor = module(padded(images, size).contiguous())
+        try:
+            logits: Tensor = self._module(padded(images, size).contiguous())
+        except RuntimeError as error:
+            if is_out_of_memory(error):  # a caller then comes with fewer
+                self._too_large = min(size, self._too_large or size)
+            raise
         return logits[:count]
-
-    @contextlib.contextmanager
-    def _replaying(self) -> Iterator[Any]:
-        """Switch CUDA graphs on for one call: the mode is one of the whole process."""
-        if not self._cuda_graphs:
-            yield self._module
-            return
-        with self._library.runtime.enable_cudagraphs(self._module) as module:
-            yield module
 
 
 def build_arguments(library: Any, request: EngineRequest) -> dict[str, Any]:

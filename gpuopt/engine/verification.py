@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gpuopt.engine.protocol import Engine
 from gpuopt.storage import write_json
 from gpuopt.storage.sidecar import sha256_of
 
@@ -13,6 +14,7 @@ __all__ = [
     "Bounds",
     "Flip",
     "Verification",
+    "provider_of",
     "read_report",
     "report_path",
     "write_report",
@@ -105,6 +107,7 @@ class Verification:
         seed: Of the random orders.
         device: Where it ran.
         versions: Of the libraries.
+        provider: Of ONNX Runtime, which computes the file its own way; None for other backends.
     """
 
     accepted: bool
@@ -119,6 +122,11 @@ class Verification:
     seed: int
     device: str
     versions: dict[str, str] = field(default_factory=dict)
+    provider: str | None = None
+
+    def is_of(self, engine: Engine) -> bool:
+        """Say whether a loaded engine runs as the one that was proved."""
+        return self.provider == provider_of(engine)
 
     @property
     def max_logit_difference(self) -> float | None:
@@ -161,6 +169,12 @@ class Verification:
             **asdict(self),
             **{name: getattr(self, name) for name in summary},
         }
+
+
+def provider_of(engine: Engine) -> str | None:
+    """Return what runs an engine's file where there is a choice, as ONNX Runtime has; else None."""
+    found = getattr(engine, "provider", None)
+    return found if isinstance(found, str) else None
 
 
 def report_path(engine_file: Path) -> Path:

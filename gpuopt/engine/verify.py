@@ -16,7 +16,7 @@ from torch import Tensor
 
 from gpuopt import __version__
 from gpuopt.engine.protocol import Engine
-from gpuopt.engine.verification import BatchProof, Bounds, Flip, Verification
+from gpuopt.engine.verification import BatchProof, Bounds, Flip, Verification, provider_of
 from gpuopt.errors import FaultError, InputError
 
 __all__ = ["library_versions", "proof_batch_sizes", "reference_logits", "verify"]
@@ -122,6 +122,7 @@ def verify(
         seed,
         str(engine.device),
         library_versions(),
+        provider_of(engine),
     )
 
 

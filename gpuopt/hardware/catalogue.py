@@ -1,5 +1,6 @@
 """The GPU presets as a table, and finding a card in it."""
 
+import functools
 import types
 import typing
 from collections.abc import Mapping
@@ -11,7 +12,7 @@ import yaml
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware.gpu import Gpu, SeedRow
 
-__all__ = ["load_catalogue", "recognise"]
+__all__ = ["load_catalogue", "recognise", "shipped_catalogue"]
 
 # CUDA's total is 1 to 2 % below what nvidia-smi prints; variants differ by a fifth or more.
 _MEMORY_TOLERANCE = 0.03
@@ -34,6 +35,15 @@ def load_catalogue(folder: Path) -> dict[str, Gpu]:
     if not paths:
         raise InputError(f"{folder}: no GPU presets (*.yaml) there")
     return {path.stem: _read_preset(path) for path in paths}
+
+
+@functools.cache
+def shipped_catalogue() -> Mapping[str, Gpu]:
+    """Read the presets that come with the program, for who has no configuration of their own."""
+    package = Path(__file__).parents[1]
+    # A wheel carries the configuration inside the package; a checkout has it beside the package.
+    places = (package / "conf" / "gpu", package.parent / "conf" / "gpu")
+    return load_catalogue(next(path for path in places if path.is_dir()))
 
 
 def recognise(name: str, memory_mib: float, catalogue: Mapping[str, Gpu]) -> str | None:

@@ -1,6 +1,7 @@
 """Which CUDA devices there are, asked from the driver itself: no torch, no context, no seconds."""
 
 import ctypes
+import uuid
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ class DriverDevice:
         multi_processor_count: Streaming multiprocessors.
         major: Of the compute capability.
         minor: Of the compute capability.
+        uuid: Without prefix, as torch writes it; None with a driver that does not tell.
     """
 
     index: int
@@ -30,6 +32,7 @@ class DriverDevice:
     multi_processor_count: int
     major: int
     minor: int
+    uuid: str | None = None
 
     @property
     def memory_mib(self) -> int:
@@ -78,7 +81,18 @@ def _device(library: Any, index: int) -> DriverDevice | None:
         _attribute(library, which, handle) for which in (_SM_COUNT, _MAJOR, _MINOR)
     )
     text = name.value.decode("utf-8", "replace")
-    return DriverDevice(index, text, memory.value, sm_count, major, minor)
+    known = (text, memory.value, sm_count, major, minor)
+    return DriverDevice(index, *known, _uuid(library, handle))
+
+
+def _uuid(library: Any, handle: ctypes.c_int) -> str | None:
+    """Ask for the UUID of a GPU, or of the MIG slice that stands for one."""
+    text = (ctypes.c_ubyte * 16)()
+    try:
+        failed = library.cuDeviceGetUuid_v2(text, handle)
+    except AttributeError:  # before CUDA 11.4
+        return None
+    return None if failed else str(uuid.UUID(bytes=bytes(text)))
 
 
 def _attribute(library: Any, which: int, handle: Any) -> int:

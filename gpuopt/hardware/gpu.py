@@ -39,6 +39,7 @@ class SeedRow:
         accumulate_grad_batches: Batches per optimizer step.
         safety_factor: Share of the found batch size that the guide keeps.
         mode: The training mode, from the command's flag or the name of its config file.
+        tier: `high-end`, `mid-range`, `budget` or `low-end`, by the card's name.
     """
 
     batch_size: int | None = None
@@ -47,6 +48,7 @@ class SeedRow:
     accumulate_grad_batches: int | None = None
     safety_factor: float | None = None
     mode: str | None = None
+    tier: str | None = None
 
 
 @dataclass

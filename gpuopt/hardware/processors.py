@@ -10,7 +10,7 @@ from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.hardware.gpu import Gpu
 
-__all__ = ["available_cpus", "processor_name", "recommended_workers"]
+__all__ = ["available_cpus", "processor_flags", "processor_name", "recommended_workers"]
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
@@ -49,6 +49,22 @@ def processor_name(cpu_info: Path = _CPU_INFO) -> str:
     facts = (line.partition(":") for line in lines)
     names = [value.strip() for key, _, value in facts if key.strip() == "model name"]
     return names[0] if names and names[0] else platform.processor() or platform.machine()
+
+
+def processor_flags(cpu_info: Path = _CPU_INFO) -> tuple[str, ...]:
+    """List the features of the first CPU, sorted; none where the system does not tell.
+
+    Args:
+        cpu_info: The file in which Linux tells.
+    """
+    try:
+        lines = cpu_info.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return ()
+    facts = (line.partition(":") for line in lines)
+    # x86 has flags, ARM has features.
+    found = (value for key, _, value in facts if key.strip() in ("flags", "Features"))
+    return tuple(sorted(next(found, "").split()))
 
 
 def recommended_workers(

@@ -10,24 +10,25 @@ from pathlib import Path
 __all__ = ["full_shared_memory", "workers_that_fit"]
 
 _PLACE = Path("/dev/shm")
-# Two batches are prefetched by each process, and one more is being filled.
-_BATCHES_PER_WORKER = 3
 _FULL_RATIO = 0.1
 _MIB = 2**20
 
 
-def workers_that_fit(batch_bytes: int, place: Path = _PLACE) -> int | None:
+def workers_that_fit(
+    batch_bytes: int, place: Path = _PLACE, *, prefetch_factor: int = 2
+) -> int | None:
     """Count the loader processes whose batches fit into what is free.
 
     Args:
         batch_bytes: Size of one batch.
         place: Where shared memory is mounted.
+        prefetch_factor: Batches that each process holds ready; one more is being filled.
 
     Returns:
         The number, or None where the system tells no size.
     """
     sizes = _sizes_bytes(place)
-    return None if sizes is None else sizes[1] // max(1, batch_bytes * _BATCHES_PER_WORKER)
+    return None if sizes is None else sizes[1] // max(1, batch_bytes * (prefetch_factor + 1))
 
 
 def full_shared_memory(place: Path = _PLACE) -> str | None:

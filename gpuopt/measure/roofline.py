@@ -8,26 +8,29 @@ training speeds on an RTX 3090 lie at 0.51 to 0.79 of the roof, with 0.62 in the
 
 A forward pass alone reaches more of it: 30 of timm's published inference speeds, of eight models on
 an RTX 3090 and an RTX 4090 with autocast in channels_last, took 0.73 to 1.30 times what is
-predicted with the constants below, which were fitted to them.
+predicted with the constants below, which were fitted to them. Importing this imports no torch.
 """
 
 import functools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-
-import torch
-from torch.utils.flop_counter import FlopCounterMode
+from importlib.metadata import version
+from pathlib import Path
 
 from gpuopt.hardware import Gpu
 from gpuopt.measure.interval import Interval
+from gpuopt.storage import AnswerCache, default_cache_dir
 
 __all__ = [
     "Rates",
     "cpu_rates",
+    "dense_flops_per_s",
     "forward_flops",
     "gpu_rates",
+    "kept_forward_flops",
     "predict_forward_s",
+    "predict_sample_interval_s",
     "predict_sample_s",
 ]
 
@@ -37,6 +40,7 @@ _BACKWARD_FACTOR = 3  # forward, gradient of inputs, gradient of weights
 _FORWARD_TRAFFIC_PER_SAVED_BYTE = 2.1
 _FORWARD_REACHED_RATIO = 0.93
 _FORWARD_SPREAD = (0.73, 1.30)
+_LEAST_REACHED, _MOST_REACHED = 0.51, 0.79
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,13 @@ def predict_sample_s(forward_flops: float, saved_bytes: float, rates: Rates) -> 
     return (compute_s + traffic_s) / _REACHED_RATIO
 
 
+def predict_sample_interval_s(forward_flops: float, saved_bytes: float, rates: Rates) -> Interval:
+    """Predict the same with the range in which published speeds lie; arguments as above."""
+    value_s = predict_sample_s(forward_flops, saved_bytes, rates)
+    low, high = _REACHED_RATIO / _MOST_REACHED, _REACHED_RATIO / _LEAST_REACHED
+    return Interval(value_s, low * value_s, high * value_s)
+
+
 def predict_forward_s(forward_flops: float, saved_bytes: float, rates: Rates) -> Interval:
     """Predict the time of a forward pass per sample of a large batch in seconds.
 
@@ -90,7 +101,9 @@ def forward_flops(model_name: str, image_size: int) -> int:
     Only the forward pass is counted: PyTorch's counter gives 9 to 44 times as much for the
     backward pass of depthwise convolutions as they do.
     """
-    import timm  # takes seconds
+    import timm  # takes seconds, as torch does
+    import torch
+    from torch.utils.flop_counter import FlopCounterMode
 
     with torch.device("meta"):
         model = timm.create_model(model_name, pretrained=False).eval()
@@ -100,19 +113,61 @@ def forward_flops(model_name: str, image_size: int) -> int:
     return int(counter.get_total_flops())
 
 
-def gpu_rates(gpu: Gpu, precision: str) -> Rates | None:
-    """Take a card's peak rates from its preset; None where they are unknown."""
+def kept_forward_flops(
+    model_name: str, image_size: int, cache_dir: str | Path | None = None
+) -> int:
+    """Count the same once for all: what is known needs no torch.
+
+    Args:
+        model_name: timm model name.
+        image_size: Side in pixels.
+        cache_dir: Folder of all caches; None means the user's cache folder.
+    """
+    cache = AnswerCache(Path(cache_dir or default_cache_dir()) / "flops")
+    question = {
+        "kind": "operations of a forward pass",
+        "model": model_name,
+        "image_size": image_size,
+        "timm": version("timm"),
+        "torch": version("torch"),
+    }
+    answer = cache.read(question)
+    if answer is not None:
+        return int(answer)
+    count = forward_flops(model_name, image_size)
+    cache.write(question, str(count).encode())
+    return count
+
+
+def dense_flops_per_s(gpu: Gpu, precision: str) -> float | None:
+    """Take a card's peak of operations from its preset; None where it is unknown.
+
+    Args:
+        gpu: The card.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`.
+
+    Returns:
+        Without sparsity, on the tensor cores with accumulation in fp32 where there are some.
+    """
     tensor = gpu.tensor_tflops if precision != "fp32" else None
     tflops = tensor or gpu.fp32_tflops
     if precision == "tf32" and tensor is not None:
         tflops = tensor / 2  # half the rate of the 16-bit formats on every card that has it
-    if tflops is None or gpu.memory_bandwidth_gb_per_s is None:
+    return None if tflops is None else tflops * 1e12
+
+
+def gpu_rates(gpu: Gpu, precision: str) -> Rates | None:
+    """Take a card's peak rates from its preset; None where they are unknown."""
+    flops_per_s = dense_flops_per_s(gpu, precision)
+    if flops_per_s is None or gpu.memory_bandwidth_gb_per_s is None:
         return None
-    return Rates(tflops * 1e12, gpu.memory_bandwidth_gb_per_s * 1e9)
+    return Rates(flops_per_s, gpu.memory_bandwidth_gb_per_s * 1e9)
 
 
 def cpu_rates() -> Rates:
     """Measure the processors: a matrix product and a copy, in about a tenth of a second."""
+    import torch  # takes seconds
+
     side, size = 768, 32 * 2**20
     left, right = torch.randn(side, side), torch.randn(side, side)
     source, target = torch.empty(size, dtype=torch.uint8), torch.empty(size, dtype=torch.uint8)

@@ -4,6 +4,8 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from gpuopt.batch_statistics import has_frozen_statistics
+
 __all__ = ["depends_on_batch"]
 
 
@@ -14,7 +16,7 @@ def depends_on_batch(module: nn.Module) -> list[nn.Module]:
 
 def _depends(part: nn.Module) -> bool:
     if isinstance(part, _BatchNorm):
-        return True
+        return not has_frozen_statistics(part)
     if isinstance(part, _DropoutNd):
         return bool(part.p > 0)
     if isinstance(part, nn.MultiheadAttention):

@@ -6,6 +6,7 @@ from typing import Any
 import timm
 import torch
 
+from gpuopt.batch_statistics import set_frozen_statistics
 from gpuopt.errors import InputError, nearest
 from gpuopt.memory.autocast import Emulation, emulate_cuda
 from gpuopt.memory.setup import MemorySetup
@@ -58,6 +59,7 @@ class MetaModel:
             setup.drop_path_rate,
         )
         self.network.train(setup.training)
+        set_frozen_statistics(self.network, setup.frozen_statistics)
         self.stages = count_stages(self.network)
         apply_checkpointing(self.network, setup.checkpointing if setup.training else NONE)
         self.emulation.begin(half=setup.in_half)

@@ -19,6 +19,7 @@ class MemorySetup:
         num_classes: Classes of the head; the model's own when None.
         drop_rate: Dropout before the head.
         drop_path_rate: Stochastic depth; None keeps the model's default.
+        frozen_statistics: Whether BatchNorm keeps its statistics (`gpuopt.batch_statistics`).
         training: Whether to train; else only forward passes run.
         optimizer_moments: fp32 values that the optimizer keeps of each parameter; 2 is AdamW,
             1 is SGD with momentum.
@@ -39,6 +40,7 @@ class MemorySetup:
     num_classes: int | None = None
     drop_rate: float = 0.0
     drop_path_rate: float | None = None
+    frozen_statistics: bool = False
     training: bool = True
     optimizer_moments: int = 2
     optimizer_is_fused: bool = True

@@ -62,6 +62,7 @@ def _question(setup: MemorySetup) -> dict[str, Any]:
         "num_classes": setup.num_classes,
         "drop_rate": setup.drop_rate,
         "drop_path_rate": setup.drop_path_rate,
+        "frozen_statistics": setup.frozen_statistics,
         "training": setup.training,
         "accumulates": setup.accumulates,
         "code": _code(),

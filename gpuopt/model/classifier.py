@@ -1,7 +1,7 @@
 """An image classifier around a timm backbone, as a LightningModule usable in any Trainer."""
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import lightning.pytorch as L
 import torch
@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
+from gpuopt.batch_statistics import has_frozen_statistics, set_frozen_statistics
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.model.backbone import create_backbone
@@ -75,6 +76,8 @@ class Classifier(L.LightningModule):
         checkpointing: `none`, `stages=K` to recompute the activations of the first K stages in
             the backward pass instead of keeping them, or `full` for all stages.
         channels_last: `auto` (networks with BatchNorm), `true` or `false`.
+        batch_norm: `train`, or `frozen` to keep the statistics of the pretrained weights, so that
+            the result does not depend on the micro-batch.
         optimizer: Factory of the optimizer.
         scheduler: Factory of the learning-rate schedule.
         global_batch_size: Samples per optimizer step; turns the warm-up into steps.
@@ -98,6 +101,7 @@ class Classifier(L.LightningModule):
         drop_path_rate: float | None = None,
         checkpointing: str = "none",
         channels_last: str | bool = "auto",
+        batch_norm: Literal["train", "frozen"] = "train",
         optimizer: AdamW | Sgd | None = None,
         scheduler: Callable[..., LRScheduler] | None = None,
         global_batch_size: int = 1,
@@ -128,6 +132,9 @@ class Classifier(L.LightningModule):
         self.uses_channels_last = _wants_channels_last(self.backbone, channels_last)
         if self.uses_channels_last:
             self.backbone.to(memory_format=torch.channels_last)
+        if batch_norm == "frozen" and pretrained and backbone.weights == "random":
+            raise InputError(f"model.batch_norm=frozen: {name} has random weights, offline")
+        _set_batch_norm(self.backbone, name, batch_norm)
         apply_checkpointing(self.backbone, checkpointing)
         self.training_loss = WeightedMean()
         self.validation_loss = WeightedMean()
@@ -241,6 +248,12 @@ class Classifier(L.LightningModule):
     def _head_parameters(self) -> list[nn.Parameter]:
         backbone: Any = self.backbone  # timm's models have methods that nn.Module does not know
         return list(backbone.get_classifier().parameters())
+
+
+def _set_batch_norm(network: nn.Module, name: str, mode: str) -> None:
+    set_frozen_statistics(network, mode == "frozen")
+    if mode == "frozen" and not any(has_frozen_statistics(part) for part in network.modules()):
+        raise InputError(f"model.batch_norm=frozen: {name} has no BatchNorm; leave it out")
 
 
 def _per_channel(values: tuple[float, ...]) -> Tensor:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, PredictionImages, prediction_images, real_images
+from gpuopt.data import ImageDataModule, PredictionImages
 from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.benchmark import (
     MadeEngine,
@@ -20,7 +20,7 @@ from gpuopt.engine.benchmark import (
 )
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_batches, engine_precision
-from gpuopt.engine.fallback import ProofImages, VerifiedEngine
+from gpuopt.engine.fallback import VerifiedEngine
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
@@ -34,18 +34,19 @@ from gpuopt.engine.record import (
 )
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
-from gpuopt.engine.verification import Bounds, read_report
+from gpuopt.engine.verification import Bounds, provider_of, read_report
 from gpuopt.errors import FaultError, InputError
 from gpuopt.hardware import Gpu, select_gpu
 from gpuopt.model import Classifier
 from gpuopt.session.device import cuda_properties
-from gpuopt.session.prediction import ImageSource, PredictionSetup
+from gpuopt.session.engines import read_proof_images
+from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription
 
 __all__ = ["BenchmarkSettings", "EngineAnswer", "Source", "benchmark_file", "benchmark_model"]
 
-Source = ImageDataModule | ImageSource
-"""Real images: a data set, or files without classes."""
+Source = ImageDataModule | PredictionImages
+"""Real images: a data set, or images without classes."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ def benchmark_model(
         int(maximum.value),
         device,
     )
-    proof = _read_images(open_source(image_size), image_size, settings)
+    proof = read_proof_images(open_source(image_size), settings.least_proof_images)
     # As predict would set the device for it: the settings are part of an engine's key.
     setup = replace(setup, precision=settings.precision if is_tf32 else request.precision)
     bounds = Bounds(least_images=settings.least_proof_images)
@@ -261,12 +262,12 @@ def benchmark_file(
     if reason := backend.unavailable(request.device):
         raise InputError(reason)
     size = request.image_size
-    images = _read_images(open_source(size), size, settings)
+    images = read_proof_images(open_source(size), settings.least_proof_images)
     sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
     with setup.applied():
         before = used_bytes(request.device, settle=True)
         engine = backend.load(request, path)
-        timings = race(
+        timed = race(
             {backend.name: engine},
             images.images,
             batch_sizes=sizes,
@@ -275,17 +276,24 @@ def benchmark_file(
             baseline=backend.name,
         )
         after = used_bytes(request.device)
-    report = read_report(path)
+    report, provider = read_report(path), provider_of(engine)
+    if report is None:
+        reason = "there is no report of a proof beside it"
+    elif not report.is_of(engine):
+        reason = f"it was proved with provider={report.provider}, and this is {provider}"
+    else:
+        reason = str(report)
     record = EngineRecord(
         backend.name,
         request.precision,
         request.fp32_layers,
         None,
         None if before is None or after is None else max(0, after - before),
-        report is not None and report.accepted,
-        "there is no report of a proof beside it" if report is None else str(report),
+        report is not None and report.accepted and report.is_of(engine),
+        reason,
         report,
-        timings[backend.name],
+        timed.timings[backend.name],
+        tuple(map(str, timed.faults.get(backend.name, ()))),
     )
     return EngineAnswer(
         path.name,
@@ -296,22 +304,6 @@ def benchmark_file(
         (record,),
         setup.choices,
     )
-
-
-def _read_images(source: Source, image_size: int, settings: BenchmarkSettings) -> ProofImages:
-    """Read as many real images as prove an engine, or all there are."""
-    if isinstance(source, ImageDataModule):
-        source.prepare_data()
-        source.setup()
-        return ProofImages(*real_images(source, settings.least_proof_images))
-    found = PredictionImages(
-        prediction_images(source.place, source.image_dir, source.id_column),
-        image_size,
-        1,
-        cache_dir=settings.cache_dir,
-        **source.options,
-    )
-    return ProofImages(*real_images(found, settings.least_proof_images))
 
 
 class _Maker:

@@ -24,6 +24,11 @@ def engine_tables(answer: EngineAnswer) -> RenderableType:
         for record in answer.records
         if not record.is_verified
     ]
+    parts += [
+        Text(plain_text(f"{record.engine}: {fault}"))
+        for record in answer.records
+        for fault in record.faults
+    ]
     for scope, words in _SCOPES.items():
         parts.append(_speed_table(answer, scope, f"Speed {words}"))
     return Group(*parts)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, real_images
+from gpuopt.data import ImageDataModule, PredictionImages, real_images
 from gpuopt.engine.backends import preferred
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_precision
@@ -30,6 +30,7 @@ __all__ = [
     "EngineSettings",
     "PredictionEngines",
     "proof_images",
+    "read_proof_images",
 ]
 
 _BOUNDS = Bounds()
@@ -164,13 +165,14 @@ class PredictionEngines:
     ) -> tuple[Engine, Choice] | None:
         """Open the fastest engine of a benchmark of these weights on this device, if there is one.
 
-        None means PyTorch, as it is the fastest, or as nothing else was measured and proved.
+        None means the model as it was trained, as nothing was measured and proved here. Eager in a
+        record is the network as it is served, and that is what is opened then.
         """
         records = self._recorded()
         here = surroundings_of(network, request.device, self._image_size) if records else None
         for place in records:
             best = fastest_verified(place, here) if here is not None else None
-            if best is None or best.name == "eager":
+            if best is None:
                 continue
             if self._settings.precision not in ("auto", best.precision):
                 continue
@@ -190,7 +192,7 @@ class PredictionEngines:
                 continue
             speed = f"{best.samples_per_second:.0f} images/s in {place / ENGINES}"
             return engine, replace(choice, reason=f"{speed}; {choice.reason}")
-        reason = "no other engine was proved faster here; gpuopt benchmark measures"
+        reason = "no engine was proved, measured and can be used here; gpuopt benchmark measures"
         self._tell(str(Choice("engine", "eager", "table", reason)))
         return None
 
@@ -209,11 +211,7 @@ def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> P
     faults = []
     for open_source in sources:
         try:
-            source = open_source()
-            if isinstance(source, ImageDataModule):
-                source.prepare_data()
-                source.setup()
-            found = ProofImages(*real_images(source, least))
+            found = read_proof_images(open_source(), least)
         except (InputError, FaultError) as error:  # such as data that has moved
             faults.append(str(error))
             continue
@@ -224,7 +222,20 @@ def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> P
     if best is None:
         why = f" ({'; '.join(faults)})" if faults else ""
         raise InputError(
-            f"there are no images to prove an engine on{why}: give real ones of the task with "
-            "data=..., or use engine=eager"
+            f"there are no images to prove an engine on{why}: say where real ones of the task are "
+            "with data=image_folder data.root=FOLDER, or use engine=eager"
         )
     return best
+
+
+def read_proof_images(source: ImageDataModule | PredictionImages, least: int) -> ProofImages:
+    """Read as many real images as prove an engine, or all there are.
+
+    Raises:
+        InputError: When images cannot be read.
+        FaultError: When the disk is full or a process that decodes dies.
+    """
+    if isinstance(source, ImageDataModule):
+        source.prepare_data()
+        source.setup()
+    return ProofImages(*real_images(source, least))

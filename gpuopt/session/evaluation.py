@@ -23,8 +23,10 @@ from gpuopt.measure import (
     macro_f1,
     paired_bootstrap_difference,
 )
+from gpuopt.memory import cut_global_batch
 from gpuopt.model import Classifier
 from gpuopt.report import choose_samples, confusion_figure, samples_figure
+from gpuopt.session.pass_plan import LARGEST_ON_CPU
 from gpuopt.tta import Predictions, TestTimeAugmentation, TtaPredictor, predict_loader
 
 __all__ = [
@@ -163,7 +165,8 @@ def chosen_in_test(evaluation: Evaluation, policy: TestTimeAugmentation) -> list
     chunk_size = evaluation.test_predictions.chunk_size
     if policy.chunk_size != "auto" or chunk_size is None:
         return []
-    reason = "images of one batch, halved for each time that memory ran out"
+    most = f"at most {LARGEST_ON_CPU} on a CPU"
+    reason = f"what training took, {most}; halved for each time that memory ran out"
     return [Choice("tta.chunk_size", chunk_size, "measured", reason)]
 
 
@@ -225,6 +228,7 @@ def predict_split(
         with_single_view: Also predict the unchanged images alone.
     """
     shares_pass = policy.parsed_views()[0].is_identity
+    policy = replace(policy, chunk_size=_chunk_size(policy, data, model.device))
 
     def predict(views: TestTimeAugmentation, name: str, with_first: bool) -> Predictions:
         return predict_all(
@@ -241,8 +245,23 @@ def predict_split(
     merged = predict(policy, policy.name, shares_pass and with_single_view)
     if shares_pass or not with_single_view:
         return merged
-    single = predict(TestTimeAugmentation(), "no TTA", False)
+    plain = TestTimeAugmentation(chunk_size=policy.chunk_size)
+    single = predict(plain, "no TTA", False)
     return replace(merged, single_view=single.probabilities)
+
+
+def _chunk_size(policy: TestTimeAugmentation, data: ImageDataModule, device: torch.device) -> int:
+    """Return images per forward: where that is left to gpuopt, no more than training took.
+
+    So many fit with their gradients, and `gpuopt predict` takes no more on a CPU either.
+    """
+    if policy.chunk_size != "auto":
+        return int(policy.chunk_size)
+    most = data.micro_batch_size
+    if device.type == "cpu":
+        most = min(most, LARGEST_ON_CPU)
+    batch = data.evaluation_batch_size or data.micro_batch_size
+    return cut_global_batch(most, batch * len(policy.views)).micro_batch_size
 
 
 def _loader(data: ImageDataModule, split: str) -> WindowLoader:

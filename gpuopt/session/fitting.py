@@ -36,7 +36,7 @@ from gpuopt.session.weights import describe_model
 from gpuopt.storage import write_json
 from gpuopt.storage.checkpoint import DurableCheckpointIO
 
-__all__ = ["FitSettings", "Fitted", "fit"]
+__all__ = ["FitSettings", "Fitted", "fit", "make_trainer"]
 
 _LOGS_PER_EPOCH = 10
 # How long a rank waits for another: while the first one saves, say, or decodes on a slow disk.
@@ -122,7 +122,6 @@ def fit(
         FaultError: When the loss is not finite or the disk is full.
     """
     summary, step_log = EpochSummary(), StepLog()
-    steps_per_epoch = math.ceil(data.train_size / plan.global_batch_size)
     always: list[L.Callback] = [
         ExactResume(),
         _ModelDescription(describe_model(model, data.class_names, plan.image_size)),
@@ -144,6 +143,49 @@ def fit(
     has_terminal = sys.stderr.isatty()
     if has_terminal:
         always.append(LossBar(step_log))
+    trainer = make_trainer(
+        plan,
+        settings,
+        [*callbacks, *always],
+        steps_per_epoch=math.ceil(data.train_size / plan.global_batch_size),
+        folder=folder,
+        logger=logger,
+        rank=rank,
+        shows_progress=has_terminal,
+    )
+    join_group(rank, group_backend(plan.accelerator), _RANK_TIMEOUT)
+    trainer.fit(model, datamodule=data, ckpt_path=resume_from)
+    if rank.world_size > 1:
+        leave_group()
+        data.trainer = None  # which would deal out a share of the test images only
+    return Fitted(trainer, checkpoint, summary)
+
+
+def make_trainer(
+    plan: Plan,
+    settings: FitSettings,
+    callbacks: Sequence[L.Callback],
+    *,
+    steps_per_epoch: int,
+    folder: Path,
+    logger: Logger | None = None,
+    rank: Rank = ALONE,
+    shows_progress: bool = False,
+    trains_only: bool = False,
+) -> L.Trainer:
+    """Make the Trainer of a run.
+
+    Args:
+        plan: What the machine decided.
+        settings: What the user decided.
+        callbacks: All of them.
+        steps_per_epoch: Optimizer steps.
+        folder: Where files go.
+        logger: Where scalars go.
+        rank: This process's place among those that train together.
+        shows_progress: Whether one of the callbacks is a progress bar, or Lightning's is to show.
+        trains_only: Neither validate nor save anything.
+    """
     trainer = L.Trainer(
         accelerator="gpu" if plan.accelerator == "cuda" else "cpu",
         devices=rank.local_world_size,
@@ -156,22 +198,19 @@ def fit(
         gradient_clip_val=settings.gradient_clip_norm,
         deterministic=settings.deterministic,
         log_every_n_steps=settings.log_every_n_steps or max(1, steps_per_epoch // _LOGS_PER_EPOCH),
-        callbacks=[*callbacks, *always],
+        callbacks=list(callbacks),
         plugins=[DurableCheckpointIO(), _surroundings(rank)],
         logger=logger or False,
         use_distributed_sampler=False,  # the data module deals its batches out itself
         num_sanity_val_steps=0,
+        limit_val_batches=0 if trains_only else None,
+        enable_checkpointing=not trains_only,
         enable_model_summary=False,
-        enable_progress_bar=has_terminal,
+        enable_progress_bar=shows_progress,
         default_root_dir=folder,
     )
     _take_signals_from(trainer)
-    join_group(rank, group_backend(plan.accelerator), _RANK_TIMEOUT)
-    trainer.fit(model, datamodule=data, ckpt_path=resume_from)
-    if rank.world_size > 1:
-        leave_group()
-        data.trainer = None  # which would deal out a share of the test images only
-    return Fitted(trainer, checkpoint, summary)
+    return trainer
 
 
 def _strategy(plan: Plan) -> Strategy | str:
@@ -197,7 +236,7 @@ def _surroundings(rank: Rank) -> ClusterEnvironment:
 
 
 def _take_signals_from(trainer: L.Trainer) -> None:
-    """Leave signals to `Preemption`.
+    """Leave signals to `Preemption`, or to the command.
 
     Lightning sends a broadcast from inside its handler, which deadlocks, and with several ranks
     asks all of them before each batch, which makes a GPU wait.

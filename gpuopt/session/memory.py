@@ -26,8 +26,8 @@ def memory_setup(
     """Describe a training to the predictor.
 
     Args:
-        model: The model's settings: `name`, and if they are there `checkpointing`, `drop_rate`
-            and `drop_path_rate`.
+        model: The model's settings: `name`, and if they are there `checkpointing`,
+            `drop_rate`, `drop_path_rate` and `batch_norm`.
         image_size: Side in pixels; None takes the model's own.
         precision: `fp32`, `tf32`, `bf16` or `fp16`.
         optimizer: Its settings with `_target_`; None is AdamW.
@@ -42,6 +42,7 @@ def memory_setup(
         checkpointing=str(model.get("checkpointing", "none")),
         drop_rate=float(model.get("drop_rate") or 0.0),
         drop_path_rate=model.get("drop_path_rate"),
+        frozen_statistics=model.get("batch_norm") == "frozen",
         optimizer_moments=2 if kind == "AdamW" else 1,
         optimizer_is_fused=not (precision == "fp16" and clips_gradients),
         moving_average=moving_average,

@@ -11,9 +11,11 @@ from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription
 from gpuopt.tta import TestTimeAugmentation
 
-__all__ = ["PassPlan", "plan_passes"]
+__all__ = ["LARGEST_ON_CPU", "PassPlan", "plan_passes"]
 
-_LARGEST_ON_CPU = 32
+LARGEST_ON_CPU = 32
+"""Images per forward: more take memory, and no less time."""
+
 # So many images keep a card busy; fewer are not accepted only to save a pass over the images.
 _ENOUGH = 32
 _SHARE_OF_HOST = 4
@@ -78,8 +80,8 @@ def plan_passes(
     elif is_cuda:
         chunk = _chunk_on_card(room, int(together.value), setup.batch_size, work)
     else:
-        most = min(_LARGEST_ON_CPU, setup.batch_size)
-        chunk = _chunk(most, work, "table", f"a batch, at most {_LARGEST_ON_CPU} on a CPU")
+        most = min(LARGEST_ON_CPU, setup.batch_size)
+        chunk = _chunk(most, work, "table", f"a batch, at most {LARGEST_ON_CPU} on a CPU")
     choices = (chunk, together) if models > 1 else (chunk,)
     return PassPlan(int(chunk.value), int(together.value), choices)
 

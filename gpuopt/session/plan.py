@@ -82,25 +82,28 @@ class Plan:
         kept = [choice if old.key == choice.key else old for old in self.choices]
         return replace(self, micro_batch_size=int(choice.value), choices=tuple(kept))
 
-    def with_workers(self, requested: int | str, *, decoded: bool, ranks: int = 1) -> "Plan":
+    def with_workers(
+        self, requested: int | str, *, decoded: bool, ranks: int = 1, prefetch_factor: int = 2
+    ) -> "Plan":
         """Settle the loader processes.
 
         Args:
             requested: `auto` or a number.
             decoded: Whether samples come decoded from memory.
             ranks: Processes on this machine that train together and share its CPUs.
+            prefetch_factor: Batches that each loader process holds ready.
         """
         asked: Any = requested if requested == "auto" else int(requested)
         share = max(1, available_cpus() // ranks)
         workers = recommended_workers(asked, self.gpu, cached=decoded, cpus=share)
         if asked == "auto":
-            workers = self._within_shared_memory(workers, ranks)
+            workers = self._within_shared_memory(workers, ranks, prefetch_factor)
         return replace(self, num_workers=int(workers.value), choices=(*self.choices, workers))
 
-    def _within_shared_memory(self, workers: Choice, ranks: int) -> Choice:
+    def _within_shared_memory(self, workers: Choice, ranks: int, prefetch_factor: int) -> Choice:
         # Mixed images travel beside their partners.
         batch_bytes = 2 * self.micro_batch_size * 3 * self.image_size**2
-        fit = workers_that_fit(batch_bytes * ranks)
+        fit = workers_that_fit(batch_bytes * ranks, prefetch_factor=prefetch_factor)
         if fit is None or fit >= int(workers.value):
             return workers
         reason = f"shared memory (/dev/shm) holds the batches of {fit}, not of {workers.value}"

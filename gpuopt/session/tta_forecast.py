@@ -4,7 +4,7 @@ import functools
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, resolve_precision
-from gpuopt.measure.roofline import forward_flops, gpu_rates, predict_forward_s
+from gpuopt.measure.roofline import gpu_rates, kept_forward_flops, predict_forward_s
 from gpuopt.memory import MemoryEstimate, MemorySetup, choose_prediction_batch, predict_memory
 from gpuopt.tta.time_model import TtaTime
 
@@ -33,7 +33,8 @@ def forecast_tta_time(
         gpu: The card.
         precision: `auto` takes the card's own.
         decode_s: Seconds to decode an image, where it is known.
-        batch_size: Images per forward; `auto` takes what fits, as far as throughput grows.
+        batch_size: Images per forward, of which no more are taken than fit; `auto` takes what
+            fits, as far as throughput grows.
         cache_dir: Folder of all caches; None means the user's cache folder.
 
     Raises:
@@ -49,13 +50,12 @@ def forecast_tta_time(
         )
     inference = MemorySetup(model_name, image_size, arithmetic, training=False)
     memory = _memory(inference, cache_dir)
-    if batch_size == "auto":
-        chunk = int(choose_prediction_batch(gpu, memory).value)
-    else:
-        chunk = int(batch_size)
+    chunk = int(choose_prediction_batch(gpu, memory).value)  # refuses when nothing fits
+    if batch_size != "auto":  # as many are loaded, and go through the model as far as they fit
+        chunk = min(int(batch_size), memory.largest_batch(gpu.budget_bytes()))
     training = MemorySetup(model_name, image_size, arithmetic)
     saved_bytes = _memory(training, cache_dir).bytes_per_sample
-    flops = forward_flops(model_name, image_size)
+    flops = kept_forward_flops(model_name, image_size, cache_dir)
     view_s = _VIEW_BYTES_PER_VALUE * 3 * image_size**2 / rates.bytes_per_s
     forward = predict_forward_s(flops, saved_bytes, rates)
     return TtaTime(

@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from gpuopt.errors import one_line
+from gpuopt.errors import InputError, one_line
 from gpuopt.measure import Interval
 from gpuopt.storage import write_json
 from gpuopt.tta.frontier import PolicyScores
+from gpuopt.tta.policy import TestTimeAugmentation
 
 __all__ = ["TTA_SCORES", "read_tta_scores", "write_tta_scores"]
 
@@ -55,7 +56,8 @@ def read_tta_scores(path: Path) -> tuple[dict[str, str], int, dict[str, Interval
     """Read such a file.
 
     Returns:
-        The weights as they were given, the number of images, and macro-F1 by policy.
+        The weights as they were given, the number of images, and macro-F1 by the fingerprint of
+        a policy: what its name stands for may have changed. Of equal ones the first counts.
 
     Raises:
         FileNotFoundError: When there is none.
@@ -75,7 +77,7 @@ def read_tta_scores(path: Path) -> tuple[dict[str, str], int, dict[str, Interval
         return (
             {_path_inside(name): _text("weights", digest) for name, digest in weights.items()},
             images,
-            dict(map(_worth, policies)),
+            dict(map(_worth, reversed(policies))),
         )
     except (KeyError, TypeError) as error:
         raise ValueError(one_line(str(error).strip("'"), 60)) from error
@@ -122,8 +124,13 @@ def _path_inside(name: str) -> str:
 
 def _worth(policy: Mapping[str, Any]) -> tuple[str, Interval]:
     bounds = (policy["macro_f1"][key] for key in ("value", "low", "high"))
-    name = one_line(_text("name", policy["name"]), 60)
-    return name, Interval(*map(_score, bounds))
+    name, merge = (_text(key, policy[key]) for key in ("name", "merge"))
+    scored = TestTimeAugmentation(name, policy["views"], merge)
+    try:
+        scored.check()
+    except (InputError, OverflowError) as error:
+        raise ValueError("views") from error
+    return scored.fingerprint, Interval(*map(_score, bounds))
 
 
 def _text(key: str, value: Any) -> str:

@@ -2,9 +2,11 @@
 
 import json
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
+from pathlib import Path
 
 import torch
 
@@ -24,8 +26,9 @@ from gpuopt.session.view_passes import (
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import AnswerCache
 from gpuopt.tta.apply import apply_view
-from gpuopt.tta.predictions import predict_loader
+from gpuopt.tta.prediction_file import PredictionFile
 from gpuopt.tta.predictor import TtaPredictor
+from gpuopt.tta.streaming import LastPass, stream_pass
 from gpuopt.tta.time_model import TimedPass, TtaTime, fit_tta_time
 from gpuopt.tta.views import View, parse_views
 
@@ -66,7 +69,11 @@ class PassTimer:
         self._clock = clock
 
     def __call__(self, images: int, views: tuple[View, ...]) -> TimedPass:
-        """Time one prediction; its results are on the host at the end."""
+        """Time one prediction, batch by batch into a file as `gpuopt predict` does.
+
+        Raises:
+            FaultError: When outputs are not finite, memory runs out or the disk is full.
+        """
         predictor = TtaPredictor(
             self._model,
             views,
@@ -75,16 +82,17 @@ class PassTimer:
             autocast=autocast_of(self.setup.precision, self._model.device),
         )
         dataset = self._data.val_dataloader().dataset
-        began = self._clock()
-        loader = WindowLoader(
-            dataset,
-            RepeatingSampler(len(dataset), images, self.setup.batch_size),
-            num_workers=self.setup.num_workers,
-            pin_memory=self.setup.device == "cuda",
-        )
-        with closing(loader):
-            predict_loader(loader, predictor)
-            seconds = self._clock() - began
+        with tempfile.TemporaryDirectory() as folder:
+            began = self._clock()
+            loader = WindowLoader(
+                dataset,
+                RepeatingSampler(len(dataset), images, self.setup.batch_size),
+                num_workers=self.setup.num_workers,
+                pin_memory=self.setup.device == "cuda",
+            )
+            with closing(loader), closing(PredictionFile(Path(folder) / "timed", {})) as file:
+                stream_pass(loader, predictor, file, last=LastPass(1))
+                seconds = self._clock() - began
         return TimedPass(images, views, seconds)
 
     def view_seconds(self, view: View) -> float:
@@ -135,7 +143,7 @@ def kept_tta_time(
         startup_s: Seconds that this command needed before its work.
     """
     question = {
-        "kind": "time of predictions",
+        "kind": "time of predictions into a file",
         "model": description.model,
         "image_size": description.image_size,
         "classes": len(description.class_names),

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from gpuopt.errors import InputError
 from gpuopt.model import Classifier
+from gpuopt.model.without_values import WithoutValues
 from gpuopt.storage import atomic_write
 
 __all__ = [
@@ -106,7 +107,8 @@ def load_described(
     """
     description = read_description(checkpoint, where)
     try:
-        model = Classifier(description.model, len(description.class_names))
+        with WithoutValues():  # `load_weights` gives every parameter one, or refuses
+            model = Classifier(description.model, len(description.class_names))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{where}: its model {description.model!r} cannot be built ({type(error).__name__}): "

@@ -1,7 +1,7 @@
 """Files that survive: atomic writes, validated checkpoints, folder locks. Imports no torch."""
 
 from gpuopt.storage.answer_cache import AnswerCache
-from gpuopt.storage.atomic import atomic_write, create_text, write_json, write_text
+from gpuopt.storage.atomic import atomic_write, create_text, sync_folder, write_json, write_text
 from gpuopt.storage.cache_folder import default_cache_dir
 from gpuopt.storage.journal import Journal
 from gpuopt.storage.lock import FolderLock, wait_for_folder
@@ -23,6 +23,7 @@ __all__ = [
     "part_file",
     "sha256_of",
     "shown",
+    "sync_folder",
     "wait_for_folder",
     "write_json",
     "write_text",

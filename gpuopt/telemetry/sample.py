@@ -34,6 +34,9 @@ class Sample:
         throttled_s: By device's index and reason, for how long the clock was held down since
             sampling began, in seconds.
         training: Newest metrics of the run that is watched, by name; empty without one.
+        number: Counts the samples of a sampler from 0 on; a gap means that some were lost.
+        used_j: By device's index, the energy used since sampling began, in joules. A device
+            whose energy and power are unavailable is not in it.
     """
 
     time_s: float
@@ -41,3 +44,5 @@ class Sample:
     host: HostReading = HostReading()
     throttled_s: Mapping[int, Mapping[str, float]] = field(default_factory=dict)
     training: Mapping[str, float] = field(default_factory=dict)
+    number: int = 0
+    used_j: Mapping[int, float] = field(default_factory=dict)

@@ -24,6 +24,9 @@ from gpuopt.tta.views import View
 __all__ = ["PolicyScores", "ScoredPolicy", "score_policies"]
 
 
+_UNNAMED = TestTimeAugmentation("image_alone")
+
+
 @dataclass(frozen=True)
 class ScoredPolicy:
     """A policy and what it is worth.
@@ -67,7 +70,8 @@ class PolicyScores:
     """The policies, and on how many images they were chosen and judged.
 
     Attributes:
-        policies: `none` first, then the others as they were given, then those of the search.
+        policies: No test-time augmentation first, then the others as they were given, then those
+            of the search.
         selection_images: Images that the search chose by.
         report_images: Other images, on which all are judged.
     """
@@ -101,11 +105,10 @@ def score_policies(
         scores.take(rows) for rows in halves(scores.targets, scores.groups, seed)
     )
     judge = _Judge(chosen_by, reported, resamples, seed)
-    none = TestTimeAugmentation()
-    given = {none.name: none, **{p.name: p for p in policies if p.name != none.name}}
+    plain, others = _with_plain(policies)
     found = [
-        judge(name, policy.parsed_views(), policy.merge, is_preset=True)
-        for name, policy in given.items()
+        judge(policy.name, policy.parsed_views(), policy.merge, is_preset=policy is not _UNNAMED)
+        for policy in (plain, *others)
     ]
     known = {_content(policy.views, policy.merge) for policy in found}
     for step in select_views(chosen_by):
@@ -113,6 +116,20 @@ def score_policies(
             name = f"greedy_{len(step.views)}"
             found.append(judge(name, step.views, "mean", is_preset=False))
     return PolicyScores(found, len(chosen_by.targets), len(reported.targets))
+
+
+def _with_plain(
+    policies: Sequence[TestTimeAugmentation],
+) -> tuple[TestTimeAugmentation, list[TestTimeAugmentation]]:
+    """Tell the policy of the image alone from the others, each name once, the last of a name.
+
+    It is called none, but where someone's own none has views.
+    """
+    named = {policy.name: policy for policy in policies}
+    none = named.pop(TestTimeAugmentation().name, TestTimeAugmentation())
+    if none.is_single_view:
+        return none, list(named.values())
+    return _UNNAMED, [none, *named.values()]
 
 
 class _Judge:

@@ -17,6 +17,7 @@ from benchmarks import (
     startup,
     step_setting,
     step_time,
+    tune_loader,
 )
 from benchmarks.highperf_gpu import Job, Outcome, run_jobs
 from benchmarks.jpeg_files import FILE_SETS, make_files
@@ -62,6 +63,17 @@ def test_loader_compares_on_both_kinds_of_files(tmp_path):
     assert rows["loading, gpuopt"]["unit"] == "images/s"
     assert rows["loading, gpuopt / ImageFolder"]["goal"] == ">= 1.5"
     assert "loading, gpuopt / ImageFolder, v2 transforms" in rows
+
+
+def test_the_search_for_a_loader_is_compared_with_the_grid(tmp_path):
+    content, rows = run_quick(tune_loader, tmp_path, "--data", "slow to decode")
+    (speed,) = (row for measure, row in rows.items() if measure.startswith("speed, found"))
+    assert (speed["goal"], rows["time, search / grid"]["goal"]) == (">= 0.97", "<= 0.3333")
+    assert rows["probes of the search, most"]["value"] <= 4
+    rounds = content["details"]["rounds"]["slow to decode"]
+    assert len(rounds) == 2
+    assert {found["best"] for found in rounds} <= {0, 1}
+    assert all(found["best_s"] > 0 and found["chosen_s"] > 0 for found in rounds)
 
 
 def test_freed_memory_compares_processes_of_both_kinds(tmp_path):

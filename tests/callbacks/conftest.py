@@ -1,12 +1,18 @@
 """A LightningModule and Trainer that know nothing of gpuopt: the callbacks must work in them."""
 
 import gc
+from types import SimpleNamespace
 
 import lightning.pytorch as L
 import pytest
 import torch
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
+
+from gpuopt.callbacks import compile_chooser as chooser_module
+from gpuopt.callbacks import compile_trial as trial_module
+from gpuopt.measure.compile_choice import CompileChoice, CompileFailedError
+from tests.callbacks.compile_modules import CALLS, Stub, broken, noting, wrong
 
 
 @pytest.fixture(autouse=True, scope="package")
@@ -75,3 +81,39 @@ def make_trainer(tmp_path):
         return L.Trainer(callbacks=list(callbacks), **(settings | options))
 
     return make
+
+
+@pytest.fixture
+def process(monkeypatch):
+    """No process is started; the first call of all tests registers the compilers."""
+    torch.compiler.reset()
+    for backend in (noting, wrong, broken):
+        if backend.__name__ not in torch.compiler.list_backends(()):
+            torch._dynamo.register_backend(backend)
+    CALLS.clear()
+    Stub.started = []
+    monkeypatch.setattr(trial_module, "CompilingProcess", Stub)
+    yield Stub
+    torch.compiler.reset()
+
+
+@pytest.fixture
+def take(monkeypatch):
+    """Choose a mode whatever the times are, if it can be made; notes what it was asked with."""
+    asked = []
+
+    def install(mode):
+        def choose(step_eager, make_compiled, steps_left, **options):
+            asked.append(SimpleNamespace(steps_left=steps_left, **options))
+            step_eager()
+            try:
+                if mode != "off":
+                    make_compiled(mode, 60.0)()
+            except CompileFailedError as error:
+                return CompileChoice("off", f"{mode}: {error}", steps_left, 1.0)
+            return CompileChoice(mode, "as the test wants it", steps_left, 1.0)
+
+        monkeypatch.setattr(chooser_module, "choose_compile_mode", choose)
+        return asked
+
+    return install

@@ -25,7 +25,8 @@ REQUEST = CheckRequest(
     policies=[TestTimeAugmentation(), TestTimeAugmentation("turns", TURNS)],
     images=10_000_000,
 )
-RUN = KnownRun("test_efficientnet", 32, 5, {"turns": Interval(0.9, 0.88, 0.92)}, "of 100 images")
+SCORED = TestTimeAugmentation("as it was called", TURNS).fingerprint
+RUN = KnownRun("test_efficientnet", 32, 5, {SCORED: Interval(0.9, 0.88, 0.92)}, "of 100 images")
 
 
 def ask(**changes):
@@ -68,6 +69,11 @@ def test_a_run_brings_model_size_folds_and_worth():
     assert "0.900  0.880 to 0.920" in text
     values = found.as_dict()
     assert [policy["macro_f1"] is None for policy in values["policies"]] == [True, False]
+
+
+def test_a_policy_that_has_changed_has_no_worth_under_its_old_name():
+    other = TestTimeAugmentation("turns", [*TURNS, {"hflip": True}])
+    assert ask(run=RUN, gpu=preset("rtx3060"), policies=[other]).worth == {}
 
 
 def test_a_card_that_cannot_compute_so_is_a_row_and_alone_an_error():

@@ -10,6 +10,7 @@ import torch
 from gpuopt.build import build
 from gpuopt.config import compose_settings
 from gpuopt.configuration import check_config, leaves, limits, parameters_of
+from gpuopt.configuration.given_arguments import GIVEN as GIVEN_BY_PROGRAM
 from gpuopt.configuration.limits import CHOICES, RANGES
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu
@@ -39,7 +40,10 @@ def compose_all():
     yield compose_settings("export", ["num_classes=7"])
     yield compose_settings("recommend_tta", ["target_minutes=20", "min_f1=0.9", "images=100"])
     yield compose_settings("find_batch_size", ["max_batch_size=64", "target=8"])
+    yield compose_settings("tune", ["target=loader", "goal=memory"])
     yield compose_settings("benchmark", ["optimal_batch_size=8"])
+    yield compose_settings("profiler", ["wait=87"])
+    yield compose_settings("diagnose", ["target=throttle"])
 
 
 @pytest.fixture(scope="module")
@@ -337,13 +341,13 @@ def test_keys_that_would_do_nothing_are_refused(key, value, message, settings):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("group", limits._GIVEN)
+@pytest.mark.parametrize("group", GIVEN_BY_PROGRAM)
 def test_what_the_program_gives_are_arguments_of_the_class(group, composed):
     node = composed[0]
     for part in group.split("."):
         node = node[part]
     names = {parameter.name for parameter in parameters_of(node["_target_"])}
-    assert set(limits._GIVEN[group]) <= names
+    assert set(GIVEN_BY_PROGRAM[group]) <= names
 
 
 def test_a_fold_must_exist(settings):

@@ -6,15 +6,22 @@ from hydra._internal.utils import get_args_parser
 
 from gpuopt.config import compose_settings
 from gpuopt.configuration import SEED_SPELLINGS, translate_arguments
-from gpuopt.configuration.seed_flags import FINDER_SPELLINGS, KEYS, RECOMMENDER_SPELLINGS
+from gpuopt.configuration.seed_flags import (
+    FINDER_SPELLINGS,
+    KEYS,
+    PROFILER_SPELLINGS,
+    RECOMMENDER_SPELLINGS,
+)
 from gpuopt.errors import InputError
 from gpuopt.schema import (
     BenchmarkConfig,
     CheckConfig,
     FindBatchSizeConfig,
     PredictConfig,
+    ProfilerConfig,
     RecommendTtaConfig,
     TrainConfig,
+    TuneConfig,
 )
 
 HYDRA_OPTIONS = [
@@ -118,6 +125,41 @@ def test_every_spelling_of_the_recommender_names_a_key(name):
     assert RECOMMENDER_SPELLINGS[name].partition("=")[0] in KEYS["recommend_tta"]
 
 
+@pytest.mark.parametrize("name", PROFILER_SPELLINGS)
+def test_every_spelling_of_the_profiler_names_a_key(name):
+    assert PROFILER_SPELLINGS[name].partition("=")[0] in KEYS["profiler"]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        (
+            "--config configs/train.yaml --profile_steps 100 --output_dir logs/profiling/",
+            "mode=basic steps=100 output=logs/profiling",
+        ),
+        (
+            "--config configs/train_fast_optimized.yaml --fold 0 --max_epochs 1",
+            "mode=fast_optimized fold=0 trainer.max_epochs=1",
+        ),
+        (
+            "--activities cpu,cuda --record_shapes --with_stack "
+            "--output_trace logs/profiling/memory_trace.json --profile_memory",
+            "activities=[cpu,cuda] record_shapes=true with_stack=true output=logs/profiling "
+            "profile_memory=true",
+        ),
+    ],
+)
+def test_the_guides_profilers_are_answered(line, expected):
+    assert answer(line, "profiler") == f"options are key=value here: {expected}"
+    settings = compose_settings("profiler", expected.split())
+    assert settings["mode"] in ("basic", "fast_optimized", "quickstart")
+
+
+def test_other_commands_name_the_profiler():
+    assert answer("--profile_steps 100") == "gpuopt profiler takes that"
+    assert answer("with_stack=true") == "gpuopt profiler takes that"
+
+
 def test_the_guides_recommender_is_answered():
     typed = [
         "--config",
@@ -142,6 +184,8 @@ def test_the_keys_are_those_of_the_schemas():
     assert set(KEYS["benchmark"]) == {field.name for field in fields(BenchmarkConfig)}
     assert set(KEYS["check"]) == {field.name for field in fields(CheckConfig)}
     assert set(KEYS["recommend_tta"]) == {field.name for field in fields(RecommendTtaConfig)}
+    assert set(KEYS["profiler"]) == {field.name for field in fields(ProfilerConfig)}
+    assert set(KEYS["tune"]) == {field.name for field in fields(TuneConfig)}
     assert set(KEYS["find_batch_size"]) == {field.name for field in fields(FindBatchSizeConfig)}
 
 
@@ -186,10 +230,10 @@ def test_settings_pass(word):
 def test_later_features_get_no_spelling():
     assert answer("--use_deepspeed --zero_stage 2") == "not available yet"
     assert answer("--mode find_optimal") == "gpuopt find_batch_size takes that"
-    message = answer("--batch_size 4 --zero_stage 2 --port 8080 --amp_opt_level O1")
+    message = answer("--batch_size 4 --zero_stage 2 --metrics a --amp_opt_level O1")
     assert message == (
         "options are key=value here: micro_batch_size=4; "
-        "not available yet: --zero_stage 2 --port 8080; not needed: --amp_opt_level O1"
+        "not available yet: --zero_stage 2 --metrics a; not needed: --amp_opt_level O1"
     )
 
 
@@ -330,7 +374,28 @@ def test_the_batch_size_of_predict_is_a_key():
 
 def test_keys_of_other_commands_are_their_own():
     assert translate_arguments("monitor", ["port=80", "interval=1"]) == ["port=80", "interval=1"]
-    assert "micro_batch_size=4" in answer("--batch_size 4", "monitor")
+    assert answer("--batch_size 4", "monitor") == "settled by the run"
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--dashboard --port 8080", "options are key=value here: view=web port=8080"),
+        ("--update-interval 2", "options are key=value here: interval=2"),
+        ("--log_file logs/a.json", "options are key=value here: log=logs/a.jsonl"),
+        ("log_file=a.jsonl", "that is called here: log=a.jsonl"),
+        ("--gpu_ids 0,1", "options are key=value here: gpu_ids=[0,1]"),
+        ("--export_prometheus", "options are key=value here: prometheus=true"),
+        ("--multi_gpu", "not needed"),
+    ],
+)
+def test_the_monitor_takes_what_the_guides_monitor_took(line, expected):
+    assert answer(line, "monitor") == expected
+
+
+@pytest.mark.parametrize("line", ["--dashboard", "--duration 60", "port=8080", "log_file=a"])
+def test_other_commands_name_the_monitor(line):
+    assert answer(line, "train") == "gpuopt monitor takes that"
 
 
 @pytest.mark.parametrize(("option", "action"), HYDRA_OPTIONS, ids=[o for o, _ in HYDRA_OPTIONS])

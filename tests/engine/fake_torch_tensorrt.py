@@ -4,7 +4,6 @@ Every call is bound to the recorded signature and noted. An engine is the export
 it refuses a batch outside of the active profile, as TensorRT does.
 """
 
-import contextlib
 import io
 from types import SimpleNamespace
 
@@ -37,13 +36,6 @@ def make_library(version=None, is_rtx=False):
             calls.append(("set_optimization_profile", profile))
             self.active = profile
 
-    @contextlib.contextmanager
-    def enable_cudagraphs(*args, **kwargs):
-        given = note("torch_tensorrt.runtime.enable_cudagraphs", *args, **kwargs)
-        given.compiled_module.replays = True
-        yield given.compiled_module
-        given.compiled_module.replays = False
-
     settings = "torch_tensorrt.dynamo.CompilationSettings"
     return SimpleNamespace(
         __version__=version or recorded()["version"],
@@ -54,7 +46,7 @@ def make_library(version=None, is_rtx=False):
             CompilationSettings=lambda **kwargs: note(settings, **kwargs),
             convert_exported_program_to_serialized_trt_engine=convert,
         ),
-        runtime=SimpleNamespace(TorchTensorRTModule=Module, enable_cudagraphs=enable_cudagraphs),
+        runtime=SimpleNamespace(TorchTensorRTModule=Module),
         calls=calls,
     )
 
@@ -92,14 +84,13 @@ class _Module(torch.nn.Module):
         content = io.BytesIO(given.serialized_engine.removeprefix(MAGIC))
         self._program = torch.export.load(content, extra_files=extra).module()
         self._profiles = [tuple(map(int, pair)) for pair in _pairs(extra["profiles"])]
-        self.active, self.replays = 0, False
-        self.seen = []
+        self.active, self.seen = 0, []
 
     def forward(self, images):
         least, most = self._profiles[self.active]
         assert least <= len(images) <= most, "the batch is outside of the active profile"
         assert images.is_contiguous()
-        self.seen.append((len(images), self.replays))
+        self.seen.append(len(images))
         return self._program(images)
 
 

@@ -25,7 +25,6 @@ CALLED = (
     "torch_tensorrt.dynamo.convert_exported_program_to_serialized_trt_engine",
     "torch_tensorrt.runtime.TorchTensorRTModule",
     "torch_tensorrt.runtime.TorchTensorRTModule.set_optimization_profile",
-    "torch_tensorrt.runtime.enable_cudagraphs",
 )
 KINDS = {"positional": inspect.Parameter.POSITIONAL_OR_KEYWORD}
 KINDS["keyword"] = inspect.Parameter.KEYWORD_ONLY

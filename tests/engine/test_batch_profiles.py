@@ -37,6 +37,22 @@ def test_a_batch_is_filled_up_to_the_size_that_kernels_are_chosen_for(count, exp
     assert fitted_batch(count, batch_profiles(32, 64)) == expected
 
 
+@pytest.mark.parametrize(
+    ("count", "too_large", "expected"),
+    [
+        (64, 64, (1, 64)),
+        (33, 64, (1, 33)),
+        (32, 64, (1, 32)),
+        (16, 32, (1, 16)),
+        (5, 32, (1, 8)),
+        (3, 32, (0, 3)),
+        (40, 32, (1, 64)),
+    ],
+)
+def test_a_batch_is_not_filled_up_to_a_size_that_did_not_fit(count, too_large, expected):
+    assert fitted_batch(count, batch_profiles(32, 64), too_large) == expected
+
+
 @pytest.mark.parametrize("optimal", [1, 2, 5, 7, 8, 9, 30])
 @pytest.mark.parametrize("maximum", [1, 2, 4, 5, 8, 9, 30, 100])
 def test_every_batch_fits_into_the_profile_that_is_chosen(optimal, maximum):

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from gpuopt.engine.aot_inductor import AotInductor
 from gpuopt.engine.cache_key import device_key, differing, engine_key, weights_digest
 from gpuopt.engine.onnx import Onnx
 from tests.engine.conftest import CPU, request, small
@@ -94,6 +95,16 @@ def test_a_gpu_is_its_name_capability_memory_and_driver(monkeypatch):
         "driver": "580.1",
     }
     assert "driver" not in device_key(CPU)
+
+
+@pytest.mark.parametrize("backend", [Backend(), AotInductor()])
+def test_another_processor_is_another_key(monkeypatch, backend):
+    """A file that was compiled with AVX-512 ends in a crash where there is none."""
+    base = engine_key(backend, request(), small())
+    monkeypatch.setattr("gpuopt.engine.cache_key.processor_flags", lambda: ("avx", "avx2"))
+    (line,) = differing(engine_key(backend, request(), small()), base)
+    assert line.startswith("processor was ")
+    assert "processor" in AotInductor().versions(torch.device("cuda", 0))
 
 
 def test_a_machine_without_a_driver_has_a_key():

@@ -1,6 +1,7 @@
 """Engines that are right, wrong, repaired and missing, side by side, made of a small network."""
 
 import mmap
+import weakref
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from gpuopt.engine.benchmark import (
 )
 from gpuopt.engine.fallback import ProofImages, reference_of
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
+from gpuopt.engine.race import race
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import InputError
 
@@ -133,3 +135,73 @@ def test_memory_is_what_the_process_holds_more():
         kept.write(b"1" * (64 << 20))
         assert used_bytes(CPU) - before > 32 << 20
     assert run(names=("onnx",))[0]["onnx"].memory_bytes >= 0
+
+
+ALIVE = weakref.WeakSet()
+
+
+class Roomy(FakeEngine):
+    """Runs a batch of 8 only where at most `most` engines are in memory."""
+
+    most = 2
+
+    def __init__(self, *args):
+        super().__init__(*args)
+        ALIVE.add(self)
+        self.racing = False
+
+    def __call__(self, images):
+        if self.racing and len(images) == 8 and len(ALIVE) > self.most:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().__call__(images)
+
+
+def crowded(monkeypatch, most, names=("onnx", "compiled")):
+    monkeypatch.setattr(Roomy, "most", most)
+    clock, made = [0.0], []
+
+    def make(name, request):
+        made.append(name)
+        engine = Roomy(name, request, clock, CALL_S[name], False)
+        engine.racing = made.count(name) > 1  # the second time is for the race alone
+        return MadeEngine(engine, None)
+
+    def timed(engines, *args, **options):
+        for engine in engines.values():
+            engine.racing = True
+        return race(engines, *args, **options)
+
+    monkeypatch.setattr("gpuopt.engine.benchmark.race", timed)
+    records = benchmark_engines(
+        names,
+        REQUEST,
+        NETWORK,
+        pictures(),
+        make=make,
+        warmup=1,
+        runs=4,
+        bounds=Bounds(least_images=24),
+        tell=lambda line: None,
+        clock=lambda: clock[0],
+    )
+    return {record.engine: record for record in records}
+
+
+def test_what_does_not_fit_beside_the_others_is_timed_beside_eager_alone(monkeypatch):
+    records = crowded(monkeypatch, most=2)
+    for name, record in records.items():
+        sizes = [(t.scope, t.batch_size) for t in record.timings]
+        assert sizes == [(s, n) for s in ("engine", "end_to_end") for n in (1, 4, 8)], name
+        assert record.faults == ()
+    assert records["onnx"].timing("end_to_end", 8).time_ratio.ratio == pytest.approx(0.2)
+
+
+def test_memory_that_runs_out_costs_one_batch_size_and_is_named(monkeypatch):
+    records = crowded(monkeypatch, most=0)
+    for record in records.values():
+        assert {t.batch_size for t in record.timings} == {1, 4}
+        assert record.is_verified
+        assert [fault.split(":")[0] for fault in record.faults] == [
+            "not timed at a batch of 8 (engine)",
+            "not timed at a batch of 8 (end to end)",
+        ]

@@ -12,13 +12,23 @@ pytestmark = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
 ]
+NETWORKS = ("test_vit", "test_convnext", "test_efficientnet")
 # Relative to the largest logit.
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 8e-2}
+# Take 10 to 70 seconds for a case.
+COMPILERS = ("compiled", "aot_inductor")
+# What a precision does to a network is in the served graph, of which each engine makes its code:
+# compilers are asked for every network and every precision once, the others for all pairs.
+CASES = [
+    (engine, network, precision)
+    for engine in ENGINE_NAMES
+    for network, its_own in zip(NETWORKS, TOLERANCE, strict=True)
+    for precision in TOLERANCE
+    if engine not in COMPILERS or precision == its_own
+]
 
 
-@pytest.mark.parametrize("precision", TOLERANCE)
-@pytest.mark.parametrize("network", ["test_convnext", "test_efficientnet", "test_vit"])
-@pytest.mark.parametrize("engine", ENGINE_NAMES)
+@pytest.mark.parametrize(("engine", "network", "precision"), CASES)
 def test_an_engine_answers_as_the_network(engine, network, precision, tmp_path):
     device = torch.device("cuda")
     backend = file_backend(engine) or live_backend(engine)

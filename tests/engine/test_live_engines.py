@@ -52,6 +52,28 @@ def test_compiled_code_sees_three_batch_sizes_only():
     assert sorted(shape[0] for shape in shapes) == [1, 4, 6]
 
 
+def test_after_an_out_of_memory_a_half_batch_is_not_filled_up_again():
+    network, seen = small(), []
+
+    def backend(graph, inputs):
+        def run(*given):
+            count = next(len(tensor) for tensor in given if tensor.dtype == torch.uint8)
+            seen.append(count)
+            if count > 3:
+                raise torch.OutOfMemoryError("CUDA out of memory")
+            return graph.forward(*given)
+
+        return run
+
+    engine = Compiled(backend=backend).wrap(request(optimal=6), network)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine(pictures(6))
+    images = pictures(3)
+    torch.testing.assert_close(engine(images), expected(network, images))
+    engine(pictures(2))  # the last of a data set
+    assert seen == [6, 3, 3]
+
+
 def test_padding_repeats_the_images():
     images = pictures(3)
     filled = padded(images, 8)

@@ -1,4 +1,5 @@
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -25,6 +26,7 @@ class Fake:
 
     def __init__(self, error=0.0):
         self.error, self.built, self.loaded = error, [], []
+        self.provider, self.code = "cpu", "code"
 
     def unavailable(self, device):
         return None
@@ -34,13 +36,15 @@ class Fake:
 
     def build(self, asked, network, path):
         self.built.append(asked)
-        path.write_text("code")
+        path.write_text(self.code)
 
     def load(self, asked, path):
         self.loaded.append(asked)
         right = Eager().wrap(asked, small())
         wrong = torch.tensor([self.error, 0, 0, 0, 0])
-        return CallableEngine("onnx", asked, lambda images: right(images) + wrong)
+        engine = CallableEngine("onnx", asked, lambda images: right(images) + wrong)
+        engine.provider = self.provider
+        return engine
 
 
 @pytest.fixture
@@ -127,6 +131,32 @@ def test_an_engine_that_is_wrong_is_not_used(engines, fake, lines):
     again, second = engines.open(("onnx",), request("fp16"), never)
     assert again.name == "eager"
     assert "rejected before" in second.reason
+
+
+def test_eager_that_was_proved_is_opened_without_proving_it_again(engines, fake):
+    """As where a benchmark found it the fastest."""
+    assert engines.open(("eager",), request(), proof)[0].name == "eager"
+    engine, choice = engines.open(("eager",), request(), never)
+    assert (engine.name, choice.reason) == ("eager", "proved before, here and for these weights")
+
+
+def test_a_proof_holds_for_the_provider_that_was_proved(engines, fake, tmp_path, lines):
+    fake.provider = "cuda"
+    engines.open(("onnx",), request(), proof)
+    engines.open(("onnx",), request(), never)
+    file = EngineFile(exported(tmp_path, fake, images=None).path, engines._cache.seal)
+    engines.open_file(file, request(), proof)
+    engines.open_file(file, request(), never)
+    fake.provider = "tensorrt"  # whose library was not there at first
+    for opening in (
+        lambda images: engines.open(("onnx",), request(), images),
+        lambda images: engines.open_file(file, request(), images),
+    ):
+        with pytest.raises(AssertionError, match="nothing had to be proved"):
+            opening(never)
+        opening(proof)
+        opening(never)
+    assert f"{file.path} was proved with provider=cuda, not with this one" in lines
 
 
 def test_a_fault_is_no_rejection_and_is_tried_again(engines, fake, monkeypatch):
@@ -269,6 +299,38 @@ def test_what_would_lie_beside_an_engine_is_not_overwritten(tmp_path, fake, name
         exported(tmp_path, fake, images=None)
     assert beside.read_text() == "results"
     assert fake.built == []
+
+
+@pytest.mark.parametrize("is_first", [True, False])
+def test_who_is_stopped_before_the_engine_has_its_name_leaves_nothing_valid(
+    tmp_path, fake, engines, monkeypatch, is_first
+):
+    path = tmp_path / "out" / "model.onnx"
+    if not is_first:
+        exported(tmp_path, fake, images=many)
+    replace_file, content = Path.replace, b"" if is_first else path.read_bytes()
+
+    def stopped(source, target):
+        if target == path:
+            raise KeyboardInterrupt
+        return replace_file(source, target)
+
+    fake.code = "newer code"
+    for _ in range(2):  # and stopped again
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "replace", stopped)
+            with pytest.raises(KeyboardInterrupt):
+                exported(tmp_path, fake, asked=request(most=8), images=None)
+    file = EngineFile(path, engines._cache.seal)
+    assert file.objection() is not None
+    assert is_first or path.read_bytes() == content
+    exported(tmp_path, fake, asked=request(most=8), images=None)  # takes the place of the remains
+    assert file.objection() is None
+    assert file.request(request().device).max_batch_size == 8
+    assert read_report(path) is None
+    path.write_text("a thesis")
+    with pytest.raises(InputError, match="exists and is no engine of yours"):
+        exported(tmp_path, fake, images=None)
 
 
 def test_layers_that_the_network_does_not_have_are_refused_before_anything_is_built(tmp_path, fake):

@@ -49,7 +49,8 @@ def run(seconds, drift=0.0, batch_sizes=(1, 8), warmup=3, runs=20):
         baseline="eager",
         clock=clock,
     )
-    return found, engines, log
+    assert found.faults == {}
+    return found.timings, engines, log
 
 
 def test_every_size_is_timed_on_the_device_and_from_the_host():
@@ -112,3 +113,45 @@ def test_calls_are_dealt_out_when_they_are_no_multiple_of_the_rounds():
     assert found["eager"][0].calls == 13
     found, _, _ = run({"eager": lambda n, i: 0.01}, batch_sizes=(1,), runs=2, warmup=0)
     assert found["eager"][0].calls == 2
+
+
+def test_an_engine_that_fails_is_named_and_the_others_are_timed():
+    def hungry(count, call):
+        if count == 8:
+            raise torch.OutOfMemoryError("CUDA out of memory\nTried to allocate 2 GiB")
+        return 0.02
+
+    clock = Clock()
+    engines = {
+        "eager": FakeEngine(clock, lambda n, i: 0.01, [], "eager"),
+        "onnx": FakeEngine(clock, hungry, [], "onnx"),
+    }
+    found = race(
+        engines, IMAGES, batch_sizes=(1, 8), warmup=0, runs=4, baseline="eager", clock=clock
+    )
+    assert [(t.scope, t.batch_size) for t in found.timings["onnx"]] == [
+        ("engine", 1),
+        ("end_to_end", 1),
+    ]
+    assert len(found.timings["eager"]) == 4
+    assert list(found.faults) == ["onnx"]
+    first, second = found.faults["onnx"]
+    assert (first.scope, second.scope, first.is_memory) == ("engine", "end_to_end", True)
+    assert str(second) == (
+        "not timed at a batch of 8 (end to end): OutOfMemoryError: CUDA out of memory"
+    )
+
+
+def test_without_the_baseline_there_are_times_and_no_ratios():
+    def broken(count, call):
+        raise RuntimeError("a kernel is missing")
+
+    clock = Clock()
+    engines = {
+        "eager": FakeEngine(clock, broken, [], "eager"),
+        "onnx": FakeEngine(clock, lambda n, i: 0.02, [], "onnx"),
+    }
+    found = race(engines, IMAGES, batch_sizes=(4,), warmup=0, runs=4, baseline="eager", clock=clock)
+    assert found.timings["eager"] == ()
+    assert {t.time_ratio for t in found.timings["onnx"]} == {None}
+    assert not found.faults["eager"][0].is_memory

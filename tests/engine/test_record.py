@@ -76,6 +76,13 @@ def test_a_record_of_other_weights_or_another_gpu_does_not_count(tmp_path, chang
     assert fastest_verified(tmp_path, replace(HERE, **change)) is None
 
 
+def test_one_that_could_not_be_timed_costs_the_others_nothing(tmp_path):
+    untimed = replace(engine("tensorrt", 900.0), timings=(), faults=("not timed at a batch of 8",))
+    path = write(tmp_path, untimed, engine("onnx", 300.0))
+    assert fastest_verified(tmp_path, HERE).name == "onnx"
+    assert json.loads(path.read_text())["engines"][0]["faults"] == ["not timed at a batch of 8"]
+
+
 def test_without_a_proved_engine_there_is_none(tmp_path):
     assert fastest_verified(tmp_path, HERE) is None
     write(tmp_path, engine("onnx", 300.0, is_verified=False))

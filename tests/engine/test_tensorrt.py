@@ -145,7 +145,7 @@ def test_batches_are_filled_up_and_profiles_are_changed_only_when_needed(
         found = engine(images(20)[:count])
         assert found.shape == (count, 4)
         torch.testing.assert_close(found, expected[:count])
-    assert [n for n, _ in engine._module.seen] == [20, 1, 3, 12, 12, 20, 2]
+    assert engine._module.seen == [20, 1, 3, 12, 12, 20, 2]
     assert calls(library, "set_optimization_profile") == [1, 0, 1, 0]
 
 
@@ -160,14 +160,23 @@ def test_an_engine_for_single_images_has_one_profile(network, library, tmp_path)
     assert engine(images(1)).shape == (1, 4)
 
 
-@pytest.mark.parametrize("graphs", [True, False])
-def test_cuda_graphs_are_on_during_calls_only(network, library, tmp_path, graphs):
-    engine = built(network, asked(), tmp_path / "model.engine", TensorRT(cuda_graphs=graphs))
-    engine(images(12))
-    engine(images(2))
-    assert engine._module.seen == [(12, graphs), (2, graphs)]
-    assert len(calls(library, "enable_cudagraphs")) == 2 * graphs
-    assert not engine._module.replays
+def test_after_an_out_of_memory_smaller_batches_are_not_filled_up_again(
+    network, library, tmp_path, monkeypatch
+):
+    engine = built(network, asked(optimal=16), tmp_path / "model.engine")
+    forward = type(engine._module).forward
+
+    def crowded(module, pixels):
+        if len(pixels) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return forward(module, pixels)
+
+    monkeypatch.setattr(type(engine._module), "forward", crowded)
+    with pytest.raises(torch.OutOfMemoryError):
+        engine(images(16))
+    assert engine(images(8)).shape == (8, 4)
+    assert engine(images(5)).shape == (5, 4)
+    assert engine._module.seen == [8, 8]  # a profile has a minimum
 
 
 def test_a_network_that_cannot_be_compiled_is_a_fault_in_one_line(
@@ -278,10 +287,9 @@ def test_signatures_are_read_from_sources(tmp_path):
         "@dataclass\nclass CompilationSettings:\n    device: int = DEVICE\n"
     )
     (package / "runtime/__init__.py").write_text(
-        "from torch_tensorrt.dynamo.runtime import TorchTensorRTModule, enable_cudagraphs\n"
+        "from torch_tensorrt.dynamo.runtime import TorchTensorRTModule\n"
     )
     (package / "dynamo/runtime/__init__.py").write_text(
-        "def enable_cudagraphs(module): ...\n"
         "class TorchTensorRTModule:\n"
         "    def __init__(self, engine=None): ...\n"
         "    def set_optimization_profile(self, profile): ...\n"
@@ -295,5 +303,4 @@ def test_signatures_are_read_from_sources(tmp_path):
         "convert_exported_program_to_serialized_trt_engine": ["program", "inputs", "device"],
         "TorchTensorRTModule": ["engine"],
         "set_optimization_profile": ["profile"],
-        "enable_cudagraphs": ["module"],
     }

@@ -78,6 +78,12 @@ int nvmlDeviceGetHandleByUUID(const char *uuid, void **device) {
     return fault("Handle");
 }
 
+int nvmlDeviceGetHandleByIndex_v2(unsigned index, void **device) {
+    if (index >= count) return INVALID;
+    *device = &cards[index];
+    return fault("Handle");
+}
+
 int nvmlDeviceGetUUID(struct card *card, char *uuid, unsigned size) {
     char text[64];
     snprintf(text, sizeof text, "GPU-%08x-0000-0000-0000-000000000000", card->number);

@@ -204,7 +204,7 @@ def test_fields_that_are_not_supported_are_absent_and_the_others_stay(library, t
 # A training on the CPU asks for no GPU. GpuStats is given the fake card here, as only then does a
 # training read the library on a machine without CUDA.
 TRAIN = """
-import sys
+import sys, time
 from gpuopt.callbacks import gpu_stats
 from gpuopt.hardware import cuda_devices
 
@@ -212,8 +212,10 @@ start = gpu_stats.GpuStats.on_train_start
 
 def with_the_card(self, trainer, module):
     self._devices = cuda_devices(uuids=["GPU-00000000-0000-0000-0000-000000000000"])
-    self._interval_s = 0.0  # at every step, however fast
+    self._interval_s = 0.02
     start(self, trainer, module)
+    while self._stats._sampler.latest() is None:  # while the card is still there
+        time.sleep(0.01)
 
 gpu_stats.GpuStats.on_train_start = with_the_card
 from gpuopt.train import main
@@ -244,4 +246,43 @@ def test_training_goes_on_when_the_gpu_is_lost_and_says_so_once(library, tmp_pat
         rows = list(csv.DictReader(stream))
     power = [row["gpu0/power_w"] for row in rows if row["throughput/step_ms"]]
     assert len(power) > 5
-    assert power == ["170.5", *[""] * (len(power) - 1)]
+    assert set(power) == {"170.5", ""}
+    assert power[-1] == ""
+    assert "joules_per_sample" not in json.loads((tmp_path / "run/results.json").read_text())
+
+
+WATCH = "import sys; from gpuopt.monitor import main; sys.argv[0] = 'gpuopt monitor'; main()"
+
+
+def watch(folder, cwd, *words, **settings):
+    """Run the monitor for a moment; without CUDA's driver it shows what NVML knows."""
+    words = ("log=log.jsonl", "interval=0.1", *words)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("CUDA_VISIBLE_DEVICES", "")
+        done = run(WATCH, folder, cwd, *words, cards=f"{CARD};{CARD}", **settings)
+    lines = (cwd / "log.jsonl").read_text().splitlines() if (cwd / "log.jsonl").exists() else []
+    return done, [json.loads(line) for line in lines]
+
+
+def test_the_monitor_watches_the_devices_that_it_is_told_of(library, tmp_path):
+    done, records = watch(library, tmp_path, "gpu_ids=[1]", "duration=0.5")
+    assert done.returncode == 0, done.stderr
+    for record in records:
+        (device,) = record["devices"]
+        assert (device["index"], device["power_w"]) == (1, 170.5)
+        assert device["energy_j"] is None
+    assert records[-1]["used_j"]["1"] > 0  # from the power, without a counter
+    done, records = watch(library, tmp_path, "gpu_ids=[0,2]", "duration=1")
+    assert done.returncode == 2
+    last = done.stderr.splitlines()[-1]
+    assert last == "gpuopt monitor: gpu_ids: there is no GPU 2; found: [0, 1]"
+
+
+def test_the_monitor_goes_on_when_the_gpu_is_lost_and_says_so_once(library, tmp_path):
+    done, records = watch(library, tmp_path, "duration=1", fault=15, calls=40)
+    assert done.returncode == 0, done.stderr
+    assert records[0]["devices"][0]["power_w"] == 170.5
+    assert records[-1]["devices"][0]["power_w"] is None
+    assert records[-1]["host"]["memory_used_bytes"] > 0
+    assert done.stderr.count("GPU 0: GPU is lost") == 1
+    assert "Traceback" not in done.stderr

@@ -26,7 +26,7 @@ from tests.faults import spares
 
 __all__ = ["main"]
 
-COMMANDS = ("benchmark", "check", "config", "predict", "sweep", "train")
+COMMANDS = ("benchmark", "check", "config", "monitor", "predict", "sweep", "train")
 LIGHT = tuple(f"gpuopt.{name}" for name in COMMANDS)
 HEAVY = (
     "gpuopt.fold_runs",

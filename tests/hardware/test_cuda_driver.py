@@ -38,6 +38,10 @@ class Library:
         ctypes.cast(size, ctypes.POINTER(ctypes.c_size_t))[0] = CARDS[handle.value - 40][1]
         return 0
 
+    def cuDeviceGetUuid_v2(self, text, handle):
+        text[:] = bytes([handle.value, *range(15)])
+        return 101 if "uuid" in self.fails else 0
+
     def cuDeviceGetAttribute(self, value, which, handle):
         ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = CARDS[handle.value - 40][2][which]
         return 0
@@ -47,6 +51,7 @@ def test_the_devices_are_listed_with_what_a_profile_needs():
     first, second = driver_devices(Library())
     assert (first.index, first.name, first.memory_mib) == (0, "NVIDIA GeForce RTX 3060", 12288)
     assert (second.index, second.name) == (1, "NVIDIA H200")
+    assert first.uuid == "28000102-0304-0506-0708-090a0b0c0d0e"
     gpu = profile_from_device(first)
     assert (gpu.compute_capability, gpu.sm_count, gpu.precision) == ("8.6", 28, "bf16")
 
@@ -59,6 +64,12 @@ def test_a_driver_that_fails_has_no_devices(stage):
 def test_a_device_that_fails_is_left_out():
     (device,) = driver_devices(Library(fails=(0,)))
     assert device.index == 1
+
+
+def test_a_driver_that_tells_no_uuid_has_its_devices(monkeypatch):
+    assert [device.uuid for device in driver_devices(Library(fails=("uuid",)))] == [None, None]
+    monkeypatch.delattr(Library, "cuDeviceGetUuid_v2")
+    assert [device.uuid for device in driver_devices(Library())] == [None, None]
 
 
 def test_a_machine_without_the_library_has_no_devices(monkeypatch):
@@ -80,5 +91,6 @@ def test_it_agrees_with_torch():
     for device in devices:
         known = torch.cuda.get_device_properties(device.index)
         assert (device.name, device.total_memory) == (known.name, known.total_memory)
+        assert device.uuid == str(known.uuid)
         assert device.multi_processor_count == known.multi_processor_count
         assert (device.major, device.minor) == (known.major, known.minor)

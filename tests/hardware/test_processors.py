@@ -3,7 +3,13 @@ import os
 import pytest
 
 from gpuopt.errors import InputError
-from gpuopt.hardware import Gpu, available_cpus, processor_name, recommended_workers
+from gpuopt.hardware import (
+    Gpu,
+    available_cpus,
+    processor_flags,
+    processor_name,
+    recommended_workers,
+)
 
 
 @pytest.fixture
@@ -77,6 +83,14 @@ def test_a_processor_is_named_as_the_system_does(tmp_path, monkeypatch):
     monkeypatch.setattr("platform.machine", lambda: "aarch64")
     info.write_text("processor\t: 0\nmodel name\t:\n")
     assert processor_name(info) == processor_name(tmp_path / "none") == "aarch64"
+
+
+@pytest.mark.parametrize("name", ["flags\t\t", "Features\t"])
+def test_a_processors_features_are_read_once_and_sorted(tmp_path, name):
+    info = tmp_path / "cpuinfo"
+    info.write_text(f"processor\t: 0\n{name}: sse avx2 avx\n\nprocessor\t: 1\n{name}: other\n")
+    assert processor_flags(info) == ("avx", "avx2", "sse")
+    assert processor_flags(tmp_path / "none") == ()
 
 
 CPU = Gpu(name="cpu", num_workers=2)

@@ -23,6 +23,7 @@ def test_as_many_workers_as_their_batches_fit(mounted):
     mounted(64, 60)
     assert workers_that_fit(10 * MIB) == 2
     assert workers_that_fit(30 * MIB) == 0
+    assert workers_that_fit(10 * MIB, prefetch_factor=1) == 3
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,9 @@ from gpuopt.measure.roofline import (
     cpu_rates,
     forward_flops,
     gpu_rates,
+    kept_forward_flops,
     predict_forward_s,
+    predict_sample_interval_s,
     predict_sample_s,
 )
 
@@ -26,6 +28,14 @@ def test_a_forward_pass_has_a_range():
         found = predict_forward_s(flops, saved_bytes, rates)
         assert found.value == pytest.approx(parts / 0.93)
         assert found.low < found.value < found.high
+
+
+def test_a_training_step_has_a_range_as_well():
+    rates = Rates(flops_per_s=3e9, bytes_per_s=6.4e9)
+    found = predict_sample_interval_s(1e9, 1e9, rates)
+    assert found.value == predict_sample_s(1e9, 1e9, rates)
+    assert found.low == pytest.approx(2 / 0.79)
+    assert found.high == pytest.approx(2 / 0.51)
 
 
 @pytest.mark.parametrize(
@@ -52,6 +62,19 @@ def test_operations_of_a_convolutional_network_follow_the_pixels():
     quarter = forward_flops("test_efficientnet", 64)
     assert quarter > 1e6
     assert forward_flops("test_efficientnet", 128) == pytest.approx(4 * quarter, rel=0.05)
+
+
+def test_operations_are_counted_once_for_all(tmp_path, monkeypatch):
+    counted = []
+
+    def count(name, size):
+        counted.append((name, size))
+        return 1000 + size
+
+    monkeypatch.setattr("gpuopt.measure.roofline.forward_flops", count)
+    for size in (64, 64, 96):
+        assert kept_forward_flops("test_vit", size, tmp_path) == 1000 + size
+    assert counted == [("test_vit", 64), ("test_vit", 96)]
 
 
 def test_processors_have_positive_rates():

@@ -7,6 +7,7 @@ import shutil
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -142,6 +143,34 @@ def opened(root, **settings):
 def evaluated(model, data, views=({},)):
     policy = TestTimeAugmentation(name="own", views=list(views))
     return evaluate(model, data, policy, precision="fp32", show_progress=False)
+
+
+@pytest.mark.parametrize(
+    ("micro", "evaluation", "views", "chunk"),
+    [
+        (8, None, 1, 8),
+        (64, None, 1, 32),  # as predict on a CPU
+        (64, None, 3, 32),
+        (20, None, 3, 20),
+        (8, 4, 1, 4),  # a batch is not filled up
+        (4, 16, 3, 4),  # training took no more
+    ],
+)
+def test_the_test_takes_no_more_at_once_than_training_or_predict(
+    model, contest, monkeypatch, micro, evaluation, views, chunk
+):
+    taken = []
+    monkeypatch.setattr(
+        Classifier,
+        "forward",
+        lambda self, images: (taken.append(len(images)), torch.zeros(len(images), 2))[1],
+    )
+    data = opened(contest[0], evaluation_batch_size=evaluation)
+    data.micro_batch_size = micro
+    data._splits.test.targets[:] = [1, 0, 0, 1, 1]
+    found = evaluated(model, data, [{}, {"rotate": 90}, {"rotate": 180}][:views])
+    assert found.predictions.chunk_size == chunk
+    assert set(taken) == {chunk}
 
 
 def test_of_partly_known_test_classes_the_known_are_scored(model, contest):

@@ -128,7 +128,7 @@ def test_ranks_of_one_machine_share_its_processors(monkeypatch):
 
 def test_batches_of_the_workers_fit_into_shared_memory(monkeypatch):
     monkeypatch.setattr("gpuopt.session.plan.available_cpus", lambda: 8)
-    monkeypatch.setattr("gpuopt.session.plan.workers_that_fit", lambda batch_bytes: 1)
+    monkeypatch.setattr("gpuopt.session.plan.workers_that_fit", lambda batch_bytes, **_: 1)
     few = planned("rtx3060").with_workers("auto", decoded=False)
     assert few.num_workers == 1
     assert few.choices[-1].evidence == "measured"

@@ -44,7 +44,12 @@ def test_the_chunk_is_what_fits_or_what_was_asked_for():
     assert forecast("rtx3060").chunk_size == 256
     assert forecast("rtx3060", batch_size=7).chunk_size == 7
     small = Gpu(**{**vars(CATALOGUE["rtx3060"]), "memory_limit_mib": 1400})
-    assert forecast_tta_time("test_vit", 256, small).chunk_size < 256
+    fits = forecast_tta_time("test_vit", 256, small).chunk_size
+    assert fits < 256
+    assert forecast_tta_time("test_vit", 256, small, batch_size=4096).chunk_size == fits
+    tiny = Gpu(**{**vars(CATALOGUE["rtx3060"]), "memory_limit_mib": 400})
+    with pytest.raises(InputError, match="not one sample fits"):
+        forecast_tta_time("test_vit", 256, tiny, batch_size=8)
 
 
 def test_what_cannot_be_predicted_is_refused():

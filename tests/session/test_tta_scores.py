@@ -4,16 +4,26 @@ import pytest
 
 from gpuopt.measure import Interval
 from gpuopt.session.tta_scores import TTA_SCORES, read_tta_scores, write_tta_scores
-from gpuopt.tta import View
+from gpuopt.tta import TestTimeAugmentation, parse_views
 from gpuopt.tta.frontier import PolicyScores, ScoredPolicy
 
 WEIGHTS = {"checkpoints/best.ckpt": "d"}
 
 
-def policy(name, f1=0.9):
+VIEWS = {
+    "none": [{}],
+    "essential": [{}, {"hflip": True}],
+    "greedy_2": [{}, {"rotate": 90}],
+    "greedy_3": [{}, {"rotate": 90}, {"scale": 0.9, "weight": 0.5}],
+}
+NAMES = {TestTimeAugmentation(name, views).fingerprint: name for name, views in VIEWS.items()}
+
+
+def policy(name, f1=0.9, views=None):
     score = Interval(f1, f1 - 0.01, f1 + 0.01)
     is_preset = not name.startswith("greedy")
-    return ScoredPolicy(name, (View(),), "mean", score, None, f1, f1, is_preset)
+    parsed = parse_views(VIEWS[name] if views is None else views)
+    return ScoredPolicy(name, parsed, "mean", score, None, f1, f1, is_preset)
 
 
 def scores(*policies, report_images=101):
@@ -27,7 +37,17 @@ def test_scores_are_left_for_the_check(tmp_path):
     write_tta_scores(tmp_path, WEIGHTS, "i", SCORES)
     weights, images, found = read_tta_scores(tmp_path / TTA_SCORES)
     assert (weights, images) == (WEIGHTS, 101)
-    assert found == {p.name: p.macro_f1 for p in SCORES.policies}
+    assert {NAMES[key]: worth for key, worth in found.items()} == {
+        p.name: p.macro_f1 for p in SCORES.policies
+    }
+
+
+def test_a_policy_is_known_by_what_it_does_and_not_by_its_name(tmp_path):
+    write_tta_scores(tmp_path, WEIGHTS, "i", scores(policy("essential", 0.8)))
+    renamed = policy("none", 0.9, views=VIEWS["essential"])
+    write_tta_scores(tmp_path, WEIGHTS, "i", scores(renamed))
+    *_, found = read_tta_scores(tmp_path / TTA_SCORES)
+    assert {NAMES[key]: worth.value for key, worth in found.items()} == {"essential": 0.9}
 
 
 def test_what_was_scored_before_stays_beside_fewer_policies(tmp_path):
@@ -36,7 +56,7 @@ def test_what_was_scored_before_stays_beside_fewer_policies(tmp_path):
     write_tta_scores(tmp_path, WEIGHTS, "i", scores(policy("none", 0.8), policy("greedy_2", 0.7)))
     *_, found = read_tta_scores(tmp_path / TTA_SCORES)
     # Views of another search are other ones, by whatever name.
-    assert {name: worth.value for name, worth in found.items()} == {
+    assert {NAMES[key]: worth.value for key, worth in found.items()} == {
         "none": 0.8,
         "greedy_2": 0.7,
         "essential": 0.9,
@@ -56,7 +76,7 @@ def test_scores_of_other_weights_or_images_do_not_stay(tmp_path, weights, images
     write_tta_scores(tmp_path, WEIGHTS, "i", scores(policy("essential")))
     write_tta_scores(tmp_path, weights, images, scores(policy("none"), report_images=count))
     *_, found = read_tta_scores(tmp_path / TTA_SCORES)
-    assert set(found) == {"none"}
+    assert {NAMES[key] for key in found} == {"none"}
 
 
 def changed(change):
@@ -87,6 +107,10 @@ def changed(change):
         lambda content: content.update(report_images=1e9),
         lambda content: content["policies"][0].update(macro_f1=None),
         lambda content: content["policies"][0].update(name=["none"]),
+        lambda content: content["policies"][0].update(merge="sum"),
+        lambda content: content["policies"][0].update(views=[{"rotate": "x"}]),
+        lambda content: content["policies"][0].update(views=[{"rotate": 10**400}]),
+        lambda content: content["policies"][0].pop("views"),
         lambda content: content["policies"][0]["macro_f1"].update(low="x"),
         lambda content: content["policies"][0]["macro_f1"].update(low="0.5"),
         lambda content: content["policies"][0]["macro_f1"].update(value=float("nan")),

@@ -14,7 +14,7 @@ from gpuopt.session.tta_timing import PassTimer, _design, kept_tta_time, measure
 from gpuopt.session.view_passes import HeldOutPart
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import AnswerCache
-from gpuopt.tta import parse_views
+from gpuopt.tta import parse_views, stream_pass
 from gpuopt.tta.time_model import TimedPass
 
 CPU = load_catalogue(CONF_DIR / "gpu")["cpu"]
@@ -81,7 +81,7 @@ def test_passes_fill_the_budget_and_on_a_slow_device_are_few(chunk_s):
     assert turns == sorted(turns)
 
 
-def test_a_real_pass_predicts_as_many_images_as_asked_for():
+def test_a_real_pass_predicts_as_many_images_as_asked_for(monkeypatch):
     from gpuopt.data import Digits
     from gpuopt.model import Classifier
 
@@ -93,12 +93,20 @@ def test_a_real_pass_predicts_as_many_images_as_asked_for():
             seen.append(len(images))
             return super().forward(images)
 
+    files = []
+
+    def stream(loader, predictor, file, **options):
+        stream_pass(loader, predictor, file, **options)
+        files.append((file.samples, file.batches))
+
+    monkeypatch.setattr(tta_timing, "stream_pass", stream)
     model = Counting("test_efficientnet", 10).eval()
     timer = PassTimer(model, data, SETUP, 20)
     timed = timer(700, VIEWS[:2])  # more than there are
     assert data.validation_size < 700
     assert sum(seen) >= 1400
     assert set(seen) == {20}
+    assert files == [(700, 22)]  # as predict has it: what a card does meanwhile is hidden
     assert (timed.images, len(timed.views)) == (700, 2)
     assert timed.seconds > 0
     assert timer.view_seconds(VIEWS[4]) > 0

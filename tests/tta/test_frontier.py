@@ -43,6 +43,18 @@ def test_given_policies_and_those_of_the_search_are_judged(found):
     assert by_name["turns"].log_likelihood > by_name["greedy_2"].log_likelihood
 
 
+@pytest.mark.parametrize("views", [[{}], TURNS.views])
+def test_an_own_none_is_judged_as_what_it_is(views):
+    own = TestTimeAugmentation("none", views)
+    found = score_policies(made(), [own, MIRROR], resamples=50).policies
+    plain = found[0]
+    assert (len(plain.views), plain.difference) == (1, None)
+    by_name = {policy.name: policy for policy in found}
+    assert [view.mapping for view in by_name["none"].views] == views
+    assert by_name["none"].is_preset
+    assert plain.is_preset == (plain.name == "none")  # else `tta=` has no word for it
+
+
 def test_scores_are_of_the_half_that_chose_nothing(found):
     scores = made()
     chosen_by, reported = halves(scores.targets)

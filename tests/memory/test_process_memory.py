@@ -1,0 +1,38 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from gpuopt.memory.process_memory import (
+    live_tensor_bytes,
+    live_tensors,
+    resident_bytes,
+    storage_bytes,
+)
+
+MIB = 2**20
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_of_this_process_grows_with_what_it_holds():
+    before = resident_bytes()
+    held = np.ones(64 * MIB, np.uint8)
+    assert resident_bytes() - before > 48 * MIB
+    assert held.sum() == 64 * MIB
+
+
+def test_tensors_that_share_a_storage_count_once():
+    before = live_tensor_bytes()
+    tensor = torch.zeros(MIB)
+    views = [tensor[:10], tensor.reshape(2, -1)]
+    assert live_tensor_bytes() - before == 4 * MIB
+    del tensor, views
+    assert live_tensor_bytes() == before
+
+
+def test_tensors_without_a_storage_are_left_out():
+    odd = [torch.zeros(3, device="meta"), torch.eye(3).to_sparse()]
+    known = live_tensors()
+    assert not any(one is tensor for one in odd for tensor in known)
+    assert storage_bytes([torch.zeros(5)], "cuda") == {}
