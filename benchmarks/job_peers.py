@@ -25,6 +25,7 @@ from benchmarks.view_peers import (
     ttach_model,
     ttach_pass,
 )
+from gpuopt.hardware import available_cpus
 from gpuopt.measure.pairs import paired_ratio, spread, verdict
 from gpuopt.session.evaluation import autocast_of
 from gpuopt.session.prediction import open_images
@@ -57,7 +58,7 @@ def measure_peers(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
     setting = _peer_setting(job, first, arguments)
     where = (
         f"{job.files(arguments.peer_images)}, the first fold alone, {len(VIEWS)} views, "
-        f"{first.setup.num_workers} workers, {job.device}"
+        f"the peers with {setting.workers} workers, {job.device}"
     )
     precision, with_ttach = first.setup.precision, has_ttach()
     if not with_ttach:
@@ -128,10 +129,15 @@ def _peer_setting(job: Job, run: OpenedRun, arguments: argparse.Namespace) -> Pe
         model.to(run.device),
         description.image_size,
         arguments.peer_batch_size,
-        run.setup.num_workers,
+        _peer_workers(job.device),
         run.device,
         autocast_of(run.setup.precision, run.device),
     )
+
+
+def _peer_workers(device: str) -> int:
+    """Give the peers, who decode in their loaders, every processor; a CPU has its own to do."""
+    return available_cpus() if device == "cuda" else 0
 
 
 def _count(run: Callable[[], Tensor], number: int) -> int:

@@ -1,8 +1,8 @@
 """Other ways to predict views of image files: ttach, and one pass and loader per view.
 
-All have the same network, precision, batch and number of loader processes, and end with the mean
-of the views' probabilities on the host. The peers load as PyTorch's tutorials do: PIL decodes and
-fits an image into a white square, and a DataLoader makes batches.
+All have the same network and precision, and end with the mean of the views' probabilities on the
+host. The peers load as PyTorch's tutorials do: PIL decodes and fits an image into a white square,
+and a DataLoader makes batches.
 """
 
 import importlib

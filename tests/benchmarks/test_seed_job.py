@@ -15,6 +15,7 @@ from benchmarks.job_views import Run, view_rows
 from benchmarks.record import Row
 from benchmarks.watched_prediction import WatchedPrediction
 from gpuopt.config import compose_settings
+from gpuopt.data import decode_image
 from gpuopt.data.drawing import DocumentSet
 from gpuopt.predict import predict
 from gpuopt.schema import to_predict_config
@@ -85,6 +86,9 @@ def test_the_device_alone_does_all_views_and_models(cache, monkeypatch):
     predictor, images = calls[0]
     assert len(predictor.views) == 5
     assert images.shape == (8, 3, 32, 32)
+    # The job's own images: a card whose power is limited is slower with noise.
+    file = sorted(job.images(12).glob("*.jpg"))[3]
+    assert np.array_equal(images[3].numpy(), decode_image(file, 32))
     assert found.images_per_second == pytest.approx(8 / 0.25)
     assert found.forwards_per_second == pytest.approx(8 / 0.25 * 5 * 2)
 
