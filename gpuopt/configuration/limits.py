@@ -47,7 +47,7 @@ RANGES: dict[str, tuple[float, float]] = {
     "compile.time_limit_s": (3.0, 86_400.0),  # nothing is compiled in less
     "accumulate_grad_batches": _COUNT,
     "active": (1, 1000),  # a trace of more is larger than what can be looked at
-    "duration": (1.0, 1e7),
+    "duration": (0.1, 1e7),
     "global_batch_size": _COUNT,
     "image_size": (16, 4096),
     "interval": (0.05, 3600.0),

@@ -15,6 +15,7 @@ GIVEN_BY_THE_COMMAND = {
     "micro_batch_size": 4,
     "global_batch_size": 8,
     "num_workers": 0,
+    "prefetch_factor": 2,
     "pin_memory": False,
     "seed": 0,
     "evaluation_batch_size": 8,
