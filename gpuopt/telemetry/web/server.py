@@ -122,7 +122,7 @@ class WebServer:
 class _Protocol(H11Protocol):
     """Lets a connection go on which there is no whole request after some time."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
         super().connection_made(transport)
         self.loop.call_later(_REQUEST_S, self._require_request)
 
