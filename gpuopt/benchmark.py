@@ -1,14 +1,13 @@
 """Benchmark engines: build them from a run, prove them equal to its model, time them."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 from rich.text import Text
 
+from gpuopt.answers import print_json, table_console
 from gpuopt.configuration import check_prediction_places
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError, one_line
@@ -20,7 +19,6 @@ from gpuopt.trained_run import data_of_run, find_run, folds_of
 __all__ = ["benchmark", "main"]
 
 _SCHEMA = 1
-_WIDTH = 100
 
 
 def main() -> None:
@@ -130,9 +128,7 @@ def _print_table(answer: Any) -> None:
     # Only now: the tables of a report import matplotlib.
     from gpuopt.session.engine_table import engine_tables
 
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > _WIDTH:
-        console = Console(width=_WIDTH, highlight=False)
+    console = table_console()
     console.print(engine_tables(answer))
     for choice in answer.choices:
         console.print(Text(one_line(str(choice))), soft_wrap=True)
@@ -142,7 +138,7 @@ def _print_table(answer: Any) -> None:
 
 def _print_json(answer: Any) -> None:
     content = {"schema": _SCHEMA, **answer.as_dict()}
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    print_json(content)
 
 
 _PRINT = {"json": _print_json, "table": _print_table}

@@ -1,7 +1,6 @@
 """Say what this machine or a named card can do, and what to set; needs no GPU."""
 
 import functools
-import json
 import sys
 from collections.abc import Mapping, Sequence
 
@@ -10,6 +9,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import track
 
+from gpuopt.answers import print_json, table_console
 from gpuopt.checks import CheckRequest, Report, make_report, present_subjects
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError
@@ -22,7 +22,6 @@ from gpuopt.tta_options import shipped_policies
 __all__ = ["main"]
 
 _SCHEMA = 1
-_WIDTH = 100
 _WITH_VIEWS = {"tta", "recommend", "matrix"}
 
 
@@ -72,9 +71,7 @@ def _request(config: CheckConfig, names: Sequence[str]) -> CheckRequest:
 
 
 def _print_tables(reports: Mapping[str, Report]) -> None:
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > _WIDTH:
-        console = Console(width=_WIDTH, highlight=False)
+    console = table_console()
     for report in reports.values():
         console.print(report)
 
@@ -82,8 +79,7 @@ def _print_tables(reports: Mapping[str, Report]) -> None:
 def _print_json(reports: Mapping[str, Report]) -> None:
     contents = [{"report": name, **report.as_dict()} for name, report in reports.items()]
     content = contents[0] if len(contents) == 1 else {"reports": contents}
-    text = json.dumps({"schema": _SCHEMA, **content}, indent=2, allow_nan=False)
-    sys.stdout.write(text + "\n")
+    print_json({"schema": _SCHEMA, **content})
 
 
 def _print_markdown(reports: Mapping[str, Report]) -> None:

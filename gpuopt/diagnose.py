@@ -1,12 +1,11 @@
 """Diagnose a training or a GPU: bottleneck, memory leak, throttling, who holds the memory."""
 
-import json
 import sys
 from typing import Any
 
 from omegaconf import DictConfig
-from rich.console import Console
 
+from gpuopt.answers import WIDTH, print_json, table_console
 from gpuopt.configuration import check_machine
 from gpuopt.entry import checked, run_command
 from gpuopt.logs import logging_to
@@ -15,7 +14,6 @@ from gpuopt.schema import DiagnoseConfig, to_diagnose_config
 __all__ = ["main"]
 
 _SCHEMA = 1
-_WIDTH = 100
 
 
 def main() -> None:
@@ -39,22 +37,20 @@ def _diagnose(composed: DictConfig) -> None:
 def _show(text: str) -> None:
     """Tell a person how far it is."""
     if sys.stderr.isatty():
-        sys.stderr.write(f"\r{text:<{_WIDTH - 1}}")
+        sys.stderr.write(f"\r{text:<{WIDTH - 1}}")
         sys.stderr.flush()
 
 
 def _print_table(config: DiagnoseConfig, answer: Any) -> None:
     if sys.stderr.isatty():
-        sys.stderr.write("\r" + " " * (_WIDTH - 1) + "\r")
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > _WIDTH:
-        console = Console(width=_WIDTH, highlight=False)
+        sys.stderr.write("\r" + " " * (WIDTH - 1) + "\r")
+    console = table_console()
     console.print(answer)
 
 
 def _print_json(config: DiagnoseConfig, answer: Any) -> None:
     content = {"schema": _SCHEMA, "target": config.target, **answer.as_dict()}
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    print_json(content)
 
 
 _PRINT = {"json": _print_json, "table": _print_table}

@@ -1,6 +1,5 @@
 """Find the largest and the best batch of a GPU: measured where it is, else predicted."""
 
-import json
 import sys
 from collections.abc import Sequence
 from datetime import date
@@ -9,9 +8,8 @@ from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.text import Text
 
+from gpuopt.answers import print_ending, print_json, table_console
 from gpuopt.configuration import KEYS
 from gpuopt.entry import checked, run_command, typed_keys
 from gpuopt.errors import InputError, TargetNotMetError
@@ -28,7 +26,6 @@ from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, FindBatchSizeConfig, to_fi
 __all__ = ["main"]
 
 _SCHEMA = 1
-_WIDTH = 100
 
 
 def main() -> None:
@@ -152,14 +149,9 @@ def _print_table(found: Found, command: str | None, written: Sequence[Path]) -> 
     # Only now: the tables of a report import matplotlib.
     from gpuopt.finding.table import find_table
 
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > _WIDTH:
-        console = Console(width=_WIDTH, highlight=False)
+    console = table_console()
     console.print(find_table(found.answer))
-    for path in written:
-        console.print(Text(f"written: {path}"), soft_wrap=True)
-    if command is not None:
-        console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
+    print_ending(console, written, command)
 
 
 def _print_json(found: Found, command: str | None, written: Sequence[Path]) -> None:
@@ -169,7 +161,7 @@ def _print_json(found: Found, command: str | None, written: Sequence[Path]) -> N
         "written": [str(path) for path in written],
         "command": command,
     }
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    print_json(content)
 
 
 _PRINT = {"json": _print_json, "table": _print_table}

@@ -15,8 +15,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress
-from rich.text import Text
 
+from gpuopt.answers import print_ending, table_console
 from gpuopt.configuration import check_machine
 from gpuopt.entry import checked, run_command, typed_keys
 from gpuopt.errors import FaultError, InputError
@@ -30,7 +30,6 @@ from gpuopt.schema import ProfilerConfig, to_profiler_config
 
 __all__ = ["main"]
 
-_WIDTH = 100
 # Else the profiler's own library writes to the terminal when it starts and ends.
 _QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
@@ -72,11 +71,9 @@ def _record(config: ProfilerConfig, window: Window) -> None:
         with logging_to(None), _progress() as on_step:
             profile, files = record(config, window, folder, on_step)
 
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > _WIDTH:
-        console = Console(width=_WIDTH, highlight=False)
+    console = table_console()
     console.print(profile_table(profile))
-    console.print(Text(f"written: {files[0]}"), soft_wrap=True)
+    print_ending(console, files[:1], None)
 
 
 def _with_fold(config: ProfilerConfig, typed: Collection[str]) -> ProfilerConfig:

@@ -1,6 +1,5 @@
 """Recommend the views of test-time augmentation for a trained run: worth, time, and a choice."""
 
-import json
 import re
 import shlex
 import sys
@@ -14,6 +13,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.text import Text
 
+from gpuopt.answers import print_ending, print_json
 from gpuopt.configuration.settings_file import SettingsFile
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError, TargetNotMetError, one_line
@@ -88,7 +88,7 @@ def _answer(
     write_json(written[0], content)
     _draw(answer, written[1])
     if config.format == "json":
-        sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+        print_json(content)
     else:
         _print_table(answer, written, command)
     return answer.shortfall
@@ -119,10 +119,7 @@ def _print_table(answer: "TtaRecommendation", written: Sequence[Path], command: 
     for choice in answer.choices:
         console.print(Text(str(choice)), soft_wrap=True)
     console.print(recommendation_table(answer))
-    for path in written:
-        console.print(Text(f"written: {path}"), soft_wrap=True)
-    if command is not None:
-        console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
+    print_ending(console, written, command)
 
 
 def _check_run(name: str) -> None:

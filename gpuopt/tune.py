@@ -1,8 +1,6 @@
 """Tune a training: loader, compilation, or all that decides its speed; measured, and said why."""
 
 import contextlib
-import json
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import date
 from pathlib import Path
@@ -12,8 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.text import Text
 
+from gpuopt.answers import print_ending, print_json, table_console
 from gpuopt.configuration import KEYS
 from gpuopt.configuration.tuning_words import TUNE_KEYS
 from gpuopt.entry import checked, run_command, typed_keys
@@ -31,7 +29,6 @@ from gpuopt.tuning.bench_process import BenchProcess
 __all__ = ["main"]
 
 _SCHEMA = 1
-_WIDTH = 100
 _MOST_FILES = 10_000
 
 
@@ -151,13 +148,9 @@ def _print_table(answer: TuneAnswer, command: str, written: Sequence[Path]) -> N
     # Only now: the tables of a report import matplotlib.
     from gpuopt.tuning.table import tune_table
 
-    console = Console(highlight=False)
-    if not console.is_terminal or console.width > _WIDTH:
-        console = Console(width=_WIDTH, highlight=False)
+    console = table_console()
     console.print(tune_table(answer))
-    for path in written:
-        console.print(Text(f"written: {path}"), soft_wrap=True)
-    console.print(Text(command, style="bold"), soft_wrap=True)  # one line, to be copied
+    print_ending(console, written, command)
 
 
 def _print_json(answer: TuneAnswer, command: str, written: Sequence[Path]) -> None:
@@ -167,7 +160,7 @@ def _print_json(answer: TuneAnswer, command: str, written: Sequence[Path]) -> No
         "written": [str(path) for path in written],
         "command": command,
     }
-    sys.stdout.write(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    print_json(content)
 
 
 _PRINT = {"json": _print_json, "table": _print_table}

@@ -273,12 +273,13 @@ class StateKeeper:
             slot.place[slot.name] = list(new) if isinstance(new, list) else new
         later.generators.write(later.generators.moved_since(earlier.generators))
         results = self._trainer._results
-        for key, (result, values) in later.logged.items() if results is not None else ():
-            old, old_values = earlier.logged.get(key, (None, {}))
-            if old is not result or any(v is not old_values.get(k) for k, v in values.items()):
-                results[key] = result  # type: ignore[index]  # None was left out above
-                vars(result).clear()
-                vars(result).update(values)
+        if results is not None:
+            for key, (result, values) in later.logged.items():
+                old, old_values = earlier.logged.get(key, (None, {}))
+                if old is not result or any(v is not old_values.get(k) for k, v in values.items()):
+                    results[key] = result
+                    vars(result).clear()
+                    vars(result).update(values)
         if later.logged_by != earlier.logged_by:
             self._trainer._logger_connector._current_fx = later.logged_by
 
