@@ -4,16 +4,15 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
 from gpuopt.hardware import processor_name
-from gpuopt.model import Classifier
-from gpuopt.session.evaluation import autocast_of, progress_bar
+from gpuopt.model import ImageNetwork
 from gpuopt.session.fold_results import read_fold
+from gpuopt.session.forward_pass import autocast_of, progress_bar
 from gpuopt.session.part_files import PartFiles, going_on_later
 from gpuopt.session.pass_plan import PassPlan
 from gpuopt.session.prediction import (
@@ -29,6 +28,9 @@ from gpuopt.session.weights import ModelDescription, load_described
 from gpuopt.storage import Sidecar, sha256_of
 from gpuopt.storage.checkpoint import read_checkpoint
 from gpuopt.tta import LastPass, TestTimeAugmentation, TtaPredictor, stream_pass
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
 
 __all__ = ["Ensemble"]
 
@@ -52,7 +54,7 @@ class Ensemble:
     missing: dict[int, str]
     description: ModelDescription
     digests: Sequence[str]
-    _first: Classifier | None
+    _first: ImageNetwork | None
 
     @classmethod
     def open(cls, place: Path, *, folds: int | None = None) -> "Ensemble":
@@ -95,7 +97,7 @@ class Ensemble:
         setup: PredictionSetup,
         plan: PassPlan,
         policy: TestTimeAugmentation,
-        source: ImageDataModule | ImageSource,
+        source: "ImageDataModule | ImageSource",
         output: Path,
         *,
         options: StreamOptions,
@@ -204,7 +206,7 @@ class Ensemble:
             **code_versions(),
         }
 
-    def _take(self, path: Path) -> Classifier:
+    def _take(self, path: Path) -> ImageNetwork:
         """Load a model; nothing here keeps it, so that the next one can have its memory."""
         model, self._first = self._first, None
         if model is not None and path == self.paths[0]:
@@ -218,8 +220,8 @@ class Ensemble:
             )
         return model
 
-    def _refuse_training_images(self, source: ImageDataModule | ImageSource) -> None:
-        if self.folds is None or not isinstance(source, ImageDataModule):
+    def _refuse_training_images(self, source: "ImageDataModule | ImageSource") -> None:
+        if self.folds is None or isinstance(source, ImageSource):
             return
         source.prepare_data()
         if not source.has_test_set:

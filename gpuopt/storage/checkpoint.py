@@ -1,8 +1,8 @@
 """Checkpoints that survive a crash, a full disk and a stranger.
 
-`DurableCheckpointIO` is a Lightning plugin for any Trainer. A checkpoint is written to a temporary
-file in its own folder, synced and renamed; its sidecar holds size and checksum; the one before is
-kept as `previous.ckpt`. Reading uses `weights_only=True` always, and refuses what could run code.
+A checkpoint is written to a temporary file in its own folder, synced and renamed; its sidecar
+holds size and checksum; the one before is kept as `previous.ckpt`. Reading uses
+`weights_only=True` always, and refuses what could run code.
 """
 
 import hashlib
@@ -16,14 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage.atomic import atomic_write, sync_folder
 from gpuopt.storage.sidecar import FileRecord, Sidecar
 
 __all__ = [
-    "DurableCheckpointIO",
     "link_copy",
     "newest_valid",
     "read_checkpoint",
@@ -37,30 +35,6 @@ _log = logging.getLogger(__name__)
 _UNSAFE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 # Lightning once imported and called what stood under this key (CVE-2026-58659).
 _HOSTILE_KEY = "_instantiator"
-
-
-class DurableCheckpointIO(CheckpointIO):
-    """Write and read Lightning checkpoints through `write_checkpoint` and `read_checkpoint`."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint; see `write_checkpoint`."""
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        map_location: Any = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Read a checkpoint; `weights_only` is always on, whatever is asked for."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Remove a checkpoint and its sidecar."""
-        Path(path).unlink(missing_ok=True)
-        Sidecar(Path(path)).path.unlink(missing_ok=True)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
