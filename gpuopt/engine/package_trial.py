@@ -56,8 +56,9 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
         process.wait()
     if code < 0:
         raise FaultError(
-            f"{package.name} ends the process that loads it on {request.device} ({_signal(-code)}): "
-            "see that the compiler finds a shared libstdc++, or take engine=compiled"
+            f"{package.name} ends the process that loads it on {request.device} "
+            f"({_signal(-code)}): see that the compiler finds a shared libstdc++, or take "
+            "engine=compiled"
         )
 
 
