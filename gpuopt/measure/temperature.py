@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 
 from gpuopt.errors import InputError
 from gpuopt.measure.classification import checked_labels
@@ -75,6 +74,8 @@ def fit_temperature(targets: ArrayLike, log_probabilities: ArrayLike) -> Tempera
         InputError: For shapes that do not go together, classes that do not exist, or values that
             are not finite.
     """
+    from scipy.optimize import minimize_scalar  # only now: every command imports this module
+
     true, scores = checked_scores(targets, log_probabilities)
     low, high = math.log(SMALLEST_TEMPERATURE), math.log(LARGEST_TEMPERATURE)
     found = minimize_scalar(

@@ -90,6 +90,31 @@ def test_what_is_unavailable_is_no_number(browser, page):
     assert browser.run("document.querySelector('[data-card=run]')") is None
 
 
+def test_a_device_that_is_lost_keeps_the_scale_of_its_charts(browser, page):
+    feed = page()
+    for number in range(30):
+        feed.put(sample(number, card(**FULL)))
+    feed.put(sample(30, card(0)))
+    wait_for_value(browser, "gpu0", "memory", "n/a")
+    # 60 of 80 GiB: the upper quarter of the chart is empty, and no numbers of a scale stand there.
+    empty = browser.wait_for("""(() => {
+        const canvas = document.querySelector('[data-card=gpu0] [data-chart=memory] canvas');
+        const context = canvas.getContext('2d'), rows = Math.round(canvas.height / 5);
+        const upper = context.getImageData(0, 0, canvas.width, rows).data;
+        const all = context.getImageData(0, 0, canvas.width, canvas.height).data;
+        if (!all.some((value) => value > 0)) return null;
+        return upper.every((value) => value === 0) ? 'empty' : 'drawn';
+    })()""")
+    assert empty == "empty"
+
+
+def test_the_time_of_another_day_has_its_date(browser, page):
+    feed = page()
+    feed.put(sample())
+    wait_for_value(browser, "gpu0", "utilisation", "75 %")
+    assert "2023" in browser.wait_for("document.getElementById('time').textContent")
+
+
 def test_a_machine_without_a_gpu(browser, page):
     page().put(Sample(1_700_000_000.0, (), HostReading(0.5, 2**30, 2**31)))
     wait_for_value(browser, "host", "CPU", "50 %")
