@@ -108,6 +108,30 @@ def test_a_device_that_is_lost_keeps_the_scale_of_its_charts(browser, page):
     assert empty == "empty"
 
 
+def test_a_clock_that_was_set_back_begins_the_charts_anew(browser, page):
+    feed = page()
+    for number in range(60):
+        feed.put(sample(number, card(**FULL)))
+    wait_for_value(browser, "gpu0", "utilisation", "75 %")
+    before = browser.wait_for(DRAWN.format(card="gpu0", chart="utilisation"))
+    assert before > 100
+    feed.put(sample(60, card(**{**FULL, "utilisation_ratio": 0.5}), time_s=5000.0))
+    wait_for_value(browser, "gpu0", "utilisation", "50 %")
+    browser.wait_for(f"{DRAWN.format(card='gpu0', chart='utilisation')} < 20")
+
+
+def test_what_is_older_than_a_chart_is_forgotten(browser, page):
+    """A page may stay open for days."""
+    page().put(sample())
+    wait_for_value(browser, "gpu0", "utilisation", "75 %")
+    left = browser.run("""import('/chart.js').then(({ forget }) => {
+        const points = Array.from({ length: 1000 }, (_, second) => ({ time: second, value: 1 }));
+        forget(points);
+        return points[0].time;
+    })""")
+    assert left == 399
+
+
 def test_the_time_of_another_day_has_its_date(browser, page):
     feed = page()
     feed.put(sample())
