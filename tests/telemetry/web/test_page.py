@@ -111,13 +111,18 @@ def test_a_device_that_is_lost_keeps_the_scale_of_its_charts(browser, page):
 def test_a_clock_that_was_set_back_begins_the_charts_anew(browser, page):
     feed = page()
     for number in range(60):
-        feed.put(sample(number, card(**FULL)))
-    wait_for_value(browser, "gpu0", "utilisation", "75 %")
-    before = browser.wait_for(DRAWN.format(card="gpu0", chart="utilisation"))
-    assert before > 100
-    feed.put(sample(60, card(**{**FULL, "utilisation_ratio": 0.5}), time_s=5000.0))
-    wait_for_value(browser, "gpu0", "utilisation", "50 %")
-    browser.wait_for(f"{DRAWN.format(card='gpu0', chart='utilisation')} < 20")
+        feed.put(sample(number, training={"loss": 1.0 * number}))
+    wait_for_value(browser, "run", "loss", "59")
+    for number in range(60, 70):
+        feed.put(sample(number, time_s=5000.0 + number, training={"loss": 1.0}))
+    wait_for_value(browser, "run", "loss", "1")
+    # A value that never changes stands in the middle; between the earlier 0 and 59, at the bottom.
+    browser.wait_for("""(() => {
+        const canvas = document.querySelector('[data-card=run] [data-chart=loss] canvas');
+        const row = Math.round(0.7 * canvas.height);
+        const pixels = canvas.getContext('2d').getImageData(canvas.width - 2, row, 1, 1).data;
+        return pixels[3] > 0;
+    })()""")
 
 
 def test_what_is_older_than_a_chart_is_forgotten(browser, page):
