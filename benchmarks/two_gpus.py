@@ -143,7 +143,7 @@ class _Runner:
     def last_line(self, name: str) -> str:
         """Return what a run said last."""
         lines = (self._folder / f"{name}.err").read_text("utf-8").strip().splitlines()
-        return lines[-1][:300] if lines else ""
+        return lines[-1].replace(f"{self._folder}/", "")[:300] if lines else ""
 
     def scalars(self, name: str, key: str) -> list[float]:
         """Read what a run logged."""

@@ -49,13 +49,14 @@ def _one_thread():
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 
-@pytest.fixture(autouse=True, scope="session")
+@pytest.fixture(autouse=True, scope="module")
 def _quick_collection():
-    """Leave what is imported out of `gc.collect()`: a quarter of a second, very often."""
+    """Leave what is imported, and what other files left, out of `gc.collect()`.
+
+    It takes a quarter of a second at first and seconds in the end, and is called very often.
+    """
     gc.collect()
     gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 @pytest.fixture(autouse=True)

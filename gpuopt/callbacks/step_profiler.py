@@ -99,15 +99,17 @@ class StepProfiler(StepPhases):
 
     def _begin(self, device: torch.device) -> None:
         self._folder.mkdir(parents=True, exist_ok=True)
-        self._profile = profile(
+        profiler = profile(
             activities=self._activities,
             schedule=schedule(wait=0, warmup=self._warmup, active=self._active, repeat=1),
             on_trace_ready=self._export,
             record_shapes=self._record_shapes,
             with_stack=self._with_stack,
             profile_memory=self._profile_memory,
+            acc_events=True,  # there is one cycle; PyTorch 2.11 warns of others without it
         )
-        self._profile.start()
+        profiler.start()
+        self._profile = profiler  # only now: to stop what never started is a crash of the process
 
     def _enter(self, phase: Phase) -> None:
         self._leave()

@@ -14,6 +14,7 @@ from gpuopt.engine.cache_key import processor_key
 from gpuopt.engine.calls import CallableEngine
 from gpuopt.engine.compiled import missing_compiler
 from gpuopt.engine.exporting import export_program, first_line, quiet
+from gpuopt.engine.package_trial import require_no_crash
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.errors import FaultError, InputError
 
@@ -58,6 +59,8 @@ class AotInductor:
                 f"{network.name} cannot be compiled ahead of time ({first_line(error)}): take "
                 "engine=onnx or engine=compiled"
             ) from error
+        if request.device.type == "cuda":
+            require_no_crash(request, path)
 
     def load(self, request: EngineRequest, path: Path) -> Engine:
         """Load a package; see `Backend`."""

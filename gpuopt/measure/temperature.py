@@ -78,6 +78,9 @@ def fit_temperature(targets: ArrayLike, log_probabilities: ArrayLike) -> Tempera
 
     true, scores = checked_scores(targets, log_probabilities)
     low, high = math.log(SMALLEST_TEMPERATURE), math.log(LARGEST_TEMPERATURE)
+    # Only now: SciPy takes a while to import, and applying a temperature does not need it.
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         lambda log_temperature: _nll(true, scores, math.exp(log_temperature)),
         bounds=(low, high),

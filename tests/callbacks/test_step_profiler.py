@@ -120,6 +120,25 @@ def test_a_training_that_fails_frees_the_profiler(make_trainer, module, loader, 
     assert again.trace_path.exists()
 
 
+def test_a_profiler_that_cannot_start_is_never_stopped(
+    make_trainer, module, loader, tmp_path, monkeypatch
+):
+    stops = []
+
+    class Refusing(torch.profiler.profile):
+        def start(self):
+            raise RuntimeError("no events here")
+
+        def stop(self):  # PyTorch's own ends the process when nothing was started
+            stops.append(self)
+
+    monkeypatch.setattr("gpuopt.callbacks.step_profiler.profile", Refusing)
+    profiler = StepProfiler(tmp_path, wait=1, warmup=1, active=1)
+    with pytest.raises(RuntimeError, match="no events here"):
+        make_trainer(profiler, **QUIET).fit(module, loader, loader)
+    assert not stops
+
+
 def test_nothing_is_overwritten(tmp_path):
     (tmp_path / "trace.json.gz").write_text("mine")
     with pytest.raises(InputError, match=r"trace\.json\.gz exists"):

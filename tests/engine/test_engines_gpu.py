@@ -6,6 +6,7 @@ import torch
 from gpuopt.engine import EngineRequest
 from gpuopt.engine.backends import ENGINE_NAMES, file_backend, live_backend
 from gpuopt.engine.cache import EngineCache
+from gpuopt.errors import FaultError
 from tests.engine.conftest import expected, pictures, trained
 
 pytestmark = [
@@ -40,7 +41,12 @@ def test_an_engine_answers_as_the_network(engine, network, precision, tmp_path):
     if live is not None:
         made = live.wrap(asked, model)
     else:
-        made = EngineCache(tmp_path).open(backend, asked, model)
+        try:
+            made = EngineCache(tmp_path).open(backend, asked, model)
+        except FaultError as error:  # PyTorch's own crash, which costs this engine alone
+            if "ends the process that loads it" not in str(error):
+                raise
+            pytest.skip(str(error))
     answers = {}
     for count in (1, 3, 4, 5, 6, 1):
         images = pictures(count, seed=count)

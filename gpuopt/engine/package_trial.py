@@ -1,0 +1,83 @@
+"""Load a new package in a process of its own first: machine code that crashes ends its process.
+
+PyTorch 2.11 was seen to end the process in which it loads a package for an H200. Tried here, that
+is a fault like any other, and another engine takes over. That process is
+`python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
+"""
+
+import contextlib
+import signal
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import torch
+
+from gpuopt.engine.protocol import EngineRequest
+from gpuopt.errors import FaultError
+
+__all__ = ["main", "require_no_crash"]
+
+_NAME = "gpuopt.engine.package_trial"
+_LIMIT_S = 300.0  # a first start on a cold disk took most of a minute
+
+
+def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = _LIMIT_S) -> None:
+    """Load a package and classify one black image in another process.
+
+    An error that Python can catch is not this function's matter: loading it here raises it again.
+
+    Args:
+        request: What the package was built for.
+        package: Its file.
+        limit_s: After which the process counts as hanging.
+
+    Raises:
+        FaultError: When the process was ended by a signal or did not come to an end.
+    """
+    # A session of its own: Ctrl-C reaches this process alone, which then ends the other.
+    process = subprocess.Popen(
+        [sys.executable, "-m", _NAME, str(package), str(request.device), str(request.image_size)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    try:
+        code = process.wait(limit_s)
+    except subprocess.TimeoutExpired:
+        raise FaultError(
+            f"{package.name} does not load within {limit_s:.0f} s on {request.device}"
+        ) from None
+    finally:
+        process.kill()  # does nothing to one that has ended
+        process.wait()
+    if code < 0:
+        raise FaultError(
+            f"{package.name} ends the process that loads it on {request.device} ({_signal(-code)}; "
+            f"PyTorch {torch.__version__}): take engine=compiled or engine=eager"
+        )
+
+
+def _signal(number: int) -> str:
+    with contextlib.suppress(ValueError):
+        return signal.Signals(number).name
+    return f"signal {number}"
+
+
+def main() -> None:
+    """Load the package and call it once."""
+    package, name, size = sys.argv[1:]
+    device = torch.device(name)
+    index = -1 if device.index is None else device.index
+    images = torch.zeros(1, 3, int(size), int(size), dtype=torch.uint8, device=device)
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")
+        torch._inductor.aoti_load_package(package, device_index=index)(images)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+if __name__ == "__main__":
+    main()
