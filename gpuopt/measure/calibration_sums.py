@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from gpuopt.errors import InputError
 from gpuopt.measure.interval import Interval
@@ -103,8 +104,6 @@ def _columns(
     inner_edges: NDArray[np.float64],
 ) -> Any:
     """Lay out what is summed up: a row per sample, mostly zeros, with signed gaps in its bins."""
-    from scipy.sparse import csr_array  # only now: every command imports this module
-
     count, classes = logs.shape
     row, probabilities = np.arange(count), np.exp(logs)
     best = logs.argmax(axis=1)

@@ -74,8 +74,6 @@ def fit_temperature(targets: ArrayLike, log_probabilities: ArrayLike) -> Tempera
         InputError: For shapes that do not go together, classes that do not exist, or values that
             are not finite.
     """
-    from scipy.optimize import minimize_scalar  # only now: every command imports this module
-
     true, scores = checked_scores(targets, log_probabilities)
     low, high = math.log(SMALLEST_TEMPERATURE), math.log(LARGEST_TEMPERATURE)
     # Only now: SciPy takes a while to import, and applying a temperature does not need it.
