@@ -27,7 +27,7 @@ from benchmarks.view_peers import (
 )
 from gpuopt.hardware import available_cpus
 from gpuopt.measure.pairs import paired_ratio, spread, verdict
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.session.forward_pass import autocast_of
 from gpuopt.session.prediction import open_images
 from gpuopt.session.weights import load_described
 from gpuopt.storage.checkpoint import read_checkpoint

@@ -12,7 +12,7 @@ from gpuopt.predict_engine import prediction_engines
 from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
 from gpuopt.session.engines import PredictionEngines
 from gpuopt.session.ensemble import Ensemble
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.session.forward_pass import autocast_of
 from gpuopt.session.pass_plan import PassPlan, plan_passes
 from gpuopt.session.prediction import ImageSource, PredictionSetup, source_of
 from gpuopt.session.weights import load_described

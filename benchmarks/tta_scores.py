@@ -28,7 +28,7 @@ from gpuopt.hardware import load_catalogue
 from gpuopt.measure import bootstrap_interval, macro_f1, paired_bootstrap_difference
 from gpuopt.run import read_config
 from gpuopt.schema import CONF_DIR, to_predict_config
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.session.forward_pass import autocast_of
 from gpuopt.session.pass_plan import plan_passes
 from gpuopt.session.prediction import PredictionSetup, find_checkpoint
 from gpuopt.session.weights import load_described

@@ -37,8 +37,8 @@ def prediction_engines(
     Raises:
         InputError: When one engine is given for several models.
     """
-    from gpuopt.data import ImageDataModule
     from gpuopt.session.engines import EngineSettings, PredictionEngines, proof_images
+    from gpuopt.session.prediction import ImageSource
 
     if config.engine_path is not None and len(ensemble.paths) > 1:
         raise InputError(
@@ -49,10 +49,10 @@ def prediction_engines(
     sources: list[Callable[[], Any]] = []
     if (place / "config.yaml").is_file():
         sources.append(lambda: open_run_data(place, size, config.cache_dir))
-    if isinstance(source, ImageDataModule):
-        sources.append(lambda: source)
-    else:
+    if isinstance(source, ImageSource):
         sources.append(lambda: unlabelled_images(source, size, config.cache_dir))
+    else:
+        sources.append(lambda: source)
     return PredictionEngines(
         EngineSettings(
             config.engine,

@@ -37,7 +37,7 @@ from gpuopt.model import Classifier
 from gpuopt.schema import FindBatchSizeConfig, to_find_config
 from gpuopt.session.compilation import compile_backbone
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.session.forward_pass import autocast_of
 from gpuopt.tta import TestTimeAugmentation, TtaPredictor
 
 __all__ = ["Prober", "main"]

@@ -176,3 +176,21 @@ def test_a_run_without_weights_is_refused_before_torch_and_leaves_nothing(tmp_pa
     assert done.returncode == 2, done.stderr
     assert f"run={made or 'nowhere'}" in done.stderr.strip().splitlines()[-1]
     assert not list(tmp_path.glob("outputs/predict/*"))
+
+
+def test_images_without_classes_wait_for_no_library_that_only_training_needs(home, tmp_path):
+    code = (
+        "import sys; from gpuopt.predict import main; main();"
+        "heavy = {'lightning', 'torchmetrics', 'matplotlib', 'scipy', 'pandas', 'sklearn'};"
+        "sys.exit(str(heavy & sys.modules.keys()) if heavy & sys.modules.keys() else 0)"
+    )
+    words = ("data=image_folder", f"data.root={home / 'test'}", "gpu=cpu", f"run={home / 'run'}")
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words, "num_workers=0", f"output={tmp_path / 'p.csv'}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(read(tmp_path / "p.csv")) == 12

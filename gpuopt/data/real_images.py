@@ -1,19 +1,22 @@
 """Real images of a data set as they are, for what has to be tried on some of them."""
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from gpuopt.data.datamodule import ImageDataModule
 from gpuopt.data.dataset import ImageDataset, Split
 from gpuopt.data.prediction import PredictionImages
+
+if TYPE_CHECKING:
+    from gpuopt.data.datamodule import ImageDataModule
 
 __all__ = ["real_images"]
 
 
 def real_images(
-    source: ImageDataModule | PredictionImages, count: int
+    source: "ImageDataModule | PredictionImages", count: int
 ) -> tuple[torch.Tensor, tuple[str, ...]]:
     """Read images that a model meets, decoded and resized, without augmentation.
 

@@ -1,7 +1,8 @@
 """Load a new package in a process of its own first: machine code that crashes ends its process.
 
-PyTorch 2.11 was seen to end the process in which it loads a package for an H200. Tried here, that
-is a fault like any other, and another engine takes over. That process is
+A g++ that finds no shared libstdc++ links a second one into the package, and loading that was seen
+to end the process (PyTorch 2.11). Tried here, it is a fault like any other, and another engine
+takes over. That process is
 `python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
 """
 
@@ -56,8 +57,9 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
         process.wait()
     if code < 0:
         raise FaultError(
-            f"{package.name} ends the process that loads it on {request.device} ({_signal(-code)}; "
-            f"PyTorch {torch.__version__}): take engine=compiled or engine=eager"
+            f"{package.name} ends the process that loads it on {request.device} "
+            f"({_signal(-code)}): see that the compiler finds a shared libstdc++, or take "
+            "engine=compiled"
         )
 
 

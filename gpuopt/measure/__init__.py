@@ -1,18 +1,13 @@
 """Figures and how sure they are: classification, calibration, bootstrap intervals, durations."""
 
+from typing import TYPE_CHECKING
+
+from gpuopt.lazy import on_demand
 from gpuopt.measure.bootstrap import (
     bootstrap_interval,
     grouped_bootstrap_interval,
     interval_by_group,
     paired_bootstrap_difference,
-)
-from gpuopt.measure.calibration import (
-    CalibrationChange,
-    CalibrationScores,
-    ReliabilityBins,
-    calibration_change,
-    calibration_scores,
-    reliability_bins,
 )
 from gpuopt.measure.classification import (
     ClassCounts,
@@ -39,6 +34,16 @@ from gpuopt.measure.timing import (
     TimedSteps,
     duration_text,
 )
+
+if TYPE_CHECKING:
+    from gpuopt.measure.calibration import (
+        CalibrationChange,
+        CalibrationScores,
+        ReliabilityBins,
+        calibration_change,
+        calibration_scores,
+        reliability_bins,
+    )
 
 __all__ = [
     "CalibrationChange",
@@ -71,3 +76,18 @@ __all__ = [
     "paired_bootstrap_difference",
     "reliability_bins",
 ]
+
+# It needs SciPy, and most others do not.
+__getattr__ = on_demand(
+    __name__,
+    {
+        "calibration": (
+            "CalibrationChange",
+            "CalibrationScores",
+            "ReliabilityBins",
+            "calibration_change",
+            "calibration_scores",
+            "reliability_bins",
+        ),
+    },
+)

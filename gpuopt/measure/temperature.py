@@ -11,7 +11,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 
 from gpuopt.errors import InputError
 from gpuopt.measure.classification import checked_labels
@@ -77,6 +76,9 @@ def fit_temperature(targets: ArrayLike, log_probabilities: ArrayLike) -> Tempera
     """
     true, scores = checked_scores(targets, log_probabilities)
     low, high = math.log(SMALLEST_TEMPERATURE), math.log(LARGEST_TEMPERATURE)
+    # Only now: SciPy takes a while to import, and applying a temperature does not need it.
+    from scipy.optimize import minimize_scalar
+
     found = minimize_scalar(
         lambda log_temperature: _nll(true, scores, math.exp(log_temperature)),
         bounds=(low, high),

@@ -11,16 +11,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
-from gpuopt.batch_statistics import has_frozen_statistics, set_frozen_statistics
-from gpuopt.choice import Choice
 from gpuopt.errors import InputError
-from gpuopt.model.backbone import create_backbone
+from gpuopt.model.network import ImageNetwork
 from gpuopt.model.optimizer import AdamW, Sgd, parameter_groups
 from gpuopt.model.schedule import CosineSchedule
 from gpuopt.model.weighted_mean import WeightedMean
-from gpuopt.recomputation.apply import apply_checkpointing
 
-__all__ = ["Classifier", "LabelledImages", "normalise"]
+__all__ = ["Classifier", "LabelledImages"]
 
 
 class LabelledImages(Protocol):
@@ -41,22 +38,7 @@ class LabelledImages(Protocol):
     mix_ratios: Tensor
 
 
-def normalise(images: Tensor, mean: Tensor, std: Tensor) -> Tensor:
-    """Return (images - mean) / std.
-
-    Args:
-        images: [n, 3, h, w], uint8 or float.
-        mean: [1, 3, 1, 1], in the unit of the images.
-        std: [1, 3, 1, 1], in the unit of the images.
-
-    Returns:
-        float32 [n, 3, h, w].
-    """
-    # The division is in place: a second batch of memory would have to be found and filled.
-    return images.to(torch.float32).sub(mean).div_(std)
-
-
-class Classifier(L.LightningModule):
+class Classifier(ImageNetwork, L.LightningModule):
     """Fine-tunes a timm model with cross entropy and reports macro-F1.
 
     The loss of a batch is weighted by its samples' shares of the global window, so that the
@@ -84,9 +66,6 @@ class Classifier(L.LightningModule):
         total_steps: Optimizer steps of the whole run; None asks the Trainer.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self,
         name: str,
@@ -107,21 +86,17 @@ class Classifier(L.LightningModule):
         global_batch_size: int = 1,
         total_steps: int | None = None,
     ) -> None:
-        super().__init__()
-        backbone = create_backbone(
+        super().__init__(
             name,
             num_classes,
             pretrained=pretrained,
             random_if_offline=random_if_offline,
             drop_rate=drop_rate,
             drop_path_rate=drop_path_rate,
+            checkpointing=checkpointing,
+            channels_last=channels_last,
+            batch_norm=batch_norm,
         )
-        self.name = name
-        self.num_classes = num_classes
-        self.weights_source = backbone.weights
-        self.backbone = backbone.network
-        self.register_buffer("mean", _per_channel(backbone.mean), persistent=False)
-        self.register_buffer("std", _per_channel(backbone.std), persistent=False)
         self._learning_rate = learning_rate
         self._head_learning_rate_ratio = head_learning_rate_ratio
         self._label_smoothing = label_smoothing
@@ -129,37 +104,10 @@ class Classifier(L.LightningModule):
         self._scheduler = scheduler or CosineSchedule()
         self._global_batch_size = global_batch_size
         self._total_steps = total_steps
-        self.uses_channels_last = _wants_channels_last(self.backbone, channels_last)
-        if self.uses_channels_last:
-            self.backbone.to(memory_format=torch.channels_last)
-        if batch_norm == "frozen" and pretrained and backbone.weights == "random":
-            raise InputError(f"model.batch_norm=frozen: {name} has random weights, offline")
-        _set_batch_norm(self.backbone, name, batch_norm)
-        apply_checkpointing(self.backbone, checkpointing)
         self.training_loss = WeightedMean()
         self.validation_loss = WeightedMean()
         self.validation_f1 = MulticlassF1Score(num_classes, average="macro")
         self.validation_accuracy = MulticlassAccuracy(num_classes, average="micro")
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Classify images.
-
-        Args:
-            images: [n, 3, h, w], uint8 or float in 0..255.
-
-        Returns:
-            Logits [n, classes].
-        """
-        normalised = normalise(images, self.mean, self.std)
-        if self.uses_channels_last:
-            normalised = normalised.contiguous(memory_format=torch.channels_last)
-        logits: Tensor = self.backbone(normalised)
-        return logits
-
-    def channels_last_choice(self) -> Choice:
-        """Say what `channels_last="auto"` came to, and why."""
-        reason = "nets with BatchNorm gain by it, others do not: timm's measurements"
-        return Choice("model.channels_last", self.uses_channels_last, "table", reason)
 
     def training_step(self, batch: LabelledImages, batch_idx: int) -> Tensor:
         """Compute this batch's part of the global window's loss."""
@@ -248,24 +196,3 @@ class Classifier(L.LightningModule):
     def _head_parameters(self) -> list[nn.Parameter]:
         backbone: Any = self.backbone  # timm's models have methods that nn.Module does not know
         return list(backbone.get_classifier().parameters())
-
-
-def _set_batch_norm(network: nn.Module, name: str, mode: str) -> None:
-    set_frozen_statistics(network, mode == "frozen")
-    if mode == "frozen" and not any(has_frozen_statistics(part) for part in network.modules()):
-        raise InputError(f"model.batch_norm=frozen: {name} has no BatchNorm; leave it out")
-
-
-def _per_channel(values: tuple[float, ...]) -> Tensor:
-    """Scale statistics of 0..1 pixels to 0..255, shaped to broadcast over [n, 3, h, w]."""
-    return torch.tensor(values).mul(255).view(1, -1, 1, 1)
-
-
-def _wants_channels_last(network: nn.Module, choice: str | bool) -> bool:
-    if choice == "auto":
-        # Measured by timm on an RTX 3090: ResNet 1.47 times, EfficientNet 1.2 times, ConvNeXt and
-        # ViT, which have no BatchNorm, 1.00.
-        return any(isinstance(module, nn.BatchNorm2d) for module in network.modules())
-    if choice in (True, False):
-        return bool(choice)
-    raise InputError(f"model.channels_last={choice} is not auto, true or false")

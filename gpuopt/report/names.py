@@ -9,8 +9,6 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-from gpuopt.report.fonts import drawable_characters
-
 __all__ = ["class_labels", "drawable", "plain_text", "shortened"]
 
 _NO_GLYPH = "□"
@@ -24,6 +22,9 @@ def plain_text(text: str) -> str:
 
 def drawable(text: str) -> str:
     """Make a text that matplotlib draws without warning: plain, with a box per missing glyph."""
+    # Only now: Matplotlib takes a while to import, and tables do not need it.
+    from gpuopt.report.fonts import drawable_characters
+
     known = drawable_characters()
     return "".join(letter if ord(letter) in known else _NO_GLYPH for letter in plain_text(text))
 

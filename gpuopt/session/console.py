@@ -3,16 +3,19 @@
 import logging
 import math
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from gpuopt.data import ImageDataModule
 from gpuopt.measure import duration_text
 from gpuopt.recomputation import NONE
 from gpuopt.report import PlanRow, ResultRow, plan_table, results_table
-from gpuopt.session.evaluation import Evaluation
-from gpuopt.session.plan import Plan
 from gpuopt.tta import TestTimeAugmentation
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
+    from gpuopt.session.evaluation import Evaluation
+    from gpuopt.session.plan import Plan
 
 __all__ = ["make_console", "print_plan", "print_results"]
 
@@ -29,11 +32,11 @@ def make_console() -> Console:
 
 def print_plan(
     console: Console,
-    plan: Plan,
+    plan: "Plan",
     *,
     model: str,
     data_name: str,
-    data: ImageDataModule,
+    data: "ImageDataModule",
     steps: int,
     policy: TestTimeAugmentation,
     forecast_s: float | None,
@@ -89,7 +92,7 @@ def print_plan(
 
 def print_results(
     console: Console,
-    evaluation: Evaluation,
+    evaluation: "Evaluation",
     data_name: str,
     policy: TestTimeAugmentation,
     folder: Path,

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuopt.data import ImageCsv
 from gpuopt.data.csv_table import read_csv
 from gpuopt.errors import InputError
 from gpuopt.report import write_contest_csv
@@ -103,6 +102,8 @@ def contest_of_data(data: Any) -> Contest | None:
     Raises:
         InputError: As `contest_values`.
     """
+    from gpuopt.data import ImageCsv  # only now: it needs Lightning, and predicting does not
+
     if not isinstance(data, ImageCsv) or not data.has_test_set or data.has_test_targets:
         return None
     lists = [file for file in (data.test_csv, data.train_csv) if file is not None]

@@ -37,7 +37,7 @@ from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds, provider_of, read_report
 from gpuopt.errors import FaultError, InputError
 from gpuopt.hardware import Gpu, select_gpu
-from gpuopt.model import Classifier
+from gpuopt.model import ImageNetwork
 from gpuopt.session.device import cuda_properties
 from gpuopt.session.engines import read_proof_images
 from gpuopt.session.prediction import PredictionSetup
@@ -108,7 +108,7 @@ class EngineAnswer:
 
 
 def benchmark_model(
-    model: Classifier,
+    model: ImageNetwork,
     description: ModelDescription,
     open_source: Callable[[int], Source],
     *,

@@ -4,12 +4,12 @@ import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, PredictionImages, real_images
+from gpuopt.data import PredictionImages, real_images
 from gpuopt.engine.backends import preferred
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_precision
@@ -23,8 +23,11 @@ from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import FaultError, GpuoptError, InputError
-from gpuopt.model import Classifier
+from gpuopt.model import ImageNetwork
 from gpuopt.storage import sha256_of
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
 
 __all__ = [
     "EngineSettings",
@@ -111,7 +114,7 @@ class PredictionEngines:
         places = (self._run, *sorted(self._run.glob("fold_*"))) if self._run.is_dir() else ()
         return [place for place in places if (place / ENGINES).is_file()]
 
-    def forward_of(self, model: Classifier) -> Callable[[Tensor], Tensor]:
+    def forward_of(self, model: ImageNetwork) -> Callable[[Tensor], Tensor]:
         """Return what is called in place of a model on its device; the model itself for eager.
 
         Raises:
@@ -144,15 +147,15 @@ class PredictionEngines:
         self._tell(str(choice))
         return forward_of(engine)
 
-    def _request(self, model: Classifier) -> EngineRequest:
-        precision = engine_precision(self._settings.precision, model.device)
+    def _request(self, model: ImageNetwork) -> EngineRequest:
+        precision = engine_precision(self._settings.precision, model.mean.device)
         return EngineRequest(
             self._image_size,
             model.num_classes,
             str(precision.value),
             self._batch_size,
             self._batch_size,
-            model.device,
+            model.mean.device,
         )
 
     def _proved(self, network: TrainedNetwork, bounds: Bounds = _BOUNDS) -> ProvedEngines:
@@ -228,14 +231,14 @@ def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> P
     return best
 
 
-def read_proof_images(source: ImageDataModule | PredictionImages, least: int) -> ProofImages:
+def read_proof_images(source: "ImageDataModule | PredictionImages", least: int) -> ProofImages:
     """Read as many real images as prove an engine, or all there are.
 
     Raises:
         InputError: When images cannot be read.
         FaultError: When the disk is full or a process that decodes dies.
     """
-    if isinstance(source, ImageDataModule):
+    if not isinstance(source, PredictionImages):
         source.prepare_data()
         source.setup()
     return ProofImages(*real_images(source, least))

@@ -2,18 +2,18 @@
 
 import logging
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
-from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
-from gpuopt.hardware import processor_name
-from gpuopt.model import Classifier
-from gpuopt.session.evaluation import autocast_of, progress_bar
+from gpuopt.hardware import available_cpus, processor_name
+from gpuopt.model import ImageNetwork
 from gpuopt.session.fold_results import read_fold
+from gpuopt.session.forward_pass import autocast_of, progress_bar
 from gpuopt.session.part_files import PartFiles, going_on_later
 from gpuopt.session.pass_plan import PassPlan
 from gpuopt.session.prediction import (
@@ -26,9 +26,12 @@ from gpuopt.session.prediction import (
 from gpuopt.session.streamed import StreamedPredictions, StreamOptions
 from gpuopt.session.view_passes import code_versions
 from gpuopt.session.weights import ModelDescription, load_described
-from gpuopt.storage import Sidecar, sha256_of
-from gpuopt.storage.checkpoint import read_checkpoint
+from gpuopt.storage import IntactFile, Sidecar
+from gpuopt.storage.checkpoint import damaged, read_checkpoint
 from gpuopt.tta import LastPass, TestTimeAugmentation, TtaPredictor, stream_pass
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
 
 __all__ = ["Ensemble"]
 
@@ -40,19 +43,17 @@ class Ensemble:
     """Models that predict together; a pass over the images keeps some of them in memory.
 
     Attributes:
-        paths: Checkpoint of each model.
+        files: Checkpoint of each model, digested.
         folds: Number of folds of the run; None for a run of one training.
         missing: Folds that are not there, by number, with the reason.
         description: What the models were trained on.
-        digests: SHA-256 of each checkpoint.
     """
 
-    paths: Sequence[Path]
+    files: Sequence[IntactFile]
     folds: int | None
     missing: dict[int, str]
     description: ModelDescription
-    digests: Sequence[str]
-    _first: Classifier | None
+    _first: ImageNetwork | None
 
     @classmethod
     def open(cls, place: Path, *, folds: int | None = None) -> "Ensemble":
@@ -66,19 +67,28 @@ class Ensemble:
             InputError: When there are no intact weights, or they cannot be used.
         """
         if folds is None:
-            paths: list[Path] = [find_checkpoint(place)]
+            files: list[IntactFile] = [_digested(find_checkpoint(place))]
             missing: dict[int, str] = {}
         else:
-            paths, missing = _weights_of_folds(place, folds)
-        first, description = load_described(read_checkpoint(paths[0]), str(paths[0]))
-        digests = [sha256_of(path) if place.is_file() else _vouched(path) for path in paths]
-        return cls(paths, folds, missing, description, digests, first)
+            files, missing = _weights_of_folds(place, folds)
+        first, description = _load(files[0])
+        return cls(files, folds, missing, description, first)
+
+    @property
+    def paths(self) -> list[Path]:
+        """Checkpoint of each model."""
+        return [file.path for file in self.files]
+
+    @property
+    def digests(self) -> list[str]:
+        """SHA-256 of each checkpoint."""
+        return [file.sha256 for file in self.files]
 
     @property
     def missing_in_words(self) -> str:
         """Name the folds that are not there, in one line."""
         reasons = ", ".join(f"fold {fold} ({why})" for fold, why in self.missing.items())
-        return f"mean of {len(self.paths)} of {self.folds} folds; missing: {reasons}"
+        return f"mean of {len(self.files)} of {self.folds} folds; missing: {reasons}"
 
     def weights_bytes(self) -> int:
         """Return what parameters and buffers of one model take, in bytes.
@@ -86,7 +96,7 @@ class Ensemble:
         Raises:
             InputError: As `open`.
         """
-        self._first = self._take(self.paths[0])
+        self._first = self._take(self.files[0])
         tensors = (*self._first.parameters(), *self._first.buffers())
         return sum(tensor.nbytes for tensor in tensors)
 
@@ -95,7 +105,7 @@ class Ensemble:
         setup: PredictionSetup,
         plan: PassPlan,
         policy: TestTimeAugmentation,
-        source: ImageDataModule | ImageSource,
+        source: "ImageDataModule | ImageSource",
         output: Path,
         *,
         options: StreamOptions,
@@ -137,7 +147,7 @@ class Ensemble:
                 _log.info("going on after %s", parts.progress(len(images.ids)))
             while True:
                 if not parts.is_complete:
-                    group = [self.paths[number] for number in groups[parts.number]]
+                    group = [self.files[number] for number in groups[parts.number]]
                     self._run(group, setup, plan, policy, images, parts, options)
                 if parts.is_last:
                     break
@@ -146,7 +156,7 @@ class Ensemble:
 
     def _run(
         self,
-        paths: Sequence[Path],
+        files: Sequence[IntactFile],
         setup: PredictionSetup,
         plan: PassPlan,
         policy: TestTimeAugmentation,
@@ -161,7 +171,7 @@ class Ensemble:
         """
         device = torch.device(setup.device)
         predictor = TtaPredictor(
-            [options.forward_of(self._take(path).to(device)) for path in paths],
+            [options.forward_of(self._take(file).to(device)) for file in files],
             policy.parsed_views(),
             device=device,
             chunk_size=parts.file.chunk_size or plan.chunk_size,
@@ -204,22 +214,22 @@ class Ensemble:
             **code_versions(),
         }
 
-    def _take(self, path: Path) -> Classifier:
+    def _take(self, file: IntactFile) -> ImageNetwork:
         """Load a model; nothing here keeps it, so that the next one can have its memory."""
         model, self._first = self._first, None
-        if model is not None and path == self.paths[0]:
+        if model is not None and file == self.files[0]:
             return model
         del model
-        model, description = load_described(read_checkpoint(path), str(path))
+        model, description = _load(file)
         if description != self.description:
             raise InputError(
-                f"{path} has another model, image size or classes than {self.paths[0]}: its fold "
-                "does not belong to this run; train it again"
+                f"{file.path} has another model, image size or classes than {self.files[0].path}: "
+                "its fold does not belong to this run; train it again"
             )
         return model
 
-    def _refuse_training_images(self, source: ImageDataModule | ImageSource) -> None:
-        if self.folds is None or not isinstance(source, ImageDataModule):
+    def _refuse_training_images(self, source: "ImageDataModule | ImageSource") -> None:
+        if self.folds is None or isinstance(source, ImageSource):
             return
         source.prepare_data()
         if not source.has_test_set:
@@ -234,28 +244,43 @@ def _name_of_device(setup: PredictionSetup) -> str:
     return torch.cuda.get_device_name() if setup.device == "cuda" else processor_name()
 
 
-def _vouched(path: Path) -> str:
-    """Return the digest of a run's checkpoint, which has been compared a moment ago."""
-    size_bytes = path.stat().st_size
-    known = {record.sha256 for record in Sidecar(path).records() if record.size_bytes == size_bytes}
-    return known.pop() if len(known) == 1 else sha256_of(path)
+def _load(file: IntactFile) -> tuple[ImageNetwork, ModelDescription]:
+    return load_described(read_checkpoint(file.path, intact=file), str(file.path))
 
 
-def _weights_of_folds(place: Path, folds: int) -> tuple[list[Path], dict[int, str]]:
-    paths: list[Path] = []
+def _digested(path: Path) -> IntactFile:
+    """Digest a checkpoint; one without a sidecar may come from anywhere.
+
+    Raises:
+        InputError: When it is not what its sidecar tells, or cannot be read.
+    """
+    try:
+        file = IntactFile.of_run(path) if Sidecar(path).records() else IntactFile.of_any(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror})") from error
+    if file is None:
+        raise damaged(path)
+    return file
+
+
+def _weights_of_folds(place: Path, folds: int) -> tuple[list[IntactFile], dict[int, str]]:
+    folders = [place / f"fold_{fold}" for fold in range(folds)]
+    # Gigabytes: digesting leaves Python's lock, so that threads do it at the same time.
+    with ThreadPoolExecutor(max_workers=min(folds, available_cpus())) as pool:
+        paths = [folder / "checkpoints" / "best.ckpt" for folder in folders]
+        digested = list(pool.map(IntactFile.of_run, paths))
+    files: list[IntactFile] = []
     missing: dict[int, str] = {}
-    for fold in range(folds):
-        folder = place / f"fold_{fold}"
-        path = folder / "checkpoints" / "best.ckpt"
+    for fold, (path, file) in enumerate(zip(paths, digested, strict=True)):
         if not path.exists():
             missing[fold] = "not trained"
-        elif Sidecar(path).match() is None:
+        elif file is None:
             missing[fold] = "damaged"
-        elif read_fold(folder, fold) is None:
+        elif read_fold(folders[fold], fold) is None:
             missing[fold] = "not finished"
         else:
-            paths.append(path)
-    if not paths:
+            files.append(file)
+    if not files:
         reasons = ", ".join(f"fold {fold} {why}" for fold, why in missing.items())
         raise InputError(f"{place} has no finished fold ({reasons}): go on with resume={place}")
-    return paths, missing
+    return files, missing

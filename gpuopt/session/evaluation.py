@@ -1,19 +1,16 @@
 """Test a trained model with and without test-time augmentation, and draw what it got wrong."""
 
-import contextlib
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, WindowLoader
+from gpuopt.data import WindowLoader
 from gpuopt.measure import (
     Interval,
     accuracy,
@@ -24,20 +21,22 @@ from gpuopt.measure import (
     paired_bootstrap_difference,
 )
 from gpuopt.memory import cut_global_batch
-from gpuopt.model import Classifier
+from gpuopt.model import ImageNetwork
 from gpuopt.report import choose_samples, confusion_figure, samples_figure
+from gpuopt.session.forward_pass import autocast_of, progress_bar
 from gpuopt.session.pass_plan import LARGEST_ON_CPU
 from gpuopt.tta import Predictions, TestTimeAugmentation, TtaPredictor, predict_loader
 
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
+
 __all__ = [
     "Evaluation",
-    "autocast_of",
     "chosen_in_test",
     "draw_figures",
     "evaluate",
     "predict_all",
     "predict_split",
-    "progress_bar",
 ]
 
 _SAMPLES_SHOWN = 24
@@ -84,7 +83,7 @@ class Evaluation:
 
 
 def predict_all(
-    model: Classifier,
+    model: ImageNetwork,
     loader: Any,
     policy: TestTimeAugmentation,
     *,
@@ -106,7 +105,7 @@ def predict_all(
         with_single_view: Also return what the unchanged images give.
         show_progress: Draw the bar.
     """
-    device = model.device
+    device = model.mean.device
     predictor = TtaPredictor(
         model,
         policy.parsed_views(),
@@ -126,8 +125,8 @@ def predict_all(
 
 
 def evaluate(
-    model: Classifier,
-    data: ImageDataModule,
+    model: ImageNetwork,
+    data: "ImageDataModule",
     policy: TestTimeAugmentation,
     *,
     precision: str,
@@ -170,7 +169,7 @@ def chosen_in_test(evaluation: Evaluation, policy: TestTimeAugmentation) -> list
     return [Choice("tta.chunk_size", chunk_size, "measured", reason)]
 
 
-def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> dict[str, Figure]:
+def draw_figures(evaluation: Evaluation, data: "ImageDataModule", title: str) -> dict[str, Figure]:
     """Draw the confusion matrix, sample predictions and the surest errors.
 
     Args:
@@ -207,8 +206,8 @@ def draw_figures(evaluation: Evaluation, data: ImageDataModule, title: str) -> d
 
 
 def predict_split(
-    model: Classifier,
-    data: ImageDataModule,
+    model: ImageNetwork,
+    data: "ImageDataModule",
     policy: TestTimeAugmentation,
     split: str,
     *,
@@ -228,7 +227,7 @@ def predict_split(
         with_single_view: Also predict the unchanged images alone.
     """
     shares_pass = policy.parsed_views()[0].is_identity
-    policy = replace(policy, chunk_size=_chunk_size(policy, data, model.device))
+    policy = replace(policy, chunk_size=_chunk_size(policy, data, model.mean.device))
 
     def predict(views: TestTimeAugmentation, name: str, with_first: bool) -> Predictions:
         return predict_all(
@@ -250,7 +249,7 @@ def predict_split(
     return replace(merged, single_view=single.probabilities)
 
 
-def _chunk_size(policy: TestTimeAugmentation, data: ImageDataModule, device: torch.device) -> int:
+def _chunk_size(policy: TestTimeAugmentation, data: "ImageDataModule", device: torch.device) -> int:
     """Return images per forward: where that is left to gpuopt, no more than training took.
 
     So many fit with their gradients, and `gpuopt predict` takes no more on a CPU either.
@@ -264,7 +263,7 @@ def _chunk_size(policy: TestTimeAugmentation, data: ImageDataModule, device: tor
     return cut_global_batch(most, batch * len(policy.views)).micro_batch_size
 
 
-def _loader(data: ImageDataModule, split: str) -> WindowLoader:
+def _loader(data: "ImageDataModule", split: str) -> WindowLoader:
     return data.test_dataloader() if split == "test" else data.val_dataloader()
 
 
@@ -278,7 +277,7 @@ def _only(predictions: Predictions, rows: NDArray[np.bool_]) -> Predictions:
     )
 
 
-def _score(predictions: Predictions, data: ImageDataModule, split: str) -> Evaluation:
+def _score(predictions: Predictions, data: "ImageDataModule", split: str) -> Evaluation:
     known = _only(predictions, predictions.targets >= 0)
     targets, merged = known.targets, known.classes
     assert known.single_view is not None  # evaluate() always asks for it
@@ -299,7 +298,7 @@ def _score(predictions: Predictions, data: ImageDataModule, split: str) -> Evalu
     )
 
 
-def _groups(data: ImageDataModule, predictions: Predictions) -> dict[str, Any]:
+def _groups(data: "ImageDataModule", predictions: Predictions) -> dict[str, Any]:
     """Ask a data set that knows its test images' conditions, in the predictions' order."""
     conditions: Callable[[], Mapping[str, Any]] | None = getattr(data, "condition_groups", None)
     if conditions is None:
@@ -307,29 +306,7 @@ def _groups(data: ImageDataModule, predictions: Predictions) -> dict[str, Any]:
     return {name: np.asarray(mask)[predictions.ids] for name, mask in conditions().items()}
 
 
-def _images(data: ImageDataModule, split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+def _images(data: "ImageDataModule", split: str, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
     """Read single images of a split, uint8 [n, 3, s, s]."""
     images: NDArray[np.uint8] = _loader(data, split).dataset.read(rows).numpy()
     return images
-
-
-def autocast_of(
-    precision: str, device: torch.device
-) -> Callable[[], AbstractContextManager[object]]:
-    """Return what makes the context of forward passes in a precision on a device."""
-    kinds = {"bf16": torch.bfloat16, "fp16": torch.float16}
-    if precision not in kinds:
-        return contextlib.nullcontext
-    return lambda: torch.autocast(device.type, kinds[precision], cache_enabled=False)
-
-
-def progress_bar(visible: bool) -> Progress:
-    """Make the bar of a prediction; one that is not visible does nothing."""
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(),
-        disable=not visible,
-        transient=True,
-    )

@@ -34,7 +34,7 @@ from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.session.plan import Plan
 from gpuopt.session.weights import describe_model
 from gpuopt.storage import write_json
-from gpuopt.storage.checkpoint import DurableCheckpointIO
+from gpuopt.storage.checkpoint_io import DurableCheckpointIO
 
 __all__ = ["FitSettings", "Fitted", "fit", "make_trainer"]
 

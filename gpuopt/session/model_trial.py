@@ -12,7 +12,7 @@ from torch.nn import functional
 from gpuopt.errors import FaultError
 from gpuopt.memory.device_errors import free_memory, is_out_of_memory
 from gpuopt.model import Classifier
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.session.forward_pass import autocast_of
 
 __all__ = ["ModelTrial", "try_model"]
 

@@ -4,13 +4,16 @@ import csv
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuopt.data import ImageDataModule
 from gpuopt.report import write_rows_csv
 from gpuopt.tta import Predictions
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
 
 __all__ = [
     "OUT_OF_FOLD",
@@ -63,7 +66,7 @@ class OutOfFold:
 
 
 def write_out_of_fold(
-    folder: Path, data: ImageDataModule, predictions: Predictions, *, with_single_view: bool
+    folder: Path, data: "ImageDataModule", predictions: Predictions, *, with_single_view: bool
 ) -> None:
     """Write the predictions of a fold's images into its folder.
 

@@ -5,13 +5,13 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule, PredictionImages, prediction_images
+from gpuopt.data import PredictionImages, prediction_images
 from gpuopt.data.loader import WindowLoader
 from gpuopt.errors import InputError
 from gpuopt.hardware import Gpu, recommended_workers, resolve_precision, select_gpu
@@ -21,6 +21,9 @@ from gpuopt.session.device import cuda_properties, faults_in_words, torch_settin
 from gpuopt.session.weights import ModelDescription
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import newest_valid
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
 
 __all__ = [
     "ImageSource",
@@ -208,7 +211,7 @@ class OpenedImages:
 
 
 def open_images(
-    source: ImageDataModule | ImageSource,
+    source: "ImageDataModule | ImageSource",
     description: ModelDescription,
     setup: PredictionSetup,
     cache_dir: str | None,
@@ -225,7 +228,7 @@ def open_images(
         InputError: When images cannot be read, or classes do not match.
         FaultError: When the disk is full or a process that decodes dies.
     """
-    if isinstance(source, ImageDataModule):
+    if not isinstance(source, ImageSource):
         source.prepare_data()
         source.setup()
         if tuple(source.class_names) != description.class_names:
@@ -266,7 +269,7 @@ def _reading_options(node: Mapping[str, Any]) -> dict[str, Any]:
     return {name: node[name] for name in names if name in node}
 
 
-def _first_difference(data: ImageDataModule, description: ModelDescription) -> str:
+def _first_difference(data: "ImageDataModule", description: ModelDescription) -> str:
     own, stored = data.class_names, description.class_names
     for index in range(max(len(own), len(stored))):
         left = own[index] if index < len(own) else "nothing"

@@ -13,13 +13,13 @@ from torch import Tensor
 
 from gpuopt.errors import InputError
 from gpuopt.measure import apply_temperature
-from gpuopt.model import Classifier
+from gpuopt.model import ImageNetwork
 from gpuopt.session.part_files import PartFiles, going_on_later
 
 __all__ = ["StreamOptions", "StreamedPredictions"]
 
 
-def _itself(model: Classifier) -> Callable[[Tensor], Tensor]:
+def _itself(model: ImageNetwork) -> Callable[[Tensor], Tensor]:
     return model
 
 
@@ -40,7 +40,7 @@ class StreamOptions:
     resumes: bool = False
     cache_dir: str | None = None
     show_progress: bool = False
-    forward_of: Callable[[Classifier], Callable[[Tensor], Tensor]] = _itself
+    forward_of: Callable[[ImageNetwork], Callable[[Tensor], Tensor]] = _itself
     finish: Callable[[Tensor], Tensor] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 

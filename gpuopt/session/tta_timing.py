@@ -13,8 +13,8 @@ import torch
 from gpuopt.data import ImageDataModule, WindowLoader, decode_image
 from gpuopt.data.repeating_sampler import RepeatingSampler
 from gpuopt.hardware import available_cpus, processor_name
-from gpuopt.model import Classifier
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.model import ImageNetwork
+from gpuopt.session.forward_pass import autocast_of
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.view_passes import (
     HeldOutPart,
@@ -56,7 +56,7 @@ class PassTimer:
 
     def __init__(
         self,
-        model: Classifier,
+        model: ImageNetwork,
         data: ImageDataModule,
         setup: PredictionSetup,
         chunk_size: int,
@@ -77,9 +77,9 @@ class PassTimer:
         predictor = TtaPredictor(
             self._model,
             views,
-            device=self._model.device,
+            device=self._model.mean.device,
             chunk_size=self.chunk_size,
-            autocast=autocast_of(self.setup.precision, self._model.device),
+            autocast=autocast_of(self.setup.precision, self._model.mean.device),
         )
         dataset = self._data.val_dataloader().dataset
         with tempfile.TemporaryDirectory() as folder:
@@ -97,7 +97,7 @@ class PassTimer:
 
     def view_seconds(self, view: View) -> float:
         """Time the making of a view, in seconds per image of a full chunk."""
-        device, size = self._model.device, self._data.image_size
+        device, size = self._model.mean.device, self._data.image_size
         images = torch.randint(0, 256, (self.chunk_size, 3, size, size), dtype=torch.uint8).to(
             device
         )

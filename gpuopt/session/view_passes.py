@@ -12,15 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from gpuopt.data import ImageDataModule
 from gpuopt.errors import FaultError, InputError
-from gpuopt.model import Classifier
-from gpuopt.session.evaluation import autocast_of, progress_bar
+from gpuopt.model import ImageNetwork
+from gpuopt.session.forward_pass import autocast_of, progress_bar
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription, load_described
 from gpuopt.storage import AnswerCache, sha256_of
@@ -28,6 +27,9 @@ from gpuopt.storage.checkpoint import read_checkpoint
 from gpuopt.tta.held_out import HeldOutScores
 from gpuopt.tta.view_scores import score_views
 from gpuopt.tta.views import View
+
+if TYPE_CHECKING:
+    from gpuopt.data import ImageDataModule
 
 __all__ = [
     "HeldOutPart",
@@ -52,7 +54,7 @@ class HeldOutPart:
     """
 
     checkpoint: Path
-    data: ImageDataModule
+    data: "ImageDataModule"
     fold: int | None = None
 
     @property
@@ -101,7 +103,7 @@ def score_parts(
     )
 
 
-def load_part(part: HeldOutPart, description: ModelDescription) -> Classifier:
+def load_part(part: HeldOutPart, description: ModelDescription) -> ImageNetwork:
     """Load the model of a part in evaluation mode.
 
     Raises:
@@ -117,14 +119,14 @@ def load_part(part: HeldOutPart, description: ModelDescription) -> Classifier:
     return model
 
 
-def image_files(data: ImageDataModule) -> list[Path]:
+def image_files(data: "ImageDataModule") -> list[Path]:
     """List the files that a data set's validation images come from, or may come from."""
     sets = data.read_sets()
     images = (sets.validation or sets.train).images
     return images if isinstance(images, list) else []
 
 
-def digest_of_images(data: ImageDataModule) -> str:
+def digest_of_images(data: "ImageDataModule") -> str:
     """Digest names and classes of the validation images, and sizes and times of all files."""
     digest = hashlib.sha256(type(data).__name__.encode())
     for name, target in zip(data.validation_ids, data.validation_targets, strict=True):
@@ -180,9 +182,9 @@ def _compute(
             part.data.val_dataloader(),
             model,
             views,
-            device=model.device,
+            device=model.mean.device,
             chunk_size=chunk_size,
-            autocast=autocast_of(setup.precision, model.device),
+            autocast=autocast_of(setup.precision, model.mean.device),
             on_batch=lambda count: progress.advance(task, count),
         )
     if not np.array_equal(found.ids, np.arange(size)):

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from gpuopt.errors import InputError
-from gpuopt.model import Classifier
+from gpuopt.model import ImageNetwork
 from gpuopt.model.without_values import WithoutValues
 from gpuopt.storage import atomic_write
 
@@ -52,7 +52,7 @@ class ModelDescription:
 
 
 def describe_model(
-    model: Classifier, class_names: Sequence[str], image_size: int
+    model: ImageNetwork, class_names: Sequence[str], image_size: int
 ) -> dict[str, Any]:
     """Describe a model in plain values, which `weights_only=True` loads."""
     return {
@@ -99,7 +99,7 @@ def read_description(checkpoint: Mapping[str, Any], where: str) -> ModelDescript
 
 def load_described(
     checkpoint: Mapping[str, Any], where: str
-) -> tuple[Classifier, ModelDescription]:
+) -> tuple[ImageNetwork, ModelDescription]:
     """Rebuild the model of a checkpoint in evaluation mode, with its weights and normalisation.
 
     Raises:
@@ -108,7 +108,7 @@ def load_described(
     description = read_description(checkpoint, where)
     try:
         with WithoutValues():  # `load_weights` gives every parameter one, or refuses
-            model = Classifier(description.model, len(description.class_names))
+            model = ImageNetwork(description.model, len(description.class_names))
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise InputError(
             f"{where}: its model {description.model!r} cannot be built ({type(error).__name__}): "
@@ -121,7 +121,7 @@ def load_described(
     return model.eval(), description
 
 
-def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -> None:
+def load_weights(model: ImageNetwork, checkpoint: Mapping[str, Any], where: str) -> None:
     """Load the weights of a checkpoint into a model.
 
     Raises:
@@ -134,7 +134,7 @@ def load_weights(model: Classifier, checkpoint: Mapping[str, Any], where: str) -
         raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
 
 
-def require_weights_of(model: Classifier, checkpoint: Mapping[str, Any], where: str) -> None:
+def require_weights_of(model: ImageNetwork, checkpoint: Mapping[str, Any], where: str) -> None:
     """Refuse a checkpoint whose weights have other names or shapes than the model's.
 
     Raises:
@@ -173,7 +173,7 @@ def _channels(values: Any) -> tuple[float, ...] | None:
     return tuple(map(float, values))
 
 
-def export_weights(model: Classifier, class_names: Sequence[str], path: Path) -> None:
+def export_weights(model: ImageNetwork, class_names: Sequence[str], path: Path) -> None:
     """Write the backbone's weights for other programs, in timm's own names.
 
     Args:

@@ -14,7 +14,7 @@ from torch import Tensor
 from gpuopt.engine.protocol import TrainedNetwork
 from gpuopt.engine.trained import network_of
 from gpuopt.errors import InputError
-from gpuopt.model import Classifier
+from gpuopt.model import ImageNetwork
 from gpuopt.session.weights import ModelDescription, load_described
 from gpuopt.storage.checkpoint import read_checkpoint
 
@@ -136,7 +136,7 @@ def _built(
     path: Path,
     image_size: int | None,
 ) -> LoadedNetwork:
-    model = Classifier(name, classes).eval()
+    model = ImageNetwork(name, classes).eval()
     try:
         model.backbone.load_state_dict(dict(state))
     except RuntimeError as error:
@@ -155,7 +155,7 @@ def _built(
     return LoadedNetwork(network, size, classes, description)
 
 
-def _set_channels(model: Classifier, name: str, text: str, path: Path) -> None:
+def _set_channels(model: ImageNetwork, name: str, text: str, path: Path) -> None:
     """Take normalisation from the metadata, which is in the unit 0..1."""
     try:
         values = [255 * float(value) for value in json.loads(text)]

@@ -7,12 +7,13 @@ from gpuopt.storage.journal import Journal
 from gpuopt.storage.lock import FolderLock, wait_for_folder
 from gpuopt.storage.part_file import has_parts, part_file
 from gpuopt.storage.paths import existing_folder, shown
-from gpuopt.storage.sidecar import FileRecord, Sidecar, sha256_of
+from gpuopt.storage.sidecar import FileRecord, IntactFile, Sidecar, sha256_of
 
 __all__ = [
     "AnswerCache",
     "FileRecord",
     "FolderLock",
+    "IntactFile",
     "Journal",
     "Sidecar",
     "atomic_write",

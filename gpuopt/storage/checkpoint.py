@@ -1,8 +1,8 @@
 """Checkpoints that survive a crash, a full disk and a stranger.
 
-`DurableCheckpointIO` is a Lightning plugin for any Trainer. A checkpoint is written to a temporary
-file in its own folder, synced and renamed; its sidecar holds size and checksum; the one before is
-kept as `previous.ckpt`. Reading uses `weights_only=True` always, and refuses what could run code.
+A checkpoint is written to a temporary file in its own folder, synced and renamed; its sidecar
+holds size and checksum; the one before is kept as `previous.ckpt`. Reading uses
+`weights_only=True` always, and refuses what could run code.
 """
 
 import hashlib
@@ -16,14 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage.atomic import atomic_write, sync_folder
-from gpuopt.storage.sidecar import FileRecord, Sidecar
+from gpuopt.storage.sidecar import FileRecord, IntactFile, Sidecar
 
 __all__ = [
-    "DurableCheckpointIO",
+    "damaged",
     "link_copy",
     "newest_valid",
     "read_checkpoint",
@@ -37,30 +36,6 @@ _log = logging.getLogger(__name__)
 _UNSAFE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 # Lightning once imported and called what stood under this key (CVE-2026-58659).
 _HOSTILE_KEY = "_instantiator"
-
-
-class DurableCheckpointIO(CheckpointIO):
-    """Write and read Lightning checkpoints through `write_checkpoint` and `read_checkpoint`."""
-
-    def save_checkpoint(
-        self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
-    ) -> None:
-        """Write a checkpoint; see `write_checkpoint`."""
-        write_checkpoint(checkpoint, Path(path))
-
-    def load_checkpoint(
-        self,
-        path: str | os.PathLike[str],
-        map_location: Any = None,
-        weights_only: bool | None = None,
-    ) -> dict[str, Any]:
-        """Read a checkpoint; `weights_only` is always on, whatever is asked for."""
-        return read_checkpoint(Path(path))
-
-    def remove_checkpoint(self, path: str | os.PathLike[str]) -> None:
-        """Remove a checkpoint and its sidecar."""
-        Path(path).unlink(missing_ok=True)
-        Sidecar(Path(path)).path.unlink(missing_ok=True)
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -127,11 +102,14 @@ def link_copy(source: Path, record: FileRecord, target: Path) -> None:
     sync_folder(target.parent)
 
 
-def read_checkpoint(path: Path) -> dict[str, Any]:
+def read_checkpoint(path: Path, *, intact: IntactFile | None = None) -> dict[str, Any]:
     """Read a checkpoint onto the CPU without running anything that it contains.
 
     Args:
         path: A `.ckpt` file, from gpuopt or any other source.
+        intact: Of a file that was compared with its sidecar: where it has not changed since, it is
+            not digested again, and its tensors are mapped. Only what is copied from them is read,
+            such as weights beside the state of an optimizer.
 
     Raises:
         InputError: When it is missing, damaged, or holds more than tensors and plain values.
@@ -141,12 +119,18 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise InputError(f"{path} is not a checkpoint file: no such file")
     sidecar = Sidecar(path)
-    if sidecar.records() and sidecar.match() is None:
-        raise InputError(f"{path} is damaged: size or checksum differ from {sidecar.path.name}")
+    is_known = intact is not None and intact.is_unchanged(path)
+    if not is_known and sidecar.records() and sidecar.match() is None:
+        raise damaged(path)
     try:
         with warnings.catch_warnings():  # what is odd about a file is said in one line of ours
             warnings.simplefilter("ignore")
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            checkpoint = torch.load(
+                path,
+                map_location="cpu",
+                weights_only=True,
+                mmap=is_known and zipfile.is_zipfile(path),
+            )
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} is refused: it holds objects that would run code when loaded, or is damaged"
@@ -158,6 +142,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if _holds_key(checkpoint, _HOSTILE_KEY):
         raise InputError(f"{path} is refused: it asks to call code ({_HOSTILE_KEY})")
     return checkpoint
+
+
+def damaged(path: Path) -> InputError:
+    """Word that a file is not what its sidecar tells."""
+    name = Sidecar(path).path.name
+    return InputError(f"{path} is damaged: size or checksum differ from {name}")
 
 
 def newest_valid(folder: Path) -> tuple[Path, FileRecord] | None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from gpuopt.storage.atomic import write_json
 
-__all__ = ["FileRecord", "Sidecar", "sha256_of"]
+__all__ = ["FileRecord", "IntactFile", "Sidecar", "sha256_of"]
 
 _CHUNK_BYTES = 1 << 20
 
@@ -33,6 +33,49 @@ class FileRecord:
     sha256: str
     step: int
     epoch: int
+
+
+@dataclass(frozen=True)
+class IntactFile:
+    """A file at the moment at which it was digested.
+
+    Attributes:
+        path: The file.
+        sha256: Hexadecimal digest of the content.
+        stamp: What the file system tells about the content without reading it.
+    """
+
+    path: Path
+    sha256: str
+    stamp: tuple[int, ...]
+
+    @classmethod
+    def of_run(cls, path: Path) -> "IntactFile | None":
+        """Digest a file and compare it with its sidecar; None when that does not vouch for it."""
+        try:
+            stamp = _stamp(path)
+        except OSError:
+            return None
+        record = Sidecar(path).match()
+        return None if record is None else cls(path, record.sha256, stamp)
+
+    @classmethod
+    def of_any(cls, path: Path) -> "IntactFile":
+        """Digest a file that no sidecar has to vouch for."""
+        stamp = _stamp(path)
+        return cls(path, sha256_of(path), stamp)
+
+    def is_unchanged(self, path: Path) -> bool:
+        """Whether a path is this file and nobody has written to it since."""
+        try:
+            return path == self.path and _stamp(path) == self.stamp
+        except OSError:
+            return False
+
+
+def _stamp(path: Path) -> tuple[int, ...]:
+    found = path.stat()
+    return (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 class Sidecar:

@@ -10,7 +10,7 @@ from PIL import Image
 from benchmarks import job_peers, seed_job, view_peers
 from benchmarks.job_peers import peer_rows
 from benchmarks.view_peers import VIEWS, PeerSetting, per_view_pass, ttach_pass
-from gpuopt.session.evaluation import autocast_of
+from gpuopt.session.forward_pass import autocast_of
 from gpuopt.tta import TtaPredictor, apply_view
 from tests.benchmarks.test_benchmarks import run_quick
 

@@ -9,7 +9,8 @@ from gpuopt.callbacks import DurableCheckpoint
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import Sidecar
 from gpuopt.storage import checkpoint as storage
-from gpuopt.storage.checkpoint import DurableCheckpointIO, read_checkpoint
+from gpuopt.storage.checkpoint import read_checkpoint
+from gpuopt.storage.checkpoint_io import DurableCheckpointIO
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from gpuopt.callbacks import (
 )
 from gpuopt.data import Digits
 from gpuopt.errors import InputError
-from gpuopt.storage.checkpoint import DurableCheckpointIO
+from gpuopt.storage.checkpoint_io import DurableCheckpointIO
 from tests.callbacks.batches_of_any_size import fit as fit_stock
 from tests.callbacks.batches_of_any_size import make
 from tests.callbacks.finder_modules import FakeMeter

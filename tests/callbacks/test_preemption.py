@@ -6,7 +6,8 @@ import pytest
 
 from gpuopt.callbacks import DurableCheckpoint, Preemption
 from gpuopt.errors import PreemptedError
-from gpuopt.storage.checkpoint import DurableCheckpointIO, read_checkpoint
+from gpuopt.storage.checkpoint import read_checkpoint
+from gpuopt.storage.checkpoint_io import DurableCheckpointIO
 
 
 class Signal(L.Callback):

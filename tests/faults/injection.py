@@ -25,12 +25,12 @@ VARIABLE = "GPUOPT_TEST_FAULTS"
 # What a person would call the moment, and the function that is about to run then.
 POINTS = {
     "starting": ("gpuopt.data.datamodule", "ImageDataModule.prepare_data"),
-    "reading a checkpoint": ("gpuopt.storage.checkpoint", "DurableCheckpointIO.load_checkpoint"),
+    "reading a checkpoint": ("gpuopt.storage.checkpoint_io", "DurableCheckpointIO.load_checkpoint"),
     "first batch": ("gpuopt.callbacks.exact_resume", "ExactResume.on_train_batch_start"),
     "training step": ("gpuopt.model.classifier", "Classifier.training_step"),
     "validation": ("gpuopt.model.classifier", "Classifier.validation_step"),
     "end of epoch": ("gpuopt.callbacks.durable_checkpoint", "DurableCheckpoint.on_train_epoch_end"),
-    "saving": ("gpuopt.storage.checkpoint", "DurableCheckpointIO.save_checkpoint"),
+    "saving": ("gpuopt.storage.checkpoint_io", "DurableCheckpointIO.save_checkpoint"),
     "writing a file": ("gpuopt.storage.checkpoint", "atomic_write"),
     "keeping the one before": ("gpuopt.storage.checkpoint", "link_copy"),
     "vouching": ("gpuopt.storage.sidecar", "Sidecar.vouch"),

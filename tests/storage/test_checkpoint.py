@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import Sidecar
+from gpuopt.storage import IntactFile, Sidecar
 from gpuopt.storage import checkpoint as module
 from gpuopt.storage.checkpoint import link_copy, newest_valid, read_checkpoint, write_checkpoint
 
@@ -204,3 +204,39 @@ def test_a_broken_sidecar_vouches_for_nothing(folder):
     for text in ("", "{", "[]", '{"files": [{"size_bytes": 1}]}'):
         (folder / "last.ckpt.json").write_text(text)
         assert newest_valid(folder)[0].name == "previous.ckpt"
+
+
+def test_a_file_that_was_digested_is_not_digested_again(folder, monkeypatch):
+    path = folder / "last.ckpt"
+    intact = IntactFile.of_run(path)
+    monkeypatch.setattr("gpuopt.storage.sidecar.sha256_of", lambda path: "0")
+    assert read_checkpoint(path, intact=intact)["state_dict"]["weight"][0] == 20
+    with pytest.raises(InputError, match="damaged"):
+        read_checkpoint(path)
+
+
+@pytest.mark.parametrize("is_renamed", [False, True])
+def test_a_file_that_changed_after_it_was_digested_is_digested_again(folder, is_renamed):
+    path = folder / "last.ckpt"
+    intact = IntactFile.of_run(path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    if is_renamed:
+        (folder / "other").write_bytes(content)
+        (folder / "other").replace(path)
+    else:
+        path.write_bytes(content)
+    assert not intact.is_unchanged(path)
+    with pytest.raises(InputError, match="damaged"):
+        read_checkpoint(path, intact=intact)
+
+
+def test_what_no_sidecar_vouches_for_is_not_intact(folder):
+    path = folder / "last.ckpt"
+    assert IntactFile.of_run(folder / "absent.ckpt") is None
+    Sidecar(path).path.unlink()
+    assert IntactFile.of_run(path) is None
+    assert IntactFile.of_any(path).is_unchanged(path)
+    assert not IntactFile.of_any(path).is_unchanged(folder / "previous.ckpt")
+    torch.save(state(7), path, _use_new_zipfile_serialization=False)  # cannot be mapped
+    assert read_checkpoint(path, intact=IntactFile.of_any(path))["global_step"] == 7
