@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from gpuopt.engine.aot_package import open_package
 from gpuopt.engine.protocol import EngineRequest
 from gpuopt.errors import FaultError
 
@@ -72,11 +73,10 @@ def main() -> None:
     """Load the package and call it once."""
     package, name, size = sys.argv[1:]
     device = torch.device(name)
-    index = -1 if device.index is None else device.index
     images = torch.zeros(1, 3, int(size), int(size), dtype=torch.uint8, device=device)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        torch._inductor.aoti_load_package(package, device_index=index)(images)
+        open_package(Path(package), device)(images)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
