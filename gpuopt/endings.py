@@ -32,6 +32,7 @@ _TRACE = "Original Traceback"
 # How Hydra words what is wrong in a file; the key follows on a line of its own.
 _IN_FILE = re.compile(r"In '([^']+)': \w+ raised while composing config:\n(.*)")
 _FULL_KEY = re.compile(r"full_key: (\S+)")
+_NO_LIST = re.compile(r"Error merging override ([\w.]+)=(.*): Invalid value .* is not a ListConfig")
 
 
 @contextlib.contextmanager
@@ -114,6 +115,9 @@ def _explained(error: BaseException) -> str:
     if cause is not None and _first_line(cause) not in parts[0]:
         parts.append(_first_line(cause))
     text = ": ".join(part.rstrip(".") for part in parts)
+    if no_list := _NO_LIST.match(text):
+        key, value = no_list.groups()
+        return f"{key}={value}: give a list, such as {key}=[{value}]"
     if text.startswith("Ambiguous value"):
         return f"{text}: several values are a sweep, which needs -m; else put them in quotes"
     key = getattr(error, "full_key", None)

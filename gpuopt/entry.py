@@ -3,6 +3,7 @@
 import argparse
 import contextlib
 import functools
+import io
 import os
 import re
 import sys
@@ -50,6 +51,8 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
         name: The command, which is also the name of its primary configuration.
         task: Called with the composed, checked configuration.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show ends no command
+        sys.stdout.reconfigure(errors="replace")
     with ending_clearly(name, debug="debug=true" in sys.argv[1:]), ending_on_signals():
         sys.argv[1:] = translate_arguments(name, sys.argv[1:])
         refuse_words(sys.argv[1:])

@@ -6,6 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -83,9 +84,18 @@ def _sampler(config: MonitorConfig, stack: contextlib.ExitStack) -> Sampler:
                 raise InputError(f"gpu_ids: there is no GPU {index}; found: {known or 'none'}")
         devices = [device for device in devices if device.index in config.gpu_ids]
     if metrics is not None:
+        _tell_of_run(folder, metrics.written_at_s())
         metrics.start()
         stack.callback(metrics.stop)
     return Sampler(devices, config.interval, training=metrics.latest if metrics else None)
+
+
+def _tell_of_run(folder: Path, written_at_s: float | None) -> None:
+    """Say which run is followed, and how old its metrics are: it may have ended long ago."""
+    words = "no metrics yet"
+    if written_at_s is not None:
+        words = f"metrics last written {datetime.fromtimestamp(written_at_s):%Y-%m-%d %H:%M:%S}"
+    sys.stderr.write(one_line(f"run {folder}: {words}") + "\n")
 
 
 def _replay(config: MonitorConfig) -> Replay:

@@ -1,6 +1,8 @@
+import io
 import os
 import re
 import signal
+import sys
 
 import pytest
 from hydra.errors import HydraException
@@ -156,3 +158,15 @@ def test_a_scheduler_may_stop_a_command_before_it_answers_signals_itself(
         f"gpuopt train: stopped by {name}; the same command starts again"
     )
     assert signal.getsignal(number) is before
+
+
+def test_a_terminal_that_lacks_a_character_gets_another(monkeypatch):
+    content = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(content, encoding="ascii"))
+    monkeypatch.setattr("hydra.main", lambda **options: lambda task: lambda: task(None))
+    monkeypatch.setattr("sys.argv", ["monitor"])
+    with pytest.raises(SystemExit) as caught:
+        run_command("monitor", lambda config: print("61 °C"))
+    assert caught.value.code == 0
+    sys.stdout.flush()
+    assert content.getvalue() == b"61 ?C\n"

@@ -373,7 +373,7 @@ def test_all_folds_share_a_pass_where_there_is_memory(whole, tmp_path, monkeypat
 def test_one_fold_per_pass_keeps_one_model_at_a_time(whole, tmp_path, monkeypatch):
     from gpuopt.session import ensemble
 
-    living, loads, original = weakref.WeakSet(), [], ensemble.load_described
+    living, loads, original = weakref.WeakSet(), [], ensemble.build_described
 
     def load(checkpoint, where):
         gc.collect()
@@ -383,6 +383,6 @@ def test_one_fold_per_pass_keeps_one_model_at_a_time(whole, tmp_path, monkeypatc
         loads.append(Path(where).parts[-3])
         return model, description
 
-    monkeypatch.setattr(ensemble, "load_described", load)
+    monkeypatch.setattr(ensemble, "build_described", load)
     predicted(whole[0], tmp_path / "p", "folds_per_pass=1")
     assert loads == ["fold_0", "fold_1", "fold_2"]

@@ -186,8 +186,11 @@ def test_the_metrics_of_a_run_are_shown_beside_the_machines(monitor, tmp_path):
     path = tmp_path / "log.jsonl"
     command.wait_until(lambda: path.exists() and b"train/loss_step" in path.read_bytes())
     command.send(signal.SIGINT)
-    assert command.end().code == 0
+    done = command.end()
+    assert done.code == 0
     assert list(read_log(path))[-1].training == {"train/loss_step": 0.25, "step": 7.0}
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("run ")]
+    assert re.fullmatch(rf"run \S*{run.name}: metrics last written \d{{4}}-\d\d-\d\d [\d:]+", line)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
@@ -208,6 +211,7 @@ def test_a_full_disk_is_one_warning_and_told_at_the_end(monitor):
         (["run=nowhere"], "run=nowhere is no folder: name a run's folder, or latest"),
         (["run=latest"], "there is no run under outputs/train"),
         (["log=."], "log=. cannot be written (Is a directory): name another file"),
+        (["gpu_ids=0"], "gpu_ids=0: give a list, such as gpu_ids=[0]"),
         (["replay_speed=3"], "replay_speed= is for replay=FILE"),
         (["--dashboard"], "--dashboard: options are key=value here: view=web"),
         (["-m", "interval=1,2"], "only `gpuopt train` takes -m"),

@@ -1,6 +1,7 @@
 """Which share of a card's peak of operations the training reaches (MFU)."""
 
 import logging
+from typing import Any
 
 import lightning.pytorch as L
 import torch
@@ -46,6 +47,8 @@ class FlopsUtilisation:
         self._card = card
         self._precision = precision
         self._peak_flops_per_s: float | None = None
+        self._convolution_peak_flops_per_s: float | None = None
+        self._convolution_ratio = 0.0
         self._watch: ForwardWatch | None = None
         self._attempts = 0
 
@@ -53,8 +56,10 @@ class FlopsUtilisation:
         """Find the peak of all devices; they are taken to be alike."""
         card = self._card or _card_of(module.device)
         precision = self._precision or _precision_of(trainer, card)
-        peak = None if card is None or precision is None else dense_flops_per_s(card, precision)
-        self._peak_flops_per_s = None if peak is None else peak * trainer.world_size
+        peak = _peak(card, precision, trainer.world_size)
+        self._peak_flops_per_s = self._convolution_peak_flops_per_s = peak
+        if not self._precision and precision == "fp32" and _has_tf32(card) and _convolves_in_tf32():
+            self._convolution_peak_flops_per_s = _peak(card, "tf32", trainer.world_size)
         is_wanted = peak is not None and self._forward_flops is None and trainer.is_global_zero
         self._attempts = _ATTEMPTS if is_wanted else 0
         if is_wanted and (is_compiled(module) or not module.automatic_optimization):
@@ -96,6 +101,7 @@ class FlopsUtilisation:
             return
         if flops:
             self._forward_flops, self._attempts = flops / max(1, samples), 0
+            self._convolution_ratio = watch.convolution_ratio
 
     def _give_up(self, error: Exception) -> None:
         self._attempts = 0
@@ -110,9 +116,12 @@ class FlopsUtilisation:
 
     def ratio(self, samples_per_second: float) -> float | None:
         """Return the share of the peak, of all devices together; None where it is unknown."""
-        if self._peak_flops_per_s is None or not self._forward_flops:
+        peak, of_convolutions = self._peak_flops_per_s, self._convolution_peak_flops_per_s
+        if peak is None or of_convolutions is None or not self._forward_flops:
             return None
-        return _TRAINING_FACTOR * self._forward_flops * samples_per_second / self._peak_flops_per_s
+        share = self._convolution_ratio
+        seconds_per_flop = share / of_convolutions + (1 - share) / peak
+        return _TRAINING_FACTOR * self._forward_flops * samples_per_second * seconds_per_flop
 
 
 def _card_of(device: torch.device) -> Gpu | None:
@@ -125,9 +134,25 @@ def _card_of(device: torch.device) -> Gpu | None:
 
 def _precision_of(trainer: L.Trainer, card: Gpu | None) -> str | None:
     precision = _FORMATS.get(str(trainer.precision))
-    allows_tf32 = torch.get_float32_matmul_precision() != "highest"
-    if precision == "fp32" and allows_tf32 and card is not None and card.bf16_native:
-        return "tf32"  # the cards that have the one have the other
+    # Not `torch.get_float32_matmul_precision`, which raises where this newer setting was used.
+    allows_tf32 = torch.backends.cuda.matmul.fp32_precision == "tf32"
+    if precision == "fp32" and allows_tf32 and _has_tf32(card):
+        return "tf32"
     if precision == "bf16" and card is not None and card.bf16_native is False:
         return None  # emulated, at no rate that a table knows
     return precision
+
+
+def _peak(card: Gpu | None, precision: str | None, devices: int) -> float | None:
+    peak = None if card is None or precision is None else dense_flops_per_s(card, precision)
+    return None if peak is None else peak * devices
+
+
+def _has_tf32(card: Gpu | None) -> bool:
+    return card is not None and bool(card.bf16_native)  # the cards that have the one have the other
+
+
+def _convolves_in_tf32() -> bool:
+    """Tell whether convolutions in fp32 use TF32, as they do unless PyTorch is told otherwise."""
+    cudnn: Any = torch.backends.cudnn  # its types leave this setting out
+    return bool(cudnn.conv.fp32_precision == "tf32")

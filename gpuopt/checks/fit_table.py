@@ -22,6 +22,7 @@ _PARTS = {
     "cuBLAS": ("workspace",),
     "context": ("context",),
 }
+_HEADINGS = {"checkpointed": "check-\npointed"}  # so that all fits into 80 characters
 _STYLES = {"fits": "green", "checkpointed only": "yellow", "does not fit": "red"}
 
 
@@ -33,7 +34,7 @@ def cards_table(title: str, cards: Sequence[CardFit], ways: Sequence[str]) -> Ta
         cards: One row each.
         ways: The columns of largest micro-batches.
     """
-    table = new_table(title)
+    table = new_table(title, is_dense=True)
     table.caption = Text(
         "GiB; usable: memory less the headroom of a prediction, 8 % or more (headroom=X sets it); "
         "checkpointed: activations are recomputed",
@@ -41,12 +42,12 @@ def cards_table(title: str, cards: Sequence[CardFit], ways: Sequence[str]) -> Ta
     )
     table.caption_justify = "left"
     table.add_column("gpu=", no_wrap=True, style="bold")
-    table.add_column("card", no_wrap=True)
+    table.add_column("card")
     for heading in ("memory", "usable"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("in", no_wrap=True)
     for way in ways:
-        table.add_column(way, justify="right", no_wrap=True)
+        table.add_column(_HEADINGS.get(way, way), justify="right", no_wrap=True)
     for card in cards:
         gpu = card.gpu
         table.add_row(
@@ -62,17 +63,21 @@ def cards_table(title: str, cards: Sequence[CardFit], ways: Sequence[str]) -> Ta
 
 def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
     """Lay out what every batch size holds, and what a sample adds to a large one."""
-    table = new_table("What it takes (GiB), predicted")
+    table = new_table("What it takes (GiB), predicted", is_dense=True)
     table.add_column("", no_wrap=True, style="bold")
-    table.add_column("in", no_wrap=True)
-    for heading in (*_PARTS, "MiB a sample"):
+    table.add_column("in")
+    parts = {  # without those that no way has, such as an average that is not kept
+        heading: fields
+        for heading, fields in _PARTS.items()
+        if any(_size_bytes(estimate, fields) for estimate in estimates.values())
+    }
+    for heading in (*parts, "MiB a sample"):
         table.add_column(heading, justify="right", overflow="fold")
     precisions: dict[tuple[str, MemoryEstimate], list[str]] = {}
     for (way, precision), estimate in estimates.items():
         precisions.setdefault((way, estimate), []).append(precision)
     for (way, estimate), names in precisions.items():
-        fixed = estimate.fixed
-        sizes = (sum(getattr(fixed, field) for field in fields) for fields in _PARTS.values())
+        sizes = (_size_bytes(estimate, fields) for fields in parts.values())
         cells = (_gib(size) if size else "" for size in sizes)
         table.add_row(way, ", ".join(names), *cells, f"{estimate.bytes_per_sample / 2**20:.1f}")
     return table
@@ -80,9 +85,10 @@ def parts_table(estimates: Mapping[tuple[str, str], MemoryEstimate]) -> Table:
 
 def seed_table(seeds: Sequence[SeedFit]) -> Table:
     """Lay out what becomes of the guide's batches."""
-    table = new_table("The optimisation guide's batches and what they take (GiB), predicted")
+    title = "The optimisation guide's batches and what they take (GiB), predicted"
+    table = new_table(title, is_dense=True)
     table.add_column("gpu=", no_wrap=True, style="bold")
-    for heading in ("batch", "px", "usable", "plain", "checkpointed", "largest plain"):
+    for heading in ("batch", "px", "usable", "plain", "check-\npointed", "largest\nplain"):
         table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
     for seed in seeds:
@@ -97,6 +103,11 @@ def seed_table(seeds: Sequence[SeedFit]) -> Table:
             Text(seed.verdict, style=_STYLES.get(seed.verdict, "")),
         )
     return table
+
+
+def _size_bytes(estimate: MemoryEstimate, fields: Sequence[str]) -> int:
+    """Add up parts of what every batch holds."""
+    return sum(int(getattr(estimate.fixed, field)) for field in fields)
 
 
 def _count(number: int | None) -> str:

@@ -226,16 +226,17 @@ def _tta_minutes(request: CheckRequest, gpu: Gpu, precision: str, size: int) -> 
 
 
 def _features_table(answer: MatrixReport) -> Table:
-    table = new_table("Cards and features, from their compute capability")
+    table = new_table("Cards and features, from their compute capability", is_dense=True)
     build = answer.build
     table.caption = Text(
-        f"auto: what precision=auto takes; wheel: torch {build.version} holds code for it; RTX: "
-        "TensorRT for RTX; compile: tuned where max-autotune tunes matrix products as well",
+        f"auto: what precision=auto takes; wheel: torch {build.version} holds code for it; TRT: "
+        "TensorRT; RTX: TensorRT for RTX; compile: tuned where max-autotune tunes matrix products "
+        "as well",
         style="dim",
     )
     table.caption_justify = "left"
     table.add_column("gpu=", no_wrap=True, style="bold")
-    for heading in ("SM", "auto", "fp16", "bf16", "tf32", "fp8", "wheel", "TensorRT", "RTX"):
+    for heading in ("SM", "auto", "fp16", "bf16", "tf32", "fp8", "wheel", "TRT", "RTX"):
         table.add_column(heading, no_wrap=True)
     table.add_column("compile", no_wrap=True)
     for row in answer.rows:
@@ -251,7 +252,7 @@ def _features_table(answer: MatrixReport) -> Table:
 
 
 def _fits_table(answer: MatrixReport) -> Table:
-    table = new_table("Largest micro-batch in training, predicted")
+    table = new_table("Largest micro-batch in training, predicted", is_dense=True)
     table.add_column("gpu=", no_wrap=True, style="bold")
     table.add_column("GiB", justify="right", no_wrap=True)
     for model, side in answer.rows[0].fits:

@@ -134,7 +134,7 @@ def _power_cap(subject: Subject, card: InstalledCard) -> Pitfall | None:
     return Pitfall(
         "power cap",
         f"{_place(card)} may draw {limit:.0f} W of {usual:.0f} W",
-        f"as root: nvidia-smi -i {card.device.index} -pl {usual:.0f}; slower, but cooler as it is",
+        f"as root: nvidia-smi -i {_smi_name(card)} -pl {usual:.0f}; slower, but cooler as it is",
     )
 
 
@@ -229,6 +229,11 @@ def _of_visibility(subject: Subject, machine: Machine) -> Iterator[Pitfall]:
 
 def _place(card: InstalledCard) -> str:
     return f"device {card.device.index}"
+
+
+def _smi_name(card: InstalledCard) -> str:
+    """Name a card to nvidia-smi, whose numbers are not CUDA's."""
+    return card.reading.uuid or card.facts.bus_id or str(card.device.index)
 
 
 def _gib(size_bytes: int) -> str:

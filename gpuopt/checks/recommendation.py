@@ -8,7 +8,7 @@ from typing import Any
 from gpuopt.checks.pitfall import find_pitfalls
 from gpuopt.checks.planned_speed import LEAST_MICRO_BATCH, PlannedSpeed, plan_speed
 from gpuopt.checks.request import CheckRequest, TrainingMode
-from gpuopt.checks.subject import Subject
+from gpuopt.checks.subject import Subject, build_for
 from gpuopt.checks.tier import TIERS, Tier, reference_speed, tier_of
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
@@ -153,7 +153,7 @@ def _best(request: CheckRequest, subject: Subject) -> tuple[_Weighed, list[_Weig
     if not fitting:
         last = weighed[-1].speed
         raise InputError(
-            f"gpu={subject.preset}: not one sample of {last.model_name} at {last.image_size} px "
+            f"{subject.gpu.name}: not one sample of {last.model_name} at {last.image_size} px "
             "fits; name a smaller model= or image_size="
         )
     return fitting[-1], weighed[:-1]
@@ -268,7 +268,7 @@ def _guide(subject: Subject, tier: Tier) -> str:
 
 def _notes(request: CheckRequest, best: _Weighed, subject: Subject) -> list[str]:
     machine = request.look()
-    build = request.glance_at_build() if subject.card is None else request.look_at_build()
+    build = build_for(request, [subject])
     notes = [str(pitfall) for pitfall in find_pitfalls(subject, machine, build)]
     alike = [c for c in machine.cards if subject.card and c.device.name == subject.card.device.name]
     if len(alike) > 1:

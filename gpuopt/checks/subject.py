@@ -1,12 +1,16 @@
 """Which device a report is about: one that is here, or one that is named."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 
 from gpuopt.checks.request import CheckRequest
 from gpuopt.errors import InputError
-from gpuopt.hardware import Gpu, InstalledCard, recognise, select_gpu
+from gpuopt.hardware import Gpu, InstalledCard, TorchBuild, recognise, select_gpu
+from gpuopt.hardware.gpu import capability_of
 
-__all__ = ["Subject", "present_subjects", "subjects"]
+__all__ = ["Subject", "build_for", "present_subjects", "subjects"]
+
+_LEAST_OF_BUILDS = (7, 5)  # builds for CUDA 13 hold no code for older cards
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,23 @@ def present_subjects(request: CheckRequest) -> list[Subject]:
                 "gpu= out, or ask for report=recommend, which predicts"
             )
     return found
+
+
+def build_for(request: CheckRequest, found: Sequence[Subject]) -> TorchBuild:
+    """Look at the installed PyTorch as closely as the devices need, since all of it takes seconds.
+
+    Args:
+        request: What looks.
+        found: The devices. Which cards the build holds code for matters for one that is here, and
+            for one that is older than what usual builds are made for.
+    """
+    is_needed = any(subject.card is not None or _is_old(subject.gpu) for subject in found)
+    return request.look_at_build() if is_needed else request.glance_at_build()
+
+
+def _is_old(gpu: Gpu) -> bool:
+    capability = gpu.compute_capability
+    return capability is not None and capability_of(capability) < _LEAST_OF_BUILDS
 
 
 def _present(request: CheckRequest, card: InstalledCard) -> Subject:

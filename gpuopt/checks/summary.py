@@ -1,5 +1,6 @@
 """What this machine, or a named card, can do, on one screen: `gpuopt check report=summary`."""
 
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,7 @@ from gpuopt.checks.lines import gib, or_na, pitfall_table, rate_text
 from gpuopt.checks.pitfall import Pitfall, find_pitfalls
 from gpuopt.checks.planned_speed import PlannedSpeed, plan_speed
 from gpuopt.checks.request import CheckRequest
-from gpuopt.checks.subject import Subject, subjects
+from gpuopt.checks.subject import Subject, build_for, subjects
 from gpuopt.choice import Choice
 from gpuopt.hardware import Machine, TorchBuild, resolve_precision
 from gpuopt.report.tables import PlanRow, plan_table
@@ -59,11 +60,13 @@ class SummaryReport:
         machine: This machine.
         build: The installed PyTorch.
         devices: In CUDA's order.
+        words: Settings with which another report is about the same.
     """
 
     machine: Machine
     build: TorchBuild
     devices: Sequence[DeviceSummary]
+    words: Sequence[str] = ()
 
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
@@ -93,9 +96,8 @@ class SummaryReport:
         for device in self.devices:
             parts.append(plan_table(_rows(device), _title(device.subject)))
             parts.append(pitfall_table(device.pitfalls))
-        named = self.devices[0].subject
-        card = f" gpu={named.preset}" if named.is_named and not named.gpu.is_cpu else ""
-        parts.append(Text(f"What to set: gpuopt check report=recommend{card}", style="bold"))
+        command = shlex.join(["gpuopt", "check", "report=recommend", *self.words])
+        parts.append(Text(f"What to set: {command}", style="bold"))
         return Group(*parts)
 
 
@@ -107,11 +109,22 @@ def report(request: CheckRequest) -> SummaryReport:
             compute in the precision.
     """
     machine, found = request.look(), subjects(request)
-    is_here = any(subject.card is not None for subject in found)
-    build = request.look_at_build() if is_here else request.glance_at_build()
+    build = build_for(request, found)
     return SummaryReport(
-        machine, build, [_summary(request, machine, build, subject) for subject in found]
+        machine,
+        build,
+        [_summary(request, machine, build, subject) for subject in found],
+        _further_words(request),
     )
+
+
+def _further_words(request: CheckRequest) -> list[str]:
+    """Return the settings with which another report is about the same."""
+    if request.gpu.memory_gib is None:
+        return list(request.words)
+    # For a training the memory of a card without a name is a limit.
+    words = [word for word in request.words if not word.startswith("gpu.memory_limit_mib=")]
+    return [*words, f"gpu.memory_gib={request.gpu.memory_gib:g}"]
 
 
 def _summary(

@@ -43,7 +43,7 @@ def cost_table(title: str, cards: Sequence[_Row], views: Mapping[str, int]) -> T
         cards: One row each.
         views: Number of views by policy, one column each.
     """
-    table = new_table(title)
+    table = new_table(title, is_dense=True)
     spread = next((card.time for card in cards if card.time is not None), None)
     range_text = "" if spread is None else f"{spread.low_ratio:.2f} to {spread.high_ratio:.2f}"
     table.caption = Text(
@@ -57,7 +57,7 @@ def cost_table(title: str, cards: Sequence[_Row], views: Mapping[str, int]) -> T
         table.add_column(heading, justify="right", no_wrap=True)
     for name, count in views.items():
         heading = f"{plain_text(name)}\n{count} view{'' if count == 1 else 's'}"
-        table.add_column(Text(heading), justify="right")
+        table.add_column(Text(heading), justify="right", overflow="fold")
     for card in cards:
         time = card.time
         if time is None:

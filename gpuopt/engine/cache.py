@@ -8,9 +8,16 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from gpuopt.engine.cache_key import differing, engine_key
+from gpuopt.engine.cache_key import differing, engine_key, shapes_digest
 from gpuopt.engine.files import EngineFile
-from gpuopt.engine.protocol import Backend, Engine, EngineRequest, TrainedNetwork
+from gpuopt.engine.protocol import (
+    Backend,
+    CannotShare,
+    Engine,
+    EngineRequest,
+    SharingBackend,
+    TrainedNetwork,
+)
 from gpuopt.engine.seal import Seal
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import default_cache_dir, wait_for_folder
@@ -77,9 +84,13 @@ class EngineCache:
 
     def file(self, backend: Backend, request: EngineRequest, network: TrainedNetwork) -> EngineFile:
         """Find or build an engine's file; raises as `open`."""
+        return self._file(backend, request, network, engine_key(backend, request, network))
+
+    def _file(
+        self, backend: Backend, request: EngineRequest, network: TrainedNetwork, key: dict[str, str]
+    ) -> EngineFile:
         if reason := backend.unavailable(request.device):
             raise InputError(reason)
-        key = engine_key(backend, request, network)
         file = self._place(backend, key)
         if file.objection() is None and not file.mismatch(key):
             return file
@@ -124,9 +135,30 @@ class EngineCache:
         else:
             reason = self._nearest(key) or "there is none yet"
         start = time.perf_counter()
-        file.build(backend, request, network, key)
+        file.build(lambda path: self._write(backend, request, network, path), request, key)
         seconds = time.perf_counter() - start
         self._tell(f"engine={backend.name} for {network.name} built in {seconds:.0f} s: {reason}")
+
+    def _write(
+        self, backend: Backend, request: EngineRequest, network: TrainedNetwork, path: Path
+    ) -> None:
+        """Build an engine, with code that another network of the graph had built if need be."""
+        reason = None
+        if isinstance(backend, SharingBackend):
+            reason = backend.own_build(request.device)
+            try:
+                if reason is None:
+                    maker = backend.code()
+                    key = engine_key(maker, request, network, weights=shapes_digest)
+                    code = self._file(maker, request, network, key)
+                    backend.build_from(code.path, request, network, path)
+                    return
+            except CannotShare as error:
+                path.unlink(missing_ok=True)
+                reason = str(error)
+        if reason is not None:
+            self._tell(f"engine={backend.name} is compiled for these weights alone: {reason}")
+        backend.build(request, network, path)
 
     def _nearest(self, key: Mapping[str, str]) -> str:
         """Name what differs from the most similar engine of the same kind; empty without one."""

@@ -7,7 +7,7 @@ and an engine for other weights answers without a word.
 import functools
 import hashlib
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -23,19 +23,27 @@ __all__ = [
     "engine_key",
     "own_versions",
     "processor_key",
+    "shapes_digest",
     "weights_digest",
 ]
 
 _PACKAGES = ("gpuopt", "timm", "torch")
 
 
-def engine_key(backend: Backend, request: EngineRequest, network: TrainedNetwork) -> dict[str, str]:
+def engine_key(
+    backend: Backend,
+    request: EngineRequest,
+    network: TrainedNetwork,
+    *,
+    weights: Callable[[TrainedNetwork], str] | None = None,
+) -> dict[str, str]:
     """Word everything that an engine depends on.
 
     Args:
         backend: Makes the file.
         request: What is asked for.
         network: What it is made from.
+        weights: Digests what counts of them; None takes `weights_digest`.
 
     Returns:
         Words by what they say, equal exactly when an engine can be used again.
@@ -45,7 +53,7 @@ def engine_key(backend: Backend, request: EngineRequest, network: TrainedNetwork
     return {
         "engine": backend.name,
         "network": network.name,
-        "weights": weights_digest(network),
+        "weights": (weights or weights_digest)(network),
         "graph": _digest(str(network.backbone).encode()),
         **{name: str(value) for name, value in asked.items()},
         "channels_last": str(network.uses_channels_last),
@@ -84,6 +92,15 @@ def weights_digest(network: TrainedNetwork) -> str:
         digest.update(memoryview(raw.numpy()))
     digest.update(repr((network.mean, network.std)).encode())
     return digest.hexdigest()
+
+
+def shapes_digest(network: TrainedNetwork) -> str:
+    """Digest names, types and shapes of weights and buffers, which are the same in all folds."""
+    lines = [
+        f"{name} {value.dtype} {list(value.shape)}"
+        for name, value in sorted(network.backbone.state_dict().items())
+    ]
+    return _digest("\n".join(lines).encode())
 
 
 def differing(wanted: Mapping[str, str], present: Mapping[str, Any]) -> list[str]:

@@ -7,13 +7,14 @@ import warnings
 from collections.abc import Iterator
 
 import torch
+from torch import nn
 from torch.export import ExportedProgram
 
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.served_model import example_images, serve
 from gpuopt.errors import FaultError
 
-__all__ = ["export_program", "first_line", "quiet"]
+__all__ = ["export_program", "export_served", "first_line", "quiet"]
 
 _LOGGERS = ("torch.onnx", "torch._inductor", "torch.utils.cpp_extension")
 
@@ -34,6 +35,13 @@ def export_program(
         FaultError: When the network cannot be exported.
     """
     served = serve(network, request, explicit_attention=explicit_attention)
+    return export_served(served, network.name, request)
+
+
+@torch.inference_mode(False)
+@torch.no_grad()
+def export_served(served: nn.Module, name: str, request: EngineRequest) -> ExportedProgram:
+    """Export a network that is served already; see `export_program`."""
     most = request.max_batch_size
     # A dynamic dimension is traced at 2 or more: 0 and 1 are special to the tracer.
     images = example_images(request, min(2, most))
@@ -44,7 +52,7 @@ def export_program(
             return torch.export.export(served, (images,), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # the tracer raises errors of many kinds
         raise FaultError(
-            f"{network.name} cannot be exported as a graph ({first_line(error)}): take "
+            f"{name} cannot be exported as a graph ({first_line(error)}): take "
             "engine=eager or engine=compiled"
         ) from error
 

@@ -11,6 +11,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from typing import Any
 import torch
 
 from gpuopt.engine.cache_key import differing
-from gpuopt.engine.protocol import Backend, EngineRequest, TrainedNetwork
+from gpuopt.engine.protocol import EngineRequest
 from gpuopt.engine.seal import Seal
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import sha256_of, sync_folder, write_json
@@ -107,12 +108,16 @@ class EngineFile:
 
     def build(
         self,
-        backend: Backend,
+        write: Callable[[Path], None],
         request: EngineRequest,
-        network: TrainedNetwork,
         key: dict[str, str],
     ) -> None:
         """Build the engine and its sidecar; an older file of the name is replaced at the end.
+
+        Args:
+            write: Writes the engine into a new file, as `Backend.build` does.
+            request: What it is built for.
+            key: Everything that it depends on.
 
         Raises:
             InputError: When the backend is unavailable.
@@ -123,7 +128,7 @@ class EngineFile:
             with tempfile.TemporaryDirectory(prefix=".engine.", dir=self.path.parent) as folder:
                 # Under its final name: what a backend writes may name itself.
                 temporary = Path(folder) / self.path.name
-                backend.build(request, network, temporary)
+                write(temporary)
                 self._put(temporary, key, request)
         except OSError as error:
             raise FaultError(

@@ -1,7 +1,8 @@
 """Load a new package in a process of its own first: machine code that crashes ends its process.
 
-PyTorch 2.11 was seen to end the process in which it loads a package for an H200. Tried here, that
-is a fault like any other, and another engine takes over. That process is
+A g++ that finds no shared libstdc++ links a second one into the package, and loading that was seen
+to end the process (PyTorch 2.11). Tried here, it is a fault like any other, and another engine
+takes over. That process is
 `python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
 """
 
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from gpuopt.engine.aot_package import open_package
 from gpuopt.engine.protocol import EngineRequest
 from gpuopt.errors import FaultError
 
@@ -55,8 +57,9 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
         process.wait()
     if code < 0:
         raise FaultError(
-            f"{package.name} ends the process that loads it on {request.device} ({_signal(-code)}; "
-            f"PyTorch {torch.__version__}): take engine=compiled or engine=eager"
+            f"{package.name} ends the process that loads it on {request.device} "
+            f"({_signal(-code)}): see that the compiler finds a shared libstdc++, or take "
+            "engine=compiled"
         )
 
 
@@ -70,11 +73,10 @@ def main() -> None:
     """Load the package and call it once."""
     package, name, size = sys.argv[1:]
     device = torch.device(name)
-    index = -1 if device.index is None else device.index
     images = torch.zeros(1, 3, int(size), int(size), dtype=torch.uint8, device=device)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")
-        torch._inductor.aoti_load_package(package, device_index=index)(images)
+        open_package(Path(package), device)(images)
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

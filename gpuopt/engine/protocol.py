@@ -7,12 +7,26 @@ the network where it is.
 
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Backend", "Engine", "EngineRequest", "LiveBackend", "TrainedNetwork"]
+from gpuopt.errors import FaultError
+
+__all__ = [
+    "Backend",
+    "CannotShare",
+    "Engine",
+    "EngineRequest",
+    "LiveBackend",
+    "SharingBackend",
+    "TrainedNetwork",
+]
+
+
+class CannotShare(FaultError):
+    """Code that was built for other weights does not serve these."""
 
 
 class Engine(Protocol):
@@ -132,6 +146,33 @@ class Backend(Protocol):
 
         Raises:
             FaultError: When it cannot be loaded.
+        """
+
+
+@runtime_checkable
+class SharingBackend(Backend, Protocol):
+    """A backend whose files are one code for all networks of a graph, each with its weights."""
+
+    def own_build(self, device: torch.device) -> str | None:
+        """Say why each network is built by itself on a device; None when code can be shared."""
+
+    def code(self) -> Backend:
+        """Return the backend that builds the code, to which values of weights do not matter."""
+
+    def build_from(
+        self, code: Path, request: EngineRequest, network: TrainedNetwork, path: Path
+    ) -> None:
+        """Write the engine's file with code that is there; else as `build`.
+
+        Args:
+            code: What `code` built for the same request and graph.
+            request: What is asked for.
+            network: Left unchanged.
+            path: A file that is not there yet.
+
+        Raises:
+            CannotShare: When the code does not serve this network.
+            FaultError: When the network does not run.
         """
 
 

@@ -24,6 +24,7 @@ from gpuopt.hardware.precision import (
 from gpuopt.hardware.process_age import process_age_s
 from gpuopt.hardware.processors import (
     available_cpus,
+    cpu_quota,
     processor_flags,
     processor_name,
     recommended_workers,
@@ -60,6 +61,7 @@ __all__ = [
     "apply_memory_limit",
     "available_cpus",
     "choose_image_size",
+    "cpu_quota",
     "cuda_devices",
     "driver_devices",
     "float32_matmul_precision",

@@ -9,6 +9,7 @@ __all__ = ["DriverDevice", "driver_devices"]
 
 # From cuda.h: CUdevice_attribute.
 _SM_COUNT, _MAJOR, _MINOR = 16, 75, 76
+_CLOCK_RATE, _MEMORY_CLOCK_RATE, _MEMORY_BUS_WIDTH = 13, 36, 37
 _NAME_BYTES = 256
 
 
@@ -24,6 +25,9 @@ class DriverDevice:
         major: Of the compute capability.
         minor: Of the compute capability.
         uuid: Without prefix, as torch writes it; None with a driver that does not tell.
+        clock_rate: Highest clock of the multiprocessors in kHz; 0 where the driver does not tell.
+        memory_clock_rate: The same of the memory.
+        memory_bus_width: Bits; 0 where the driver does not tell.
     """
 
     index: int
@@ -33,6 +37,9 @@ class DriverDevice:
     major: int
     minor: int
     uuid: str | None = None
+    clock_rate: int = 0
+    memory_clock_rate: int = 0
+    memory_bus_width: int = 0
 
     @property
     def memory_mib(self) -> int:
@@ -77,12 +84,22 @@ def _device(library: Any, index: int) -> DriverDevice | None:
     )
     if failed:
         return None
-    sm_count, major, minor = (
-        _attribute(library, which, handle) for which in (_SM_COUNT, _MAJOR, _MINOR)
+
+    def number(which: int) -> int:
+        return _attribute(library, which, handle)
+
+    return DriverDevice(
+        index=index,
+        name=name.value.decode("utf-8", "replace"),
+        total_memory=memory.value,
+        multi_processor_count=number(_SM_COUNT),
+        major=number(_MAJOR),
+        minor=number(_MINOR),
+        uuid=_uuid(library, handle),
+        clock_rate=number(_CLOCK_RATE),
+        memory_clock_rate=number(_MEMORY_CLOCK_RATE),
+        memory_bus_width=number(_MEMORY_BUS_WIDTH),
     )
-    text = name.value.decode("utf-8", "replace")
-    known = (text, memory.value, sm_count, major, minor)
-    return DriverDevice(index, *known, _uuid(library, handle))
 
 
 def _uuid(library: Any, handle: ctypes.c_int) -> str | None:

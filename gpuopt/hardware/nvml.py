@@ -109,7 +109,7 @@ class NvmlDevice:
             ),
             sm_clock_mhz=card("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM, convert=int),
             memory_clock_mhz=card("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM, convert=int),
-            energy_j=own("nvmlDeviceGetTotalEnergyConsumption", convert=_from_milli),
+            energy_j=own("nvmlDeviceGetTotalEnergyConsumption", convert=_from_milli) or None,
             throttle_reasons=card(_clocks_query(nvml), convert=_throttle_words),
             encoder_ratio=own("nvmlDeviceGetEncoderUtilization", convert=_busy_ratio, rare=True),
             decoder_ratio=own("nvmlDeviceGetDecoderUtilization", convert=_busy_ratio, rare=True),
@@ -136,7 +136,8 @@ class NvmlDevice:
         }
         temperature = found.get(_MEMORY_TEMPERATURE)
         return {
-            "memory_temperature_c": None if temperature is None else float(temperature),
+            # A card without the sensor, such as a T4, answers 0.
+            "memory_temperature_c": float(temperature) if temperature else None,
             "violation_s": violation_s or None,
             "pcie_sent_bytes_per_s": _rate(before, now_s, found, _PCIE_SENT),
             "pcie_received_bytes_per_s": _rate(before, now_s, found, _PCIE_RECEIVED),

@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
@@ -10,13 +11,33 @@ from gpuopt.choice import Choice
 from gpuopt.errors import InputError
 from gpuopt.hardware.gpu import Gpu
 
-__all__ = ["available_cpus", "processor_flags", "processor_name", "recommended_workers"]
+__all__ = [
+    "CpuQuota",
+    "available_cpus",
+    "cpu_quota",
+    "processor_flags",
+    "processor_name",
+    "recommended_workers",
+]
 
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
 _MEMBERSHIP = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _KEY = "num_workers"
 _WORKERS_FOR_DECODED = 2
+
+
+@dataclass(frozen=True)
+class CpuQuota:
+    """How many CPUs a control group may use.
+
+    Attributes:
+        cpus: Of its time; need not be whole.
+        group: The group below the mount; empty for the root that this process sees.
+    """
+
+    cpus: float
+    group: PurePosixPath
 
 
 def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> int:
@@ -32,8 +53,18 @@ def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERS
     """
     has_affinity = hasattr(os, "sched_getaffinity")  # Linux only
     cpus = len(os.sched_getaffinity(0)) if has_affinity else os.cpu_count() or 1
-    quota = min(_quotas(cgroup_root, membership), default=math.inf)
-    return max(1, math.floor(min(cpus, quota)))
+    quota = cpu_quota(cgroup_root, membership)
+    return max(1, math.floor(min(cpus, math.inf if quota is None else quota.cpus)))
+
+
+def cpu_quota(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> CpuQuota | None:
+    """Return the smallest quota of this process's groups and of all above them; None without one.
+
+    Args:
+        cgroup_root: As `available_cpus` has it.
+        membership: The same.
+    """
+    return min(_quotas(cgroup_root, membership), key=lambda quota: quota.cpus, default=None)
 
 
 def processor_name(cpu_info: Path = _CPU_INFO) -> str:
@@ -103,9 +134,9 @@ def recommended_workers(
     return Choice(_KEY, workers, "table" if workers == gpu.num_workers else "measured", reason)
 
 
-def _quotas(root: Path, membership: Path) -> list[float]:
+def _quotas(root: Path, membership: Path) -> list[CpuQuota]:
     """Collect the CPU quotas of this process's groups and of all groups above them."""
-    quotas: list[float] = []
+    quotas: list[CpuQuota] = []
     for controllers, group in _groups(membership):
         if not controllers:
             folder, read = root, _quota_v2
@@ -116,8 +147,9 @@ def _quotas(root: Path, membership: Path) -> list[float]:
             continue
         # A container sees its own group as the root, whatever path the host gave it.
         levels = [group, *group.parents]
-        found = (read(folder / level.relative_to("/")) for level in levels if level.is_absolute())
-        quotas.extend(quota for quota in found if quota is not None)
+        below = [level.relative_to("/") for level in levels if level.is_absolute()]
+        found = ((read(folder / level), level) for level in below)
+        quotas.extend(CpuQuota(cpus, level) for cpus, level in found if cpus is not None)
     return quotas
 
 

@@ -11,7 +11,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from gpuopt.errors import InputError
+from gpuopt.errors import InputError, one_line
 from gpuopt.hardware.build_support import supported_by_build
 
 __all__ = ["TorchBuild", "installed_versions", "least_driver", "torch_build", "torch_versions"]
@@ -43,7 +43,7 @@ class TorchBuild:
         version: Such as "2.14.1+cu130".
         cuda: That it was built with, such as "13.0"; None for a build without it.
         arch_list: Cards that it holds machine code for, such as ("sm_86",); None: not asked.
-        cudnn: Its version.
+        cudnn: Its version, or why it does not load; None without it.
         nccl: Its version.
         onnx_providers: Execution providers of the installed ONNX Runtime; None without it.
         packages: Versions of what stands beside it; None for what is not installed.
@@ -156,7 +156,10 @@ def _onnx_providers() -> tuple[str, ...] | None:
 
 def _cudnn(torch: Any) -> str | None:
     """Word its number: 92400 is 9.24.0; before version 9 it had a digit less."""
-    number = torch.backends.cudnn.version()
+    try:
+        number = torch.backends.cudnn.version()
+    except RuntimeError as error:  # another version is found first, or it is too new for a card
+        return f"does not load: {one_line(str(error), 200)}"
     if number is None:
         return None
     major, rest = divmod(number, 10_000 if number >= 90_000 else 1000)

@@ -143,12 +143,18 @@ def folds_table(rows: Sequence[FoldRow], *, title: str, caption: str) -> Table:
     return table
 
 
-def new_table(title: str) -> Table:
-    """Return an empty table in the look of all tables."""
+def new_table(title: str, *, is_dense: bool = False) -> Table:
+    """Return an empty table in the look of all tables.
+
+    Args:
+        title: Above it.
+        is_dense: Moves the columns together, for many of them in a terminal of 80 characters.
+    """
     return Table(
         title=Text(plain_text(title), style="bold"),
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0) if is_dense else (0, 1),
         pad_edge=False,
     )
 

@@ -58,7 +58,8 @@ def torch_settings(
     On a CPU the process also keeps the memory that it frees, for the rest of its life.
 
     Args:
-        precision: `fp32`, `tf32`, `bf16` or `fp16`; all but fp32 let matrix products use TF32.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`; all but fp32 let matrix products and
+            convolutions use TF32, which PyTorch lets the latter unless told otherwise.
         memory_limit_mib: Behave as a card of this size; None uses all of it.
         deterministic: Use deterministic algorithms only.
         accelerator: `cuda` or `cpu`; the memory limit is for `cuda` only.
@@ -69,17 +70,20 @@ def torch_settings(
     """
     matmul = float32_matmul_precision(precision)
     before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    convolved_in_tf32 = torch.backends.cudnn.allow_tf32
     limited = accelerator == "cuda" and memory_limit_mib is not None
     if accelerator == "cpu":
         keep_freed_memory()
     if limited and memory_limit_mib is not None:
         apply_memory_limit(memory_limit_mib, device_index)
     torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = matmul != "highest"
     torch.use_deterministic_algorithms(deterministic)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
+        torch.backends.cudnn.allow_tf32 = convolved_in_tf32
         torch.use_deterministic_algorithms(before[1])
         if limited:
             torch.cuda.memory.set_per_process_memory_fraction(1.0, device_index)

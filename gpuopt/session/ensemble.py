@@ -1,7 +1,8 @@
 """The weights of a run, of one training or of several folds, and the mean of what they predict."""
 
 import logging
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,7 @@ from gpuopt.session.prediction import (
 )
 from gpuopt.session.streamed import StreamedPredictions, StreamOptions
 from gpuopt.session.view_passes import code_versions
-from gpuopt.session.weights import ModelDescription, load_described
+from gpuopt.session.weights import ModelDescription, build_described, load_weights
 from gpuopt.storage import IntactFile, Sidecar
 from gpuopt.storage.checkpoint import damaged, read_checkpoint
 from gpuopt.tta import LastPass, TestTimeAugmentation, TtaPredictor, stream_pass
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = ["Ensemble"]
 
 _log = logging.getLogger(__name__)
+_AT_ONCE = 8  # models whose weights are read together; until they are on a card, the host has them
 
 
 @dataclass
@@ -71,8 +73,8 @@ class Ensemble:
             missing: dict[int, str] = {}
         else:
             files, missing = _weights_of_folds(place, folds)
-        first, description = _load(files[0])
-        return cls(files, folds, missing, description, first)
+        fill, description = _begin(files[0])
+        return cls(files, folds, missing, description, fill())
 
     @property
     def paths(self) -> list[Path]:
@@ -171,7 +173,7 @@ class Ensemble:
         """
         device = torch.device(setup.device)
         predictor = TtaPredictor(
-            [options.forward_of(self._take(file).to(device)) for file in files],
+            [options.forward_of(model.to(device)) for model in self._loaded(files)],
             policy.parsed_views(),
             device=device,
             chunk_size=parts.file.chunk_size or plan.chunk_size,
@@ -214,19 +216,38 @@ class Ensemble:
             **code_versions(),
         }
 
+    def _loaded(self, files: Sequence[IntactFile]) -> Iterator[ImageNetwork]:
+        """Load models in order, the weights of several at the same time.
+
+        Nothing here keeps a model that was given away. The threads have ended before the first is:
+        loader processes and the making of engines, which fork, come after.
+        """
+        for first in range(0, len(files), _AT_ONCE):
+            with ThreadPoolExecutor(_AT_ONCE) as pool:
+                filled = deque(
+                    pool.submit(self._begin(file)) for file in files[first : first + _AT_ONCE]
+                )
+            while filled:
+                yield filled.popleft().result()
+
     def _take(self, file: IntactFile) -> ImageNetwork:
-        """Load a model; nothing here keeps it, so that the next one can have its memory."""
-        model, self._first = self._first, None
-        if model is not None and file == self.files[0]:
-            return model
-        del model
-        model, description = _load(file)
+        return self._begin(file)()
+
+    def _begin(self, file: IntactFile) -> Callable[[], ImageNetwork]:
+        """Build a model; what is returned, and may run in a thread, gives it its weights.
+
+        Nothing here keeps it, so that the next one can have its memory.
+        """
+        first, self._first = self._first, None
+        if first is not None and file == self.files[0]:
+            return lambda: first
+        fill, description = _begin(file)
         if description != self.description:
             raise InputError(
                 f"{file.path} has another model, image size or classes than {self.files[0].path}: "
                 "its fold does not belong to this run; train it again"
             )
-        return model
+        return fill
 
     def _refuse_training_images(self, source: "ImageDataModule | ImageSource") -> None:
         if self.folds is None or isinstance(source, ImageSource):
@@ -244,8 +265,20 @@ def _name_of_device(setup: PredictionSetup) -> str:
     return torch.cuda.get_device_name() if setup.device == "cuda" else processor_name()
 
 
-def _load(file: IntactFile) -> tuple[ImageNetwork, ModelDescription]:
-    return load_described(read_checkpoint(file.path, intact=file), str(file.path))
+def _begin(file: IntactFile) -> tuple[Callable[[], ImageNetwork], ModelDescription]:
+    """Build a model; the call that is returned gives it its weights, and gives it away.
+
+    Only that call may run in a thread: what is before it changes the filters of warnings.
+    """
+    where = str(file.path)
+    checkpoint = read_checkpoint(file.path, intact=file)
+    model, description = build_described(checkpoint, where)
+
+    def fill() -> ImageNetwork:
+        load_weights(model, checkpoint, where)
+        return model
+
+    return fill, description
 
 
 def _digested(path: Path) -> IntactFile:

@@ -94,6 +94,7 @@ def settle_precision(
     choice = Choice("precision", "fp32", "measured", reason)
     new = _with(plan_for("fp32"), choice)
     torch.set_float32_matmul_precision(float32_matmul_precision("fp32"))
+    torch.backends.cudnn.allow_tf32 = False
     if new.checkpointing != plan.checkpointing:
         apply_checkpointing(model.backbone, new.checkpointing)
     data.micro_batch_size = new.micro_batch_size

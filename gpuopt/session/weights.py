@@ -17,6 +17,7 @@ from gpuopt.storage import atomic_write
 
 __all__ = [
     "ModelDescription",
+    "build_described",
     "describe_model",
     "export_weights",
     "load_described",
@@ -105,6 +106,19 @@ def load_described(
     Raises:
         InputError: When the weights do not belong to the model that the checkpoint names.
     """
+    model, description = build_described(checkpoint, where)
+    load_weights(model, checkpoint, where)
+    return model, description
+
+
+def build_described(
+    checkpoint: Mapping[str, Any], where: str
+) -> tuple[ImageNetwork, ModelDescription]:
+    """Rebuild the model of a checkpoint in evaluation mode; `load_weights` has to follow.
+
+    Raises:
+        InputError: When its model cannot be built.
+    """
     description = read_description(checkpoint, where)
     try:
         with WithoutValues():  # `load_weights` gives every parameter one, or refuses
@@ -114,7 +128,6 @@ def load_described(
             f"{where}: its model {description.model!r} cannot be built ({type(error).__name__}): "
             "install the version of timm that it was trained with"
         ) from error
-    load_weights(model, checkpoint, where)
     for name, values in (("mean", description.mean), ("std", description.std)):
         buffer = model.get_buffer(name)
         buffer.copy_(buffer.new_tensor(values).view_as(buffer))

@@ -27,11 +27,15 @@ class ForwardWatch:
     Args:
         module: Nothing of it may be compiled.
 
+    Attributes:
+        convolution_ratio: Which share of the counted operations convolutions are.
+
     Raises:
         Exception: Whatever a part raises that takes no hooks.
     """
 
     def __init__(self, module: nn.Module) -> None:
+        self.convolution_ratio = 0.0
         self._calls: list[tuple[nn.Module, Any, Any]] = []
         self._depth = 0
         self._has_failed = False
@@ -73,7 +77,11 @@ class ForwardWatch:
                 if id(part) not in copies:
                     copies[id(part)] = _on_meta(part)
                 copies[id(part)](*arguments, **keywords)
-        return int(counter.get_total_flops())
+        flops = int(counter.get_total_flops())
+        counts = counter.get_flop_counts().get("Global", {})
+        convolved = sum(number for name, number in counts.items() if "convolution" in str(name))
+        self.convolution_ratio = convolved / max(1, flops)
+        return flops
 
     def _has_repeated(self) -> bool:
         sizes: dict[int, set[int]] = {}

@@ -71,6 +71,7 @@ def device_figures(reading: DeviceReading, sample: Sample) -> list[Figure]:
         Figure("SM clock", clock, r.sm_clock_mhz, r.sm_clock_limit_mhz),
         Figure("energy", _energy(used_j), used_j, is_drawn=False),
         Figure("throttled", _throttling(reading, sample), is_drawn=False),
+        Figure("processes", _processes(reading), is_drawn=False),
     ]
 
 
@@ -111,8 +112,10 @@ def sparkline(values: Sequence[float | None], width: int, ceiling: float | None 
 
 
 def time_text(sample: Sample) -> str:
-    """Word the time of a sample, where this machine is."""
-    return datetime.fromtimestamp(sample.time_s).strftime("%H:%M:%S")
+    """Word the time of a sample, where this machine is; with its day unless that is today."""
+    time = datetime.fromtimestamp(sample.time_s)
+    is_of_today = time.date() == datetime.now().date()
+    return time.strftime("%H:%M:%S" if is_of_today else "%Y-%m-%d %H:%M:%S")
 
 
 def _block(value: float, low: float, high: float) -> str:
@@ -158,3 +161,15 @@ def _throttling(reading: DeviceReading, sample: Sample) -> str:
         for word in words
     ]
     return ", ".join(parts) or "no"
+
+
+def _processes(reading: DeviceReading) -> str:
+    """Name the processes that hold memory, with their numbers."""
+    if reading.processes is None:
+        return UNAVAILABLE
+    parts = [
+        f"{one_line(process.name or UNAVAILABLE, _LONGEST_NAME)} ({process.pid}) "
+        + _of_all(_gib(process.memory_used_bytes), None, "GiB", digits=1)
+        for process in reading.processes
+    ]
+    return ", ".join(parts) or "none"

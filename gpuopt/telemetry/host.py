@@ -6,17 +6,16 @@ Read from Linux's own files; what another system does not have is unavailable.
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from gpuopt.hardware import available_cpus, host_memory_bytes
+from gpuopt.hardware import cpu_quota, host_memory_bytes
 from gpuopt.telemetry.sample import HostReading
 
 __all__ = ["HostMeter"]
 
 _PROC = Path("/proc")
 _CGROUP_ROOT = Path("/sys/fs/cgroup")
-# Time that the group's processes ran, in version 2 and version 1.
-_USAGE_V2, _USAGE_V1 = "cpu.stat", "cpuacct/cpuacct.usage"
+_MEMBERSHIP = Path("/proc/self/cgroup")
 # Memory in use, and the file in which cached pages stand, by version.
 _MEMORY = (
     ("memory.current", "memory.stat", "inactive_file"),
@@ -33,6 +32,7 @@ class HostMeter:
         proc: Where Linux tells of itself.
         cgroup_root: Where the control groups are mounted (version 1 or 2).
         clock: Monotonic time in seconds.
+        membership: The file that names this process's groups.
     """
 
     def __init__(
@@ -40,9 +40,11 @@ class HostMeter:
         proc: Path = _PROC,
         cgroup_root: Path = _CGROUP_ROOT,
         clock: Callable[[], float] = time.monotonic,
+        membership: Path = _MEMBERSHIP,
     ) -> None:
         self._proc = proc
         self._cgroup_root = cgroup_root
+        self._membership = membership
         self._clock = clock
         self._busy: tuple[float, float] | None = None
 
@@ -57,10 +59,11 @@ class HostMeter:
 
     def _cpu_ratio(self) -> float | None:
         cpus = _own_cpus()
-        allowed = available_cpus(self._cgroup_root)
-        grouped_s = self._group_busy_s() if allowed < len(cpus) else None
-        if grouped_s is not None:
-            now = (grouped_s, self._clock() * allowed)
+        quota = cpu_quota(self._cgroup_root, self._membership)
+        is_limited = quota is not None and quota.cpus < len(cpus)
+        grouped_s = self._group_busy_s(quota.group) if quota and is_limited else None
+        if quota and grouped_s is not None:
+            now = (grouped_s, self._clock() * quota.cpus)
         else:
             ticks = self._machine_ticks(cpus)
             if ticks is None:
@@ -71,11 +74,12 @@ class HostMeter:
             return None
         return min(1.0, max(0.0, (now[0] - before[0]) / (now[1] - before[1])))
 
-    def _group_busy_s(self) -> float | None:
-        used = _number(self._cgroup_root / _USAGE_V2, "usage_usec")
+    def _group_busy_s(self, group: PurePosixPath) -> float | None:
+        """Return the time that the processes of a group ran, from version 2 or version 1."""
+        used = _number(self._cgroup_root / group / "cpu.stat", "usage_usec")
         if used is not None:
             return used / 1e6
-        used = _number(self._cgroup_root / _USAGE_V1)
+        used = _number(self._cgroup_root / "cpuacct" / group / "cpuacct.usage")
         return None if used is None else used / 1e9
 
     def _machine_ticks(self, cpus: set[int]) -> tuple[float, float] | None:

@@ -77,7 +77,7 @@ def _reading(record: Any) -> DeviceReading:
     counters = record.get("violation_s")
     reasons, processes = _list(record.get("throttle_reasons")), _list(record.get("processes"))
     known["violation_s"] = _numbers(counters) if isinstance(counters, Mapping) else None
-    known["throttle_reasons"] = None if reasons is None else [str(word) for word in reasons]
+    known["throttle_reasons"] = None if reasons is None else [_text(word) for word in reasons]
     known["processes"] = None if processes is None else _processes(processes)
     return DeviceReading(**known)
 
@@ -95,7 +95,7 @@ def _known(kind: type[Any], record: Any) -> dict[str, Any]:
     for field in fields(kind):
         value = record.get(field.name)
         if field.name in _TEXTS:
-            known[field.name] = value if isinstance(value, str) else None
+            known[field.name] = _text(value) if isinstance(value, str) else None
         elif (number := _number(value)) is not None:
             known[field.name] = number
     return known
@@ -104,7 +104,12 @@ def _known(kind: type[Any], record: Any) -> dict[str, Any]:
 def _entries(record: Any, convert: Callable[[Any], _T]) -> dict[str, _T]:
     if not isinstance(record, Mapping) or len(record) > _MOST_ENTRIES:
         return {}
-    return {str(key): convert(value) for key, value in record.items()}
+    return {_text(key): convert(value) for key, value in record.items()}
+
+
+def _text(value: Any) -> str:
+    """Spell out the halves of characters that JSON can escape and no reader can write."""
+    return str(value).encode(errors="backslashreplace").decode()
 
 
 def _numbers(record: Any) -> dict[str, float]:

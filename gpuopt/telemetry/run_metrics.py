@@ -54,6 +54,10 @@ class RunMetrics:
         """Return the newest value of each metric by name; never waits."""
         return self._latest
 
+    def written_at_s(self) -> float | None:
+        """Return when metrics were last written, as Unix time; None before there are any."""
+        return max(map(_changed_s, _newest(self._folder)), default=None)
+
     def start(self) -> None:
         """Begin; the first look is taken at once, in the thread."""
         self._thread.start()

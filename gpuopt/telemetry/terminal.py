@@ -3,7 +3,9 @@
 import sys
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
+from rich.cells import cell_len
 from rich.columns import Columns
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -26,14 +28,16 @@ from gpuopt.telemetry.subscription import Subscription
 
 __all__ = ["dashboard", "plain_lines", "show_lines", "show_live"]
 
-_HISTORY = 240
 _CARD_WIDTH, _MOST_CARD_WIDTH = 52, 76
-_WIDTH_WITH_NAMES, _WIDTH_OF_ALL = 150, 90  # of the compact table
+_WIDTH_WITH_NAMES = 150  # of the compact table
 _LABEL_WIDTH, _MOST_LABEL_WIDTH = 12, 24
 _TEXT_WIDTH = 18
-_BORDER = 4
+_BORDER, _GAP = 4, 1
+_HISTORY = _MOST_CARD_WIDTH - _BORDER - _LABEL_WIDTH - _TEXT_WIDTH - 2 * _GAP  # of a line of blocks
 _WAIT_S = 0.2  # a window that was resized is drawn anew after that
-_FIRST_FIGURES, _FEWEST_FIGURES = 5, 2  # its columns
+# Columns of the compact table, as many of them as there is room for.
+_COLUMNS = ("utilisation", "memory", "power", "temperature", "SM clock", "throttled", "processes")
+_SHORTENED = ("throttled", "processes")
 _Figures = Callable[[Sample], list[Figure]]
 
 
@@ -46,6 +50,7 @@ def show_live(subscription: Subscription, console: Console, is_over: Callable[[]
         is_over: Asked several times a second; it returns when this is true.
     """
     history: deque[Sample] = deque(maxlen=_HISTORY)
+    drawn_size = None
     with Live(console=console, auto_refresh=False, vertical_overflow="ellipsis") as live:
         while not is_over():
             sample = subscription.get(_WAIT_S)
@@ -53,8 +58,11 @@ def show_live(subscription: Subscription, console: Console, is_over: Callable[[]
                 history.append(sample)
             elif subscription.is_ended:
                 return
+            elif console.size == drawn_size:
+                continue
             if history:
-                live.update(dashboard(list(history), *console.size), refresh=True)
+                drawn_size = console.size
+                live.update(dashboard(list(history), *drawn_size), refresh=True)
 
 
 def show_lines(subscription: Subscription, is_over: Callable[[], bool]) -> None:
@@ -84,7 +92,8 @@ def dashboard(samples: Sequence[Sample], width: int, height: int) -> RenderableT
     if newest.training:
         rest.append(_card("run", _drawn(samples, training_figures), card_width))
     title = Text(f"gpuopt monitor  {time_text(newest)}", style="bold")
-    lines = 2 + len(cards) * 9 // per_row + max(4, len(newest.training) + 2)
+    rows = len(device_figures(shown_devices(newest)[0], newest)) + 2
+    lines = 2 + -(-len(cards) // per_row) * rows + max(4, len(newest.training) + 2)
     if len(cards) > 1 and lines > height:
         return Group(title, _table(newest, width), Columns(rest))
     return Group(title, Columns([*cards, *rest]))
@@ -126,47 +135,58 @@ def _of_host(sample: Sample) -> list[Figure]:
 
 
 def _drawn(samples: Sequence[Sample], figures: _Figures) -> list[tuple[Figure, list[float | None]]]:
-    """Give each newest figure its history, matched by label."""
-    earlier = [{figure.label: figure.value for figure in figures(sample)} for sample in samples]
-    return [
-        (figure, [values.get(figure.label) for values in earlier])
-        for figure in figures(samples[-1])
-    ]
+    """Give each newest figure its history, matched by label, and a ceiling that was known once."""
+    earlier = [{figure.label: figure for figure in figures(sample)} for sample in samples]
+    drawn: list[tuple[Figure, list[float | None]]] = []
+    for label, newest in earlier[-1].items():
+        own = [known.get(label) for known in earlier]
+        ceilings = [figure.ceiling for figure in own if figure and figure.ceiling is not None]
+        figure = replace(newest, ceiling=ceilings[-1] if ceilings else None)
+        drawn.append((figure, [None if known is None else known.value for known in own]))
+    return drawn
 
 
 def _card(title: str, drawn: Sequence[tuple[Figure, list[float | None]]], width: int) -> Panel:
     labels = max([_LABEL_WIDTH, *(len(figure.label) for figure, _ in drawn)])
     labels = min(labels, _MOST_LABEL_WIDTH)
-    grid = Table.grid(padding=(0, 1))
+    grid = Table.grid(padding=(0, _GAP))
     grid.add_column(width=labels, no_wrap=True, style="dim")
     grid.add_column(no_wrap=True, overflow="ellipsis")
-    line_width = width - _BORDER - labels - _TEXT_WIDTH - 2
+    room = width - _BORDER - labels - _GAP
     for figure, values in drawn:
         text = Text(figure.text)
         if figure.is_drawn and any(value is not None for value in values):
-            text = Text(figure.text.ljust(_TEXT_WIDTH + 1))
-            text.append(sparkline(values, line_width, figure.ceiling), style="cyan")
+            text = Text(figure.text.ljust(_TEXT_WIDTH + _GAP))
+            line = sparkline(values, room - _TEXT_WIDTH - _GAP, figure.ceiling)
+            text.append(line, style="cyan")
+        text.truncate(max(1, room), overflow="ellipsis")  # else the labels would be cut as well
         grid.add_row(Text(figure.label), text)
     return Panel(grid, title=Text(title), title_align="left", width=width)
 
 
 def _table(sample: Sample, width: int) -> Table:
-    """Draw each device as one line."""
-    table = Table(box=None, padding=(0, 1))
-    table.add_column("", no_wrap=True, min_width=len("GPU 0"))
-    for figure in _columns(sample, 0, width):
-        table.add_column(figure.label, no_wrap=True)
-    for position in _positions(sample):
-        reading = shown_devices(sample)[position]
-        title = (
-            device_title(reading, sample) if width >= _WIDTH_WITH_NAMES else f"GPU {reading.index}"
-        )
-        table.add_row(Text(title), *(Text(f.text) for f in _columns(sample, position, width)))
+    """Draw each device as one line, with as many figures as there is room for."""
+    devices = shown_devices(sample)
+    has_names = width >= _WIDTH_WITH_NAMES
+    titles = [device_title(r, sample) if has_names else f"GPU {r.index}" for r in devices]
+    texts = [{f.label: f.text for f in device_figures(reading, sample)} for reading in devices]
+    table = Table(box=None, padding=(0, _GAP))
+    table.add_column("", no_wrap=True)
+    columns = [[Text(title) for title in titles]]
+    room = width - max(map(cell_len, titles)) - 2 * _GAP
+    for label in _COLUMNS:
+        cells = [Text(known[label]) for known in texts]
+        room -= 2 * _GAP
+        if room < cell_len(label):
+            break
+        for cell in cells if label in _SHORTENED else ():
+            cell.truncate(room, overflow="ellipsis")
+        widest = max(cell_len(label), *(cell.cell_len for cell in cells))
+        if widest > room:
+            break
+        table.add_column(label, no_wrap=True)
+        columns.append(cells)
+        room -= widest
+    for row in zip(*columns, strict=True):
+        table.add_row(*row)
     return table
-
-
-def _columns(sample: Sample, position: int, width: int) -> list[Figure]:
-    figures = device_figures(shown_devices(sample)[position], sample)
-    if width < _WIDTH_OF_ALL:
-        return figures[:_FEWEST_FIGURES]
-    return [*figures[:_FIRST_FIGURES], figures[-1]]

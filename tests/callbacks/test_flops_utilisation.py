@@ -1,5 +1,6 @@
 import logging
 
+import lightning.pytorch as L
 import pytest
 import torch
 
@@ -11,6 +12,19 @@ from gpuopt.schema import CONF_DIR
 CARD = Gpu(name="card", fp32_tflops=1e-6, tensor_tflops=4e-6, bf16_native=True)
 # Of conftest's module: two linear layers.
 FLOPS = 2 * (8 * 16 + 16 * 3)
+
+
+@pytest.fixture
+def formats():
+    """Choose what PyTorch computes in where a tensor is fp32, for matrices and convolutions."""
+    matrices, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    before = matrices.fp32_precision, convolutions.fp32_precision
+
+    def choose(*names):
+        matrices.fp32_precision, convolutions.fp32_precision = names
+
+    yield choose
+    choose(*before)
 
 
 def fitted(make_trainer, module, loader, stats, **options):
@@ -50,9 +64,9 @@ def test_without_a_card_nothing_is_known_and_nothing_watched(
     ],
 )
 def test_the_peak_is_that_of_the_format(
-    make_trainer, module, monkeypatch, given, trainers, matmul, flops_per_s
+    make_trainer, module, monkeypatch, formats, given, trainers, matmul, flops_per_s
 ):
-    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: matmul)
+    formats({"highest": "ieee", "high": "tf32"}[matmul], "tf32")
     trainer = make_trainer()
     monkeypatch.setattr(type(trainer), "precision", trainers)
     utilisation = FlopsUtilisation(500.0, CARD, given)
@@ -62,6 +76,41 @@ def test_the_peak_is_that_of_the_format(
         assert found is None
     else:
         assert found == pytest.approx(3 * 500 * 100 / flops_per_s)
+
+
+@pytest.mark.parametrize(
+    ("convolves_in", "matrices_in", "given", "flops_per_s"),
+    [
+        ("tf32", "ieee", None, 2e6),
+        ("ieee", "ieee", None, 1e6),
+        ("ieee", "tf32", None, 2e6),
+        ("tf32", "ieee", "fp32", 1e6),
+    ],
+)
+def test_convolutions_have_a_setting_of_their_own(
+    make_trainer, formats, convolves_in, matrices_in, given, flops_per_s
+):
+    """PyTorch lets them use TF32 unless it is told otherwise."""
+    formats(matrices_in, convolves_in)
+    network = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3))
+    module = L.LightningModule()
+    module.network = network
+    utilisation = FlopsUtilisation(None, CARD, given)
+    utilisation.begin(make_trainer(), module)
+    utilisation.batch_begins(module)
+    network(torch.zeros(2, 3, 8, 8))
+    utilisation.batch_ends(2)
+    flops = 2 * 4 * 3 * 9 * 36
+    assert utilisation.ratio(10.0) == pytest.approx(3 * flops * 10 / flops_per_s)
+
+
+def test_settings_that_torch_will_not_tell_in_the_old_way_stop_nothing(
+    make_trainer, module, loader, formats
+):
+    formats("tf32", "ieee")
+    with pytest.raises(RuntimeError):
+        torch.get_float32_matmul_precision()
+    assert fitted(make_trainer, module, loader, GpuStats(devices=[], card=CARD))["mfu_ratio"] > 0
 
 
 def test_devices_share_the_work(make_trainer, module, monkeypatch):

@@ -217,6 +217,28 @@ def test_every_step_but_the_warm_up_is_counted_once(make_trainer, module, loader
     assert sum(segment.samples for segment in stats.segments) == 4 * (18 - 2)
 
 
+def test_samples_of_all_ranks_are_counted(make_trainer, module, loader, monkeypatch):
+    stats = GpuStats(devices=[])
+    trainer = make_trainer(stats, enable_checkpointing=False, max_epochs=1)
+    monkeypatch.setattr(type(trainer), "world_size", 4)
+    trainer.fit(module, loader, loader)
+    assert {segment.samples / segment.steps for segment in stats.segments} == {4 * 4}
+
+
+def test_nothing_is_read_any_more_when_training_has_ended(make_trainer, module, loader):
+    seen = []
+
+    class After(L.Callback):
+        def on_fit_end(self, *_):
+            names = [thread.name for thread in threading.enumerate()]
+            seen.append("gpuopt-telemetry" in names)
+
+    make_trainer(GpuStats(devices=[]), After(), enable_checkpointing=False, max_epochs=1).fit(
+        module, loader, loader
+    )
+    assert seen == [False]
+
+
 def test_a_step_of_several_batches_is_one_step(make_trainer, module, loader):
     stats = GpuStats(devices=[])
     options = {"accumulate_grad_batches": 2, "log_every_n_steps": 2, "enable_checkpointing": False}

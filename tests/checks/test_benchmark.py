@@ -8,7 +8,7 @@ from gpuopt.checks import benchmark, make_report
 from gpuopt.errors import FaultError, InputError
 from gpuopt.measure.device_rates import DeviceRates, HalfCheck
 from gpuopt.session.model_trial import ModelTrial
-from tests.checks.machines import CATALOGUE, EMPTY, MACHINE, preset, request
+from tests.checks.machines import CATALOGUE, EMPTY, MACHINE, preset, request, with_facts
 from tests.checks.test_summary import shown
 
 RATES = DeviceRates(
@@ -49,6 +49,8 @@ def test_rates_are_shares_of_the_cards_limits(on_a_card):
     assert device.limits["matrix bf16"] == device.limits["convolution bf16"] == card.tensor_tflops
     assert values["share_of_limit"]["memory"] == pytest.approx(324 / 360)
     assert values["share_of_limit"]["host to device, pinned"] == pytest.approx(24 / (16 * 1.969))
+    eight_lanes = make_report("benchmark", request(with_facts(pcie_width=8)))
+    assert eight_lanes.devices[0].limits["host to device, pinned"] == pytest.approx(8 * 1.969)
     text = shown(found)
     for words in ("6.35 TFLOP/s", "50%", "90%", "not finite: give precision=fp32"):
         assert words in text

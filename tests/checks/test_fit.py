@@ -169,18 +169,20 @@ def test_a_size_of_the_guide_that_the_model_does_not_take_is_no_error():
     assert (seed.needed_bytes, seed.largest, seed.verdict) == ({}, {}, "not for this model")
 
 
-def shown(found):
-    console = Console(width=100, file=io.StringIO())
+def shown(found, width=100):
+    console = Console(width=width, file=io.StringIO())
     console.print(found)
     return console.file.getvalue()
 
 
-def test_the_tables_fit_a_hundred_columns(whole):
-    text = shown(whole)
-    assert max(map(len, text.splitlines())) <= 100
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_tables_fit_a_terminal(whole, width):
+    text = shown(whole, width)
+    assert max(map(len, text.splitlines())) <= width
     assert "\u2026" not in text  # nothing is cut off
-    for words in ("predicted", "rtx4060ti_16gb", "RTX 4060 Ti 16GB", "checkpointed", "cuBLAS"):
+    for words in ("predicted", "rtx4060ti_16gb", "RTX 4070 Ti", "checkpointed", "cuBLAS", "179.06"):
         assert words in text
+    assert "avg." not in text  # no average is kept
 
 
 def test_json_holds_the_same(whole):

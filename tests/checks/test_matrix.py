@@ -1,7 +1,9 @@
+import io
 import json
 from dataclasses import replace
 
 import pytest
+from rich.console import Console
 
 from gpuopt.checks import make_report
 from gpuopt.errors import InputError
@@ -9,7 +11,6 @@ from gpuopt.memory import MemorySetup, predict_memory
 from gpuopt.session.tta_forecast import forecast_tta_time
 from gpuopt.tta import TestTimeAugmentation, parse_views
 from tests.checks.machines import BUILD, CATALOGUE, preset, request
-from tests.checks.test_summary import shown
 
 TURNS = [{}, {"rotate": 90}]
 POLICIES = [TestTimeAugmentation(), TestTimeAugmentation("turns", TURNS)]
@@ -65,8 +66,12 @@ def test_what_a_card_or_a_model_cannot_is_na():
         ask(gpu=preset("cpu"))
 
 
-def test_the_tables_fit_a_hundred_columns():
-    text = shown(ask())
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_tables_fit_a_terminal(width):
+    console = Console(width=width, file=io.StringIO())
+    console.print(ask())
+    text = console.file.getvalue()
+    assert max(map(len, text.splitlines())) <= width
     assert "\u2026" not in text
     for words in ("TensorRT", "rtx4060ti_16gb", "test resnet", "2 views", "tuned"):
         assert words in text

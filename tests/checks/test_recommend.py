@@ -44,6 +44,11 @@ def shown(found):
     return console.file.getvalue()
 
 
+def test_a_card_that_no_build_drives_is_told_of_though_it_is_not_here():
+    (device,) = ask(gpu=preset("v100")).devices
+    assert any("the V100 16GB is sm_70" in note for note in device.notes)
+
+
 def test_every_line_has_its_evidence_and_its_reason():
     (device,) = ask(words=["gpu=rtx3060"]).devices
     assert device.tier.name == "budget"

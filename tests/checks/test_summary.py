@@ -8,6 +8,7 @@ from rich.console import Console
 from gpuopt.checks import make_report
 from gpuopt.checks.planned_speed import plan_speed
 from gpuopt.errors import InputError
+from gpuopt.hardware import AbsentGpu
 from gpuopt.memory import MemorySetup, predict_memory
 from tests.checks.machines import CATALOGUE, EMPTY, MACHINE, preset, request, with_card
 
@@ -39,13 +40,29 @@ def test_a_card_that_is_not_here_asks_nothing_of_torch():
     def never():
         raise AssertionError
 
-    found = ask(gpu=preset("rtx4090"), look_at_build=never)
+    found = ask(gpu=preset("rtx4090"), words=["gpu=rtx4090"], look_at_build=never)
     text = shown(found)
     assert "RTX 4090: not here" in text
     assert "no NVIDIA driver" in text
     assert text.rstrip().endswith("gpuopt check report=recommend gpu=rtx4090")
     (device,) = json.loads(json.dumps(found.as_dict(), allow_nan=False))["devices"]
     assert (device["is_here"], device["memory_used_bytes"]) == (False, None)
+
+
+@pytest.mark.parametrize(
+    ("gpu", "words", "expected"),
+    [
+        (AbsentGpu(memory_gib=6.5), ["gpu.memory_limit_mib=6656"], "gpu.memory_gib=6.5"),
+        (preset("cpu"), ["gpu=cpu", "model.name=a b"], "gpu=cpu 'model.name=a b'"),
+    ],
+)
+def test_the_next_command_is_about_the_same(gpu, words, expected):
+    text = shown(ask(gpu=gpu, words=words))
+    assert text.rstrip().endswith(f"gpuopt check report=recommend {expected}")
+
+
+def test_a_card_that_no_build_drives_is_told_of_though_it_is_not_here():
+    assert "wheel without the card's" in shown(ask(gpu=preset("v100")))
 
 
 def test_the_processors():

@@ -92,15 +92,16 @@ def test_an_unknown_model_is_refused():
         ask(model={"name": "resnet51"})
 
 
-def shown(found):
-    console = Console(width=100, file=io.StringIO())
+def shown(found, width=100):
+    console = Console(width=width, file=io.StringIO())
     console.print(found)
     return console.file.getvalue()
 
 
-def test_the_table_fits_a_hundred_columns(whole):
-    text = shown(whole)
-    assert max(map(len, text.splitlines())) <= 100
+@pytest.mark.parametrize("width", [80, 100])
+def test_the_table_fits_a_terminal(whole, width):
+    text = shown(whole, width)
+    assert max(map(len, text.splitlines())) <= width
     assert "\u2026" not in text
     for words in ("predicted", "rtx4060ti_16gb", "turns", "3 views", "1 view"):
         assert words in text

@@ -31,7 +31,9 @@ def stand_in(tmp_path, monkeypatch):
 
 def test_a_crash_is_a_fault_that_names_signal_and_remedy(stand_in, tmp_path):
     stand_in("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
-    with pytest.raises(FaultError, match=r"x\.pt2 ends the process .* cpu \(SIGSEGV.*engine=eager"):
+    with pytest.raises(
+        FaultError, match=r"x\.pt2 ends the process .* cpu \(SIGSEGV.*engine=compiled"
+    ):
         require_no_crash(request(), tmp_path / "x.pt2")
 
 

@@ -83,6 +83,7 @@ class Command:
         environment: Further variables.
         warm: Forked from there instead of started by a new interpreter.
         children: How many of its ranks, folds or jobs are forked like that, and of theirs.
+        pictures: Draw those of a run, where it is forked.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Command:
         environment: Mapping[str, str] | None = None,
         warm: Warm | None = None,
         children: int = 0,
+        pictures: bool = False,
     ) -> None:
         self._logs = tempfile.TemporaryDirectory(prefix="gpuopt_fault_")
         self._log = Path(self._logs.name)
@@ -102,6 +104,7 @@ class Command:
         self._process: subprocess.Popen[bytes] | None = None
         if warm:
             own |= {spares.VARIABLE: str(children)} if children else {}
+            own |= {spares.PICTURES: "1"} if pictures else {}
             names = {name: str(self._log / name) for name in ("stdout", "stderr", "status")}
             self.pid = warm.start({"words": words, "cwd": str(cwd), "environment": own, **names})
         else:

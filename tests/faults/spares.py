@@ -19,9 +19,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["VARIABLE", "Popen", "Start", "keep", "set_name"]
+__all__ = ["PICTURES", "VARIABLE", "Popen", "Start", "keep", "set_name"]
 
 VARIABLE = "GPUOPT_TEST_SPARES"  # how many each command keeps
+PICTURES = "GPUOPT_TEST_PICTURES"  # set, a command draws the pictures of its runs
 _PR_SET_PDEATHSIG, _PR_SET_NAME = 1, 15  # linux/prctl.h
 _REQUEST_BYTES = 1 << 18
 _PIPES = ("p2cread", "p2cwrite", "c2pread", "c2pwrite", "errread", "errwrite")

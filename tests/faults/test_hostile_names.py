@@ -94,7 +94,7 @@ def images(home):
 def trained(home, tiny, warm):
     kept = [word for word in tiny if not word.startswith(("data=", "logger="))]
     words = (*kept, *DATA, "logger=tensorboard", f"run={quoted(RUN)}")
-    return Command("gpuopt.train", *words, cwd=home, warm=warm).end()
+    return Command("gpuopt.train", *words, cwd=home, warm=warm, pictures=True).end()
 
 
 def draw(path, seed):

@@ -2,9 +2,10 @@
 
 A command spends six of its eight seconds on imports. Forked from here it runs the same code with
 the same words, environment and signals, and is killed the same way, at a fifth of the time. What
-it starts itself, such as its ranks, is forked from the same state: see `spares`. Called with the
-word `light` it has imported what commands need before they know that their input is good: no torch.
-Requests and the numbers of the forked processes go through stdin and stdout as lines of JSON.
+it starts itself, such as its ranks, is forked from the same state: see `spares`. The pictures of a
+run, a third of a small one, are drawn where a test asks for them. Called with the word `light` it
+has imported what commands need before they know that their input is good: no torch. Requests and
+the numbers of the forked processes go through stdin and stdout as lines of JSON.
 """
 
 import atexit
@@ -29,10 +30,21 @@ __all__ = ["main"]
 COMMANDS = ("benchmark", "check", "config", "monitor", "predict", "sweep", "train")
 LIGHT = tuple(f"gpuopt.{name}" for name in COMMANDS)
 HEAVY = (
+    "gpuopt.data.digits",
+    "gpuopt.data.documents",
+    "gpuopt.data.image_csv",
+    "gpuopt.data.image_folder",
     "gpuopt.fold_runs",
-    "gpuopt.report",
+    "gpuopt.measure.calibration",
+    "gpuopt.report.confusion",
+    "gpuopt.report.reliability",
+    "gpuopt.report.samples",
+    "gpuopt.report.sweep",
+    "gpuopt.session.ensemble",
     "gpuopt.session.prediction",
     "gpuopt.session.sweep_jobs",
+    "gpuopt.worker",
+    "scipy.optimize",
     "torch.distributed.run",
     "torch.utils.tensorboard",
 )
@@ -111,6 +123,8 @@ def _become(start: spares.Start) -> None:
     code: Any = 0
     try:
         install()
+        if "torch" in sys.modules and not start.environment.get(spares.PICTURES):
+            _draw_nothing()
         runpy.run_module(start.module, run_name="__main__", alter_sys=True)
     except SystemExit as end:
         code = end.code
@@ -121,6 +135,16 @@ def _become(start: spares.Start) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else int(code is not None))
+
+
+def _draw_nothing() -> None:
+    from gpuopt import worker
+    from gpuopt.session import evaluation
+
+    def no_figures(*_: Any) -> dict[str, Any]:
+        return {}
+
+    worker.draw_figures = evaluation.draw_figures = no_figures
 
 
 def _is_rank(start: spares.Start) -> bool:

@@ -7,7 +7,11 @@ import pytest
 from gpuopt.hardware import driver_devices, profile_from_device
 
 CARDS = [
-    (b"NVIDIA GeForce RTX 3060", 12288 * 2**20, {16: 28, 75: 8, 76: 6}),
+    (
+        b"NVIDIA GeForce RTX 3060",
+        12288 * 2**20,
+        {16: 28, 75: 8, 76: 6, 13: 1_777_000, 36: 7_501_000, 37: 192},
+    ),
     (b"NVIDIA H200", 143771 * 2**20, {16: 132, 75: 9, 76: 0}),
 ]
 
@@ -43,7 +47,10 @@ class Library:
         return 101 if "uuid" in self.fails else 0
 
     def cuDeviceGetAttribute(self, value, which, handle):
-        ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = CARDS[handle.value - 40][2][which]
+        known = CARDS[handle.value - 40][2]
+        if which not in known:
+            return 1
+        ctypes.cast(value, ctypes.POINTER(ctypes.c_int))[0] = known[which]
         return 0
 
 
@@ -54,6 +61,10 @@ def test_the_devices_are_listed_with_what_a_profile_needs():
     assert first.uuid == "28000102-0304-0506-0708-090a0b0c0d0e"
     gpu = profile_from_device(first)
     assert (gpu.compute_capability, gpu.sm_count, gpu.precision) == ("8.6", 28, "bf16")
+    assert gpu.fp32_tflops == pytest.approx(12.7, rel=0.01)
+    assert gpu.memory_bandwidth_gb_per_s == pytest.approx(360, rel=0.01)
+    unknown = profile_from_device(second)
+    assert (unknown.fp32_tflops, unknown.memory_bandwidth_gb_per_s) == (None, None)
 
 
 @pytest.mark.parametrize("stage", ["init", "count"])

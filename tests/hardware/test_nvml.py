@@ -195,6 +195,15 @@ def test_every_field_is_read_in_the_units_of_its_name(caplog):
     assert not warnings_in(caplog)
 
 
+def test_a_zero_that_no_sensor_can_mean_is_unavailable():
+    nvml = FakeNvml()
+    nvml.fields[82] = (1, 0)
+    nvml.nvmlDeviceGetTotalEnergyConsumption = lambda handle: 0
+    (device,) = cuda_devices(nvml, ["aaaa"])
+    reading = device.read()
+    assert (reading.memory_temperature_c, reading.energy_j) == (None, None)
+
+
 def test_traffic_comes_from_counters_where_the_card_has_them():
     nvml, now = FakeNvml(), [100.0]
     device = NvmlDevice(0, "GPU-aaaa", nvml, details=True, clock=lambda: now[0])

@@ -51,6 +51,14 @@ def test_cudnn_is_worded(number, words, monkeypatch):
     assert torch_build().cudnn == words
 
 
+def test_a_cudnn_that_does_not_load_says_why(monkeypatch):
+    def version():
+        raise RuntimeError("cuDNN version 91900 is not compatible\nwith devices with SM < 7.5")
+
+    monkeypatch.setattr("torch.backends.cudnn.version", version)
+    assert torch_build().cudnn.startswith("does not load: cuDNN version 91900 is not compatible")
+
+
 def test_a_machine_without_onnx_runtime(monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     assert torch_build().onnx_providers is None

@@ -93,7 +93,7 @@ def test_a_rise_is_refused_whatever_the_search_returns(monkeypatch):
     class Wrong:
         x, fun = np.log(3.0), nll(targets, logits, 3.0)
 
-    monkeypatch.setattr("gpuopt.measure.temperature.minimize_scalar", lambda *_, **__: Wrong)
+    monkeypatch.setattr("scipy.optimize.minimize_scalar", lambda *_, **__: Wrong)
     fit = fit_temperature(targets, logits)
     assert (fit.temperature, fit.is_accepted) == (1.0, False)
 

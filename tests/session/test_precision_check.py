@@ -75,6 +75,7 @@ def settle(model, data, tmp_path):
     matmul = torch.get_float32_matmul_precision()
     yield SimpleNamespace(run=run, asked=asked)
     torch.set_float32_matmul_precision(matmul)
+    torch.backends.cudnn.allow_tf32 = True
     data.micro_batch_size = 8
 
 
@@ -114,6 +115,7 @@ def test_an_overflow_falls_back_to_fp32_in_one_line(settle, model, data, fast):
     assert "\n" not in str(choice)
     assert data.micro_batch_size == 4
     assert torch.get_float32_matmul_precision() == "highest"
+    assert not torch.backends.cudnn.allow_tf32
     assert type(model.backbone.blocks[0][0].forward).__name__ == "_Recomputed"
 
 

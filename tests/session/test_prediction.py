@@ -72,7 +72,9 @@ def test_precision_and_memory_limit_hold_while_predicting_only(cuda, precision, 
         preset.memory_limit_mib = 3072
         with chosen(preset, precision=precision).applied():
             assert torch.get_float32_matmul_precision() == expected
+            assert torch.backends.cudnn.allow_tf32 == (expected != "highest")
             assert cuda == [0.25]
+        assert torch.backends.cudnn.allow_tf32
         assert torch.get_float32_matmul_precision() == other
         assert cuda == [0.25, 1.0]
     finally:

@@ -1,7 +1,11 @@
 """What people are told: units, limits, and n/a for what is unavailable, never 0."""
 
+import re
+import time
+
 import pytest
 
+from gpuopt.hardware import DeviceProcess
 from gpuopt.telemetry import HostReading, Sample
 from gpuopt.telemetry.figures import (
     device_figures,
@@ -9,6 +13,7 @@ from gpuopt.telemetry.figures import (
     host_figures,
     shown_devices,
     sparkline,
+    time_text,
     training_figures,
 )
 from tests.telemetry.samples import card, sample
@@ -28,6 +33,7 @@ def test_a_device_of_which_everything_is_known():
         "SM clock": "1830 / 1980 MHz",
         "energy": "2.00 Wh",
         "throttled": "power_cap 12 s (now)",
+        "processes": "python train.py (4711) 59.0 GiB",
     }
     assert device_title(taken.devices[0], taken) == "GPU 0  NVIDIA H100 80GB HBM3"
 
@@ -57,6 +63,22 @@ def test_reasons_of_the_past_and_of_now():
     assert words(device_figures(taken.devices[0], taken))["throttled"] == "a 3 s, b 0 s (now)"
     calm = sample(0, card(throttle_reasons=[]), throttled_s={})
     assert words(device_figures(calm.devices[0], calm))["throttled"] == "no"
+
+
+def test_processes_that_are_none_or_unknown():
+    processes = [DeviceProcess(8, None, None), DeviceProcess(9, "b", 2**30)]
+    for listed, expected in (
+        (processes, "n/a (8) n/a, b (9) 1.0 GiB"),
+        ([], "none"),
+        (None, "n/a"),
+    ):
+        taken = sample(0, card(processes=listed))
+        assert words(device_figures(taken.devices[0], taken))["processes"] == expected
+
+
+def test_a_log_of_another_day_says_so():
+    assert re.fullmatch(r"20\d\d-\d\d-\d\d \d\d:\d\d:\d\d", time_text(sample()))
+    assert re.fullmatch(r"\d\d:\d\d:\d\d", time_text(sample(time_s=time.time())))
 
 
 def test_names_cannot_move_the_cursor():

@@ -14,7 +14,6 @@ GIB = 2**30
 def machine(tmp_path, monkeypatch):
     """Four processors, of which this process may use two; 8 GiB, of which 6 are free."""
     monkeypatch.setattr(host_module, "_own_cpus", lambda: {1, 3})
-    monkeypatch.setattr(host_module, "available_cpus", lambda root: 2)
     installed = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     (tmp_path / "meminfo").write_text(
         f"MemTotal: {installed // 1024} kB\nMemFree: 1 kB\n"
@@ -45,19 +44,34 @@ def test_waiting_for_a_disk_is_idle_and_guests_count_once(machine):
     assert meter.read().cpu_ratio == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("group", ["", "slice/job"])
 @pytest.mark.parametrize(
-    ("name", "text"),
-    [("cpu.stat", "usage_usec {}000000"), ("cpuacct/cpuacct.usage", "{}000000000")],
+    ("membership", "quota", "usage", "text"),
+    [
+        ("0::/", ("cpu.max", "150000 100000"), "cpu.stat", "usage_usec {}000000"),
+        ("4:cpu:/", ("cpu.cfs_quota_us", "150000"), "cpuacct.usage", "{}000000000"),
+    ],
 )
-def test_a_quota_is_measured_by_the_groups_time(machine, monkeypatch, name, text):
-    monkeypatch.setattr(host_module, "available_cpus", lambda root: 1)
+def test_a_quota_is_measured_by_the_time_of_the_group_that_has_it(
+    machine, membership, quota, usage, text, group
+):
+    is_second = membership.startswith("0")
+    (machine / "membership").write_text(f"{membership}{group}\n")
+    of_quota = machine / ("" if is_second else "cpu") / group
+    of_usage = machine / ("" if is_second else "cpuacct") / group
+    for folder in (of_quota, of_usage):
+        folder.mkdir(parents=True, exist_ok=True)
+    (of_quota / quota[0]).write_text(quota[1])
+    (of_quota / "cpu.cfs_period_us").write_text("100000")
+    if group:  # of all that runs on the machine
+        (machine / usage).write_text(text.format(1000))
     moments = iter([10.0, 14.0])
-    meter = HostMeter(machine, machine, clock=lambda: next(moments))
-    (machine / name).parent.mkdir(exist_ok=True)
-    (machine / name).write_text(text.format(5))
+    clock = lambda: next(moments)  # noqa: E731
+    meter = HostMeter(machine, machine, clock, machine / "membership")
+    (of_usage / usage).write_text(text.format(5))
     assert meter.read().cpu_ratio is None
-    (machine / name).write_text(text.format(8))
-    assert meter.read().cpu_ratio == pytest.approx(0.75)
+    (of_usage / usage).write_text(text.format(8))
+    assert meter.read().cpu_ratio == pytest.approx(3 / (4 * 1.5))
 
 
 def test_memory_of_the_machine_leaves_out_what_can_be_had_at_once(machine):

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import pytest
 
-from gpuopt.hardware import DeviceReading
+from gpuopt.hardware import DeviceProcess, DeviceReading
 from gpuopt.telemetry import HostReading, Sample
 from gpuopt.telemetry.record import SCHEMA, from_record, to_record
 from tests.telemetry.samples import FULL, card, sample
@@ -29,6 +29,19 @@ def test_nothing_comes_back_as_nothing():
     record = to_record(taken)
     assert record["schema"] == SCHEMA
     assert record["devices"][0]["power_w"] is None
+
+
+def test_halves_of_characters_are_spelled_out():
+    """JSON can escape them, and nothing that is shown or sent can hold them."""
+    half = "\ud800"
+    process = DeviceProcess(7, half)
+    known = {"name": f"a{half}", "throttle_reasons": [half], "processes": [process]}
+    back = there_and_back(sample(0, card(**known), training={half: 1.0}))
+    (reading,) = back.devices
+    assert reading.name == "a\\ud800"
+    assert reading.throttle_reasons == ["\\ud800"]
+    assert reading.processes == [DeviceProcess(7, "\\ud800")]
+    assert back.training == {"\\ud800": 1.0}
 
 
 def test_what_is_not_finite_is_unavailable():

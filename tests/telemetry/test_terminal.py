@@ -7,8 +7,9 @@ import threading
 
 import pytest
 from rich.console import Console
+from rich.text import Text
 
-from gpuopt.telemetry import HostReading, Sample, Subscription
+from gpuopt.telemetry import HostReading, Sample, Subscription, terminal
 from gpuopt.telemetry.terminal import dashboard, plain_lines, show_lines, show_live
 from tests.telemetry.samples import FULL, card, sample
 
@@ -55,6 +56,51 @@ def test_devices_that_do_not_fit_as_cards_become_a_table():
     lines = draw([sample(0, *cards)], 100, 24)
     assert len(lines) <= 24
     assert sum("60.0 / 80.0 GiB" in line for line in lines) == 8
+
+
+@pytest.mark.parametrize("width", [30, 80, 160])
+def test_the_table_has_as_many_columns_as_fit(width):
+    lines = draw([sample(0, *(card(index, **FULL) for index in range(8)))], width, 24)
+    text = "\n".join(lines)
+    assert all(("power" in text, "SM clock" in text)) == (width >= 80)
+    assert ("power_cap 12 s (now)" in text, "python" in text) == (width == 160, width == 160)
+    assert "utilisation" in text
+
+
+@pytest.mark.parametrize("width", [40, 52, 160])
+def test_a_long_figure_cuts_no_label(width):
+    held = {0: {"power_cap": 30.0, "software_thermal": 20.0, "hardware_thermal": 10.0}}
+    cards = [card(index, **FULL) for index in range(3)]
+    text = "\n".join(draw([sample(0, *cards, throttled_s=held)], width, 80))
+    assert text.count("utilisation ") == text.count("temperature ") == 3
+
+
+def test_the_scale_of_a_device_that_is_lost_stays():
+    cards = [card(0, **FULL)] * 2
+    (line,) = [
+        line
+        for line in draw([*(sample(0, known) for known in cards), sample(0, card(0))])
+        if "memory" in line and "GiB" not in line
+    ]
+    assert "▇▇ " in line  # 60 of 80
+
+
+def test_a_window_is_drawn_for_a_sample_or_a_new_size_alone(monkeypatch):
+    drawn, asked = [], []
+    monkeypatch.setattr(terminal, "_WAIT_S", 0.001)
+    monkeypatch.setattr(terminal, "dashboard", lambda s, *size: drawn.append(size) or Text(""))
+    console = Console(file=io.StringIO(), force_terminal=True, width=80, height=30)
+    subscription = Subscription(10)
+    subscription.put(sample())
+
+    def is_over():
+        asked.append(None)
+        if len(asked) == 20:
+            console.size = (60, 20)
+        return len(asked) > 40
+
+    show_live(subscription, console, is_over)
+    assert drawn == [(80, 30), (60, 20)]
 
 
 def test_the_metrics_of_a_run_have_a_card():

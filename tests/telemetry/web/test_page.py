@@ -90,6 +90,60 @@ def test_what_is_unavailable_is_no_number(browser, page):
     assert browser.run("document.querySelector('[data-card=run]')") is None
 
 
+def test_a_device_that_is_lost_keeps_the_scale_of_its_charts(browser, page):
+    feed = page()
+    for number in range(30):
+        feed.put(sample(number, card(**FULL)))
+    feed.put(sample(30, card(0)))
+    wait_for_value(browser, "gpu0", "memory", "n/a")
+    # 60 of 80 GiB: the upper quarter of the chart is empty, and no numbers of a scale stand there.
+    empty = browser.wait_for("""(() => {
+        const canvas = document.querySelector('[data-card=gpu0] [data-chart=memory] canvas');
+        const context = canvas.getContext('2d'), rows = Math.round(canvas.height / 5);
+        const upper = context.getImageData(0, 0, canvas.width, rows).data;
+        const all = context.getImageData(0, 0, canvas.width, canvas.height).data;
+        if (!all.some((value) => value > 0)) return null;
+        return upper.every((value) => value === 0) ? 'empty' : 'drawn';
+    })()""")
+    assert empty == "empty"
+
+
+def test_a_clock_that_was_set_back_begins_the_charts_anew(browser, page):
+    feed = page()
+    for number in range(60):
+        feed.put(sample(number, training={"loss": 1.0 * number}))
+    wait_for_value(browser, "run", "loss", "59")
+    for number in range(60, 70):
+        feed.put(sample(number, time_s=5000.0 + number, training={"loss": 1.0}))
+    wait_for_value(browser, "run", "loss", "1")
+    # A value that never changes stands in the middle; between the earlier 0 and 59, at the bottom.
+    browser.wait_for("""(() => {
+        const canvas = document.querySelector('[data-card=run] [data-chart=loss] canvas');
+        const row = Math.round(0.7 * canvas.height);
+        const pixels = canvas.getContext('2d').getImageData(canvas.width - 2, row, 1, 1).data;
+        return pixels[3] > 0;
+    })()""")
+
+
+def test_what_is_older_than_a_chart_is_forgotten(browser, page):
+    """A page may stay open for days."""
+    page().put(sample())
+    wait_for_value(browser, "gpu0", "utilisation", "75 %")
+    left = browser.run("""import('/chart.js').then(({ forget }) => {
+        const points = Array.from({ length: 1000 }, (_, second) => ({ time: second, value: 1 }));
+        forget(points);
+        return points[0].time;
+    })""")
+    assert left == 399
+
+
+def test_the_time_of_another_day_has_its_date(browser, page):
+    feed = page()
+    feed.put(sample())
+    wait_for_value(browser, "gpu0", "utilisation", "75 %")
+    assert "2023" in browser.wait_for("document.getElementById('time').textContent")
+
+
 def test_a_machine_without_a_gpu(browser, page):
     page().put(Sample(1_700_000_000.0, (), HostReading(0.5, 2**30, 2**31)))
     wait_for_value(browser, "host", "CPU", "50 %")

@@ -70,7 +70,7 @@ function describeDevice(device, sample) {
     title: sample.devices.length ? `GPU ${device.index}  ${device.name ?? UNAVAILABLE}` : "no GPU",
     charts: [
       ["utilisation", percent(device.utilisation_ratio), device.utilisation_ratio, 1],
-      ["memory", ofAll(gib(used), gib(total), "GiB", 1), used, total],
+      ["memory", ofAll(gib(used), gib(total), "GiB", 1), gib(used), gib(total)],
       ["power", ofAll(device.power_w, device.power_limit_w, "W"), device.power_w, device.power_limit_w],
       ["temperature", plain(device.temperature_c, "°C"), device.temperature_c, 100],
       [
@@ -102,7 +102,7 @@ function describeHost(host) {
     title: "host",
     charts: [
       ["CPU", percent(host.cpu_ratio), host.cpu_ratio, 1],
-      ["memory", ofAll(gib(used), gib(total), "GiB", 1), used, total],
+      ["memory", ofAll(gib(used), gib(total), "GiB", 1), gib(used), gib(total)],
     ],
     facts: [],
     processes: [],
@@ -161,7 +161,7 @@ function show(key, description, time) {
     const drawn = chart(shown, label);
     write(drawn.root.querySelector(".value"), words);
     drawn.points.push({ time, value: is(value) ? value : null });
-    drawn.ceiling = is(ceiling) ? ceiling : null;
+    if (is(ceiling)) drawn.ceiling = ceiling; // that of a device that is lost stays
     forget(drawn.points);
   }
   for (const [label, words] of description.facts) write(fact(shown, label), words);
@@ -210,13 +210,19 @@ function tell(kind, text) {
   write(state, text);
 }
 
+// A log may be of another day.
+function timeText(time) {
+  const isOfToday = time.toDateString() === new Date().toDateString();
+  return isOfToday ? time.toLocaleTimeString() : time.toLocaleString();
+}
+
 let isDue = false;
 function redraw() {
   if (isDue) return; // many samples come at once in the beginning
   isDue = true;
   requestAnimationFrame(() => {
     isDue = false;
-    if (newest) write(element("time"), new Date(1000 * newest).toLocaleTimeString());
+    if (newest) write(element("time"), timeText(new Date(1000 * newest)));
     for (const { charts } of cards.values()) {
       for (const { root, points, ceiling } of charts.values()) {
         draw(root.querySelector("canvas"), points, ceiling);
