@@ -236,9 +236,10 @@ def _cuda_blocks(device: torch.device) -> Iterable[tuple[list[Frame], int]]:
 def _lengths(left_out: int) -> IntArray:
     """Note the lengths of all containers but one, in few objects: these are traced as well."""
     found = _containers()
-    lengths = np.stack([np.fromiter(map(read, found), np.int64) for read in (id, len)], axis=1)
-    lengths = lengths[lengths[:, 0] != left_out]
-    return lengths[np.argsort(lengths[:, 0])]
+    columns = [np.fromiter(map(read, found), np.int64) for read in (id, len)]
+    lengths: IntArray = np.stack(columns, axis=1)[np.argsort(columns[0])]
+    kept: IntArray = lengths[lengths[:, 0] != left_out]
+    return kept
 
 
 def _containers() -> list[Any]:
