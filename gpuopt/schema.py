@@ -5,6 +5,7 @@ optimizer, scheduler, callbacks) are YAML with a `_target_`; `gpuopt.configurati
 keys. Importing this module imports no torch.
 """
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -379,8 +380,9 @@ def _to_object(kind: type[_Config], content: Mapping[str, Any]) -> _Config:
     return config
 
 
+@functools.cache
 def register() -> None:
-    """Register the schemas and the user's conf folder with Hydra; may be called again."""
+    """Register the schemas and the user's conf folder with Hydra; once, however often called."""
     store = ConfigStore.instance()
     for name, kind in SCHEMAS.items():
         store.store(name=f"{name}_schema", node=kind)

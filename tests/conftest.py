@@ -5,6 +5,7 @@ import functools
 import gc
 import logging
 import os
+import signal
 import sys
 from pathlib import Path
 
@@ -36,6 +37,22 @@ def pytest_collection_modifyitems(items):
     """Put the files with long tests first, so that no process is left alone with one at the end."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in long)
+
+
+# Where nobody may keep bytecode, each worker and each process of the tests compiles all anew.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _signals():
+    """Processes of the tests answer signals as in a terminal, under `nohup` and `&` as well."""
+    for number, handler in (
+        (signal.SIGINT, signal.default_int_handler),
+        (signal.SIGHUP, signal.SIG_DFL),
+    ):
+        if signal.getsignal(number) is signal.SIG_IGN:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(autouse=True, scope="session")

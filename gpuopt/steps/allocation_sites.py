@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from gpuopt.steps.storage_lines import StorageLines
@@ -33,6 +35,7 @@ _MOST_SITES = 5
 _MOST_NAMED = 10
 
 Frame = tuple[str, int]
+IntArray = npt.NDArray[np.int64]
 
 
 class Made(NamedTuple):
@@ -53,11 +56,11 @@ class AllocationMark:
 
     Attributes:
         made: By line.
-        lengths: Of containers, by identity.
+        lengths: Of containers, [containers, 2] with their identities in rising order.
     """
 
     made: Mapping[Frame, Made]
-    lengths: Mapping[int, int]
+    lengths: IntArray
 
 
 @dataclass(frozen=True)
@@ -142,8 +145,7 @@ class AllocationTrace:
             _add(made, own_line(frames), 1, size_bytes)
         for line, size_bytes in self._storages.alive():
             _add(made, line, 1, size_bytes)
-        lengths = {id(one): len(one) for one in _containers()}
-        lengths.pop(id(self._storages.by_storage), None)
+        lengths = _lengths(id(self._storages.by_storage))
         gc.freeze()
         return AllocationMark(made, lengths)
 
@@ -182,10 +184,14 @@ def _grown_containers(
 ) -> list[GrowingContainer]:
     gc.unfreeze()
     known = {id(one): one for one in _containers()}
+    keys, first, second = np.intersect1d(
+        earlier.lengths[:, 0], later.lengths[:, 0], assume_unique=True, return_indices=True
+    )
+    items = later.lengths[second, 1] - earlier.lengths[first, 1]
     growth = {
-        key: (length - earlier.lengths[key]) / steps
-        for key, length in later.lengths.items()
-        if key in earlier.lengths and key in known
+        key: count / steps
+        for key, count in zip(keys[items > 0].tolist(), items[items > 0].tolist(), strict=True)
+        if key in known
     }
     found: list[GrowingContainer] = []
     # To find what holds one means to look at all objects: only a few are worth it.
@@ -225,6 +231,15 @@ def _cuda_blocks(device: torch.device) -> Iterable[tuple[list[Frame], int]]:
             if block["state"] == "active_allocated" and block.get("frames"):
                 frames = [(frame["filename"], int(frame["line"])) for frame in block["frames"]]
                 yield frames, int(block["size"])
+
+
+def _lengths(left_out: int) -> IntArray:
+    """Note the lengths of all containers but one, in few objects: these are traced as well."""
+    found = _containers()
+    columns = [np.fromiter(map(read, found), np.int64) for read in (id, len)]
+    lengths: IntArray = np.stack(columns, axis=1)[np.argsort(columns[0])]
+    kept: IntArray = lengths[lengths[:, 0] != left_out]
+    return kept
 
 
 def _containers() -> list[Any]:

@@ -1,6 +1,5 @@
 """A LightningModule and Trainer that know nothing of gpuopt: the callbacks must work in them."""
 
-import gc
 from types import SimpleNamespace
 
 import lightning.pytorch as L
@@ -13,15 +12,6 @@ from gpuopt.callbacks import compile_chooser as chooser_module
 from gpuopt.callbacks import compile_trial as trial_module
 from gpuopt.measure.compile_choice import CompileChoice, CompileFailedError
 from tests.callbacks.compile_modules import CALLS, Stub, broken, noting, wrong
-
-
-@pytest.fixture(autouse=True, scope="package")
-def _small_heap():
-    """Recovery collects garbage after each failure: a second for all that pytest has loaded."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 class Numbers(Dataset):

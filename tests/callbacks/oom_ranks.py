@@ -135,10 +135,10 @@ def give_up(folder):
     try:
         run(1, OomRecovery(), limits=limits, default_root_dir=folder)
     except FaultError as error:
-        print(error)
+        print(error, flush=True)
         os._exit(error.exit_code)
     except RuntimeError as error:  # the connection is gone
-        print(error)
+        print(error, flush=True)
         os._exit(17)
 
 

@@ -8,8 +8,8 @@ from tests.callbacks.two_ranks import end_of_two_ranks
 
 
 @pytest.mark.slow
-def test_ranks_with_different_sample_counts(tmp_path):
-    end_of_two_ranks("tests.callbacks.accumulation_ranks", tmp_path)
+def test_ranks_with_different_sample_counts(warm, tmp_path):
+    end_of_two_ranks(warm, "tests.callbacks.accumulation_ranks", tmp_path)
     for rank in (0, 1):
         found = json.loads((tmp_path / f"rank{rank}.json").read_text())
         assert len(found) == 4

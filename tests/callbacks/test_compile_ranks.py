@@ -6,8 +6,8 @@ from tests.callbacks.two_ranks import end_of_two_ranks
 
 
 @pytest.mark.slow
-def test_two_ranks_come_to_the_same_choice(tmp_path):
-    end_of_two_ranks("tests.callbacks.compile_ranks", tmp_path)
+def test_two_ranks_come_to_the_same_choice(warm, tmp_path):
+    end_of_two_ranks(warm, "tests.callbacks.compile_ranks", tmp_path)
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     for name, case in first.items():
         assert case["choice"] == second[name]["choice"], name

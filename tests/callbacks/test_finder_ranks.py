@@ -6,8 +6,8 @@ from tests.callbacks.two_ranks import end_of_two_ranks
 
 
 @pytest.mark.slow
-def test_two_ranks_search_in_lock_step_and_take_what_fits_both(tmp_path):
-    end_of_two_ranks("tests.callbacks.finder_ranks", tmp_path)
+def test_two_ranks_search_in_lock_step_and_take_what_fits_both(warm, tmp_path):
+    end_of_two_ranks(warm, "tests.callbacks.finder_ranks", tmp_path)
     first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in (0, 1))
     assert first == second
     assert all(case["same"] for case in first.values())
