@@ -24,6 +24,7 @@ PROGRAMS = {
     "memory_peaks": "predicted against measured peak memory, on a GPU",
     "finder": "the batch-size finder against the true maximum and its peers, on a GPU",
     "engine_start": "an engine's build, and its second start from the cache",
+    "engines": "each engine's speed against the network as a script would run it",
     "seed_job": "3,140 JPEGs x 5 views x 5 folds to a CSV: whole commands, memory, peers",
     "tta_scores": "what views are worth to three networks, by disturbance of the images",
     "tta_time": "predicted against measured time of test-time augmentation",
