@@ -98,8 +98,8 @@ class BottleneckDiagnosis:
             kind, unsure = max(self.unclear.items(), key=lambda item: item[1].value)
             return (
                 f"Nothing sure can be said. Perhaps it is {KINDS[kind]}; {_condition(kind)}: "
-                f"{unsure.low:+.0%} to {unsure.high:+.0%} samples/s. Stop what else this machine does, "
-                "or take more rounds."
+                f"{unsure.low:+.0%} to {unsure.high:+.0%} samples/s. Stop what else this machine "
+                "does, or take more rounds."
             )
         if not self.found:
             parts = self.measured.parts.parts_ms()
