@@ -11,7 +11,7 @@ from rich.console import RenderableType
 
 from gpuopt.callbacks.bottleneck_probe import BottleneckProbe
 from gpuopt.callbacks.leak_watch import LeakWatch
-from gpuopt.diagnosed_run import opened_run, train_with
+from gpuopt.diagnosed_run import run_setting, run_title, train_with
 from gpuopt.diagnosis.bottleneck import BottleneckDiagnosis, find_bottlenecks
 from gpuopt.diagnosis.bottleneck_table import bottleneck_tables
 from gpuopt.diagnosis.cleanup import held_memory
@@ -21,9 +21,10 @@ from gpuopt.diagnosis.throttle import throttling_of
 from gpuopt.errors import InputError
 from gpuopt.hardware import Device, cuda_devices, host_memory_bytes
 from gpuopt.measure import duration_text
-from gpuopt.memory.process_memory import resident_bytes
+from gpuopt.memory.process_memory import children_bytes, resident_bytes
 from gpuopt.schema import DiagnoseConfig
 from gpuopt.telemetry.sampler import Sampler
+from gpuopt.throwaway_run import opened_run
 
 __all__ = ["Answer", "diagnose"]
 
@@ -80,12 +81,12 @@ def diagnose(config: DiagnoseConfig, show: Show) -> Answer:
 def _bottleneck(config: DiagnoseConfig, show: Show) -> Answer:
     rounds = config.rounds
     with opened_run(config) as run:
-        show(f"{run.title}: first steps")
+        show(f"{run_title(run)}: first steps")
         probe = BottleneckProbe(rounds, on_round=lambda done: show(f"round {done} of {rounds}"))
         train_with(run, probe)
         assert probe.measured is not None  # the fit goes on until it is
-        diagnosis: BottleneckDiagnosis = find_bottlenecks(probe.measured, run.setting)
-        return Answer(diagnosis, bottleneck_tables(run.title, diagnosis), run.title)
+        diagnosis: BottleneckDiagnosis = find_bottlenecks(probe.measured, run_setting(run))
+        return Answer(diagnosis, bottleneck_tables(run_title(run), diagnosis), run_title(run))
 
 
 def _leak(config: DiagnoseConfig, show: Show) -> Answer:
@@ -106,7 +107,7 @@ def _leak(config: DiagnoseConfig, show: Show) -> Answer:
             watch.cycles,
             _free_bytes(run.plan.accelerator == "cuda"),
         )
-        return Answer(diagnosis, leak_table(run.title, diagnosis), run.title)
+        return Answer(diagnosis, leak_table(run_title(run), diagnosis), run_title(run))
 
 
 def _throttle(config: DiagnoseConfig, show: Show) -> Answer:
@@ -134,7 +135,7 @@ def _throttle(config: DiagnoseConfig, show: Show) -> Answer:
             while not is_over():
                 time.sleep(min(config.interval, max(0.0, end_s - time.monotonic())))
     diagnosis = throttling_of(sampler.history())
-    return Answer(diagnosis, throttle_table(diagnosis), "" if run is None else run.title)
+    return Answer(diagnosis, throttle_table(diagnosis), "" if run is None else run_title(run))
 
 
 def _cleanup(config: DiagnoseConfig, show: Show) -> Answer:
@@ -148,15 +149,16 @@ def _devices(config: DiagnoseConfig, *, details: bool = False) -> list[Device]:
 
 def _free_bytes(is_cuda: bool) -> dict[str, int]:
     """Return by kind of growth how much more memory there is."""
-    host_bytes = host_memory_bytes() - (resident_bytes() or 0)
+    host_bytes = host_memory_bytes() - (resident_bytes() or 0) - (children_bytes() or 0)
     if not is_cuda:
-        return {"leak": host_bytes, "host": host_bytes}
+        return dict.fromkeys(("leak", "host", "loader"), host_bytes)
     free_bytes, _ = torch.cuda.mem_get_info()
     cached_bytes = torch.cuda.memory_reserved() - torch.cuda.memory_allocated()
     return {
         "leak": free_bytes + cached_bytes,
         "fragmentation": free_bytes,
         "host": host_bytes,
+        "loader": host_bytes,
     }
 
 

@@ -1,54 +1,34 @@
 """A window of a real training for `gpuopt profiler`, composed as `gpuopt train` composes it."""
 
 import logging
-import math
 import platform
-import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import lightning.pytorch as L
 import torch
 
-from gpuopt.build import build_callbacks
-from gpuopt.callbacks import (
-    ExactResume,
-    GlobalBatchSchedule,
-    NonFiniteLoss,
-    ScalerSteps,
-    StepLog,
-)
+from gpuopt.callbacks import GlobalBatchSchedule
 from gpuopt.callbacks.nsys_marks import NsysMarks
 from gpuopt.callbacks.step_phases import StepPhases
 from gpuopt.callbacks.step_profiler import TRACE, StepProfiler
 from gpuopt.choice import Choice
-from gpuopt.data import ImageDataModule
 from gpuopt.measure import duration_text
-from gpuopt.model import Classifier
-from gpuopt.parallel.rank import ALONE
 from gpuopt.profiling import Profile, profile_trace
 from gpuopt.profiling.files import write_profile
 from gpuopt.profiling.window import Window
-from gpuopt.run_parts import build_data, build_model, plan_run, process_settings, total_steps
 from gpuopt.schema import ProfilerConfig
-from gpuopt.session.batch_search import searching_where_asked, with_found
-from gpuopt.session.callback_arguments import callback_arguments
-from gpuopt.session.compilation import compile_choosers, with_compiled
-from gpuopt.session.device import faults_in_words
-from gpuopt.session.fitting import FitSettings, make_trainer
+from gpuopt.session.batch_search import with_found
+from gpuopt.session.compilation import with_compiled
 from gpuopt.session.plan import Plan
-from gpuopt.session.precision_check import settle_precision
-from gpuopt.session.scalar_logs import make_logger
+from gpuopt.throwaway_run import ThrowawayRun, opened_run
 
 __all__ = ["ProfiledRun", "mark", "record", "run_window"]
 
 _log = logging.getLogger(__name__)
 
-# What has to do with the end of an epoch or a run, and would leave something behind.
-_LEFT_OUT = ("checkpoint", "early_stopping", "engine_export", "tensorrt_export")
 _TIMED_STEPS = 4  # after which it is said how long the rest takes
 _WORTH_SAYING_S = 5.0
 
@@ -137,117 +117,38 @@ def run_window(
     Raises:
         GpuoptError: See the exit codes in `gpuopt.errors`.
     """
-    plan = plan_run(config, ALONE)
-    with (
-        process_settings(config, plan, ALONE),
-        _faults(plan),
-        tempfile.TemporaryDirectory(prefix="gpuopt_profiler_") as folder,
-    ):
-        return _run_in(Path(folder), config, plan, window, make_marks, on_step)
+    with opened_run(config) as run:
+        plan, fitting = run.plan, window.within(run.steps)
+        if fitting != window:
+            reason = f"the run has {run.steps} steps; more with trainer.max_epochs"
+            plan = plan.with_choice(Choice("steps", fitting.steps, "measured", reason))
+            _log.info("the run has %d steps: more with trainer.max_epochs=N", run.steps)
+        _log.info("%s", fitting)
+        marks = make_marks(fitting, _Clock(fitting.steps, on_step))
+        callbacks = [*run.callbacks(), *_schedule(plan)]
+        limits = config.trainer
+        run.fit([*callbacks, marks], max_epochs=limits.max_epochs, max_steps=limits.max_steps)
+        plan = with_compiled(with_found(plan, callbacks), callbacks)
+        return ProfiledRun(fitting, marks, _facts(config, plan, run), tuple(plan.choices))
 
 
-def _run_in(
-    folder: Path,
-    config: ProfilerConfig,
-    plan: Plan,
-    window: Window,
-    make_marks: Callable[[Window, Callable[[int], None]], StepPhases],
-    on_step: Callable[[int, int], None],
-) -> ProfiledRun:
-    data = build_data(config, plan)
-    model = build_model(config, plan, data)
-    plan = settle_precision(
-        plan,
-        model,
-        data,
-        requested=config.precision.name,
-        tries=config.precision_probe,
-        folder=folder,
-        device=torch.device(plan.accelerator),
-        plan_for=lambda precision: plan_run(config, ALONE, precision),
-    ).plan.with_workers(config.num_workers, decoded=data.is_decoded, ranks=1)
-    data.num_workers = plan.num_workers
-    if config.model.get("channels_last") == "auto":
-        plan = plan.with_choice(model.channels_last_choice())
-    steps = total_steps(config, plan, data)
-    fitting = window.within(steps)
-    if fitting != window:
-        reason = f"the run has {steps} steps; more with trainer.max_epochs"
-        plan = plan.with_choice(Choice("steps", fitting.steps, "measured", reason))
-        _log.info("the run has %d steps: more with trainer.max_epochs=N", steps)
-    _log.info("%s", fitting)
-    marks = make_marks(fitting, _Clock(fitting.steps, on_step))
-    callbacks = _callbacks(config, plan, data, steps, model.name)
-    trainer = make_trainer(
-        plan,
-        _fit_settings(config),
-        [*callbacks, marks],
-        steps_per_epoch=math.ceil(data.train_size / plan.global_batch_size),
-        folder=folder,
-        logger=make_logger(config.logger.name, folder),
-        trains_only=True,
-    )
-    _fit(trainer, model, data)
-    plan = with_compiled(with_found(plan, callbacks), callbacks)
-    return ProfiledRun(fitting, marks, _facts(config, plan, model, data), tuple(plan.choices))
-
-
-def _callbacks(
-    config: ProfilerConfig, plan: Plan, data: ImageDataModule, steps: int, model_name: str
-) -> list[L.Callback]:
-    callbacks: list[L.Callback] = build_callbacks(
-        searching_where_asked(config.callbacks, config.micro_batch_size),
-        skip=_LEFT_OUT,
-        given=callback_arguments(plan, data, config.cache_dir, model_name),
-    )
-    callbacks += compile_choosers(config, plan, data, steps)
-    callbacks += [ExactResume(), NonFiniteLoss(lambda step, batch: None), StepLog(), ScalerSteps()]
-    if plan.global_batch_changes:
-        callbacks.append(
-            GlobalBatchSchedule(
-                plan.global_batch_size,
-                plan.global_batch_changes,
-                learning_rate_rule=plan.learning_rate_rule,
-            )
+def _schedule(plan: Plan) -> list[L.Callback]:
+    if not plan.global_batch_changes:
+        return []
+    return [
+        GlobalBatchSchedule(
+            plan.global_batch_size,
+            plan.global_batch_changes,
+            learning_rate_rule=plan.learning_rate_rule,
         )
-    return callbacks
+    ]
 
 
-def _fit_settings(config: ProfilerConfig) -> FitSettings:
-    return FitSettings(
-        max_epochs=config.trainer.max_epochs,
-        max_steps=config.trainer.max_steps,
-        gradient_clip_norm=config.trainer.gradient_clip_norm,
-        log_every_n_steps=config.trainer.log_every_n_steps,
-        deterministic=config.trainer.deterministic,
-    )
-
-
-def _fit(trainer: L.Trainer, model: Classifier, data: ImageDataModule) -> None:
-    try:
-        trainer.fit(model, datamodule=data)
-    except SystemExit as error:  # what Lightning makes of a Ctrl-C
-        if isinstance(error.__context__, KeyboardInterrupt):
-            raise error.__context__ from None
-        raise
-
-
-def _faults(plan: Plan) -> Any:
-    size = plan.micro_batch_size
-    return faults_in_words(
-        card=plan.gpu.name,
-        setting=f"micro_batch_size={size}",
-        remedy=f"give micro_batch_size={max(1, size // 2)}",
-    )
-
-
-def _facts(
-    config: ProfilerConfig, plan: Plan, model: Classifier, data: ImageDataModule
-) -> dict[str, str]:
+def _facts(config: ProfilerConfig, plan: Plan, run: ThrowawayRun) -> dict[str, str]:
     batch = f"{plan.micro_batch_size} x {plan.accumulate_grad_batches} accumulated"
     return {
-        "model": f"{model.name}, {plan.image_size} px",
-        "data": f"{config.data_name}, {data.num_workers} loader processes",
+        "model": f"{run.model.name}, {plan.image_size} px",
+        "data": f"{config.data_name}, {run.data.num_workers} loader processes",
         "device": plan.gpu.name,
         "batch": f"{batch} = {plan.global_batch_size} per step",
         "precision": plan.precision,

@@ -143,7 +143,7 @@ class _Tuning:
         if self._loader is not None:
             notes.append(self._loader.shortfall)
         if self._comparison is not None and self._comparison.is_worse(self._goal):
-            notes.append("the settings as they were typed are better: nothing is changed")
+            notes.append(self._comparison.kept_because(self._goal))
         return TuneAnswer(
             target=self._config.target,
             goal=self._goal,

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from gpuopt.errors import InputError
 from gpuopt.measure.memory_growth import Growth, MemorySeries, growing
-from gpuopt.memory.process_memory import live_tensor_bytes, resident_bytes
+from gpuopt.memory.process_memory import children_bytes, live_tensor_bytes, resident_bytes
 from gpuopt.steps.allocation_sites import (
     AllocationMark,
     AllocationSite,
@@ -42,7 +42,8 @@ class LeakWatch(L.Callback):
     """Reads memory at the same moment of each optimizer step: before it, with its batch there.
 
     Told apart are tensors that are never freed, memory that a CUDA allocator reserves without
-    giving it out, and memory of the host. For any Trainer; each rank watches its own process.
+    giving it out, memory of the host, and memory of the loader's processes. For any Trainer; each
+    rank watches its own.
 
     Args:
         duration_s: How long to watch.
@@ -144,6 +145,7 @@ class LeakWatch(L.Callback):
         else:
             series.tensors_bytes.append(live_tensor_bytes() - given)
         series.host_bytes.append(resident_bytes() or 0)
+        series.loader_bytes.append(children_bytes() or 0)
         series.time_s.append(elapsed_s)
         series.steps.append(self._steps)
         if len(series.time_s) > _MOST_READINGS:
@@ -158,7 +160,8 @@ class LeakWatch(L.Callback):
         """Follow allocations for the rest of the time when something grows."""
         share = elapsed_s / self._duration_s
         if self._trace is None and self._catch is None and share >= _WATCHED:
-            if found := self._grows():
+            # Lines are looked for in this process only.
+            if found := [one for one in self._grows() if one.kind != "loader"]:
                 kinds = {one.kind for one in found}
                 self._least_bytes = _SITE_RATIO * min(one.bytes_per_step for one in found)
                 self._trace = AllocationTrace(
@@ -201,7 +204,8 @@ class LeakWatch(L.Callback):
         self._is_over = True
         self.growth = self._grows()
         for one in self.growth:
-            place = f", made at {self.sites[0].place}" if self.sites else ""
+            has_place = self.sites and one.kind != "loader"
+            place = f", made at {self.sites[0].place}" if has_place else ""
             step_mib = one.bytes_per_step / _MIB
             _log.warning("memory grows (%s): %.3g MiB a step%s", one.kind, step_mib, place)
 

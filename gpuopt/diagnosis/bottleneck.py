@@ -1,7 +1,7 @@
 """What limits the speed of a training, and what it would gain without it."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from gpuopt.diagnosis.remedies import RunSetting, compute_remedy, remedy
@@ -71,12 +71,14 @@ class BottleneckDiagnosis:
         found: Largest gain first; empty where computing itself is the limit.
         remedy: What may make computing itself faster, which was not measured.
         overrides: Settings to try for that.
+        unclear: Gains by kind that are large enough to count, and may as well be none.
     """
 
     measured: MeasuredSteps
     found: Sequence[Bottleneck]
     remedy: str
     overrides: tuple[str, ...]
+    unclear: Mapping[str, Interval] = field(default_factory=dict)
 
     @property
     def disturbance(self) -> str | None:
@@ -92,6 +94,13 @@ class BottleneckDiagnosis:
     @property
     def verdict(self) -> str:
         """Say in one sentence what limits training and what removing that would bring."""
+        if not self.found and self.unclear:
+            kind, unsure = max(self.unclear.items(), key=lambda item: item[1].value)
+            return (
+                f"Nothing sure can be said. Perhaps it is {KINDS[kind]}; {_condition(kind)}: "
+                f"{unsure.low:+.0%} to {unsure.high:+.0%} samples/s. Stop what else this machine "
+                "does, or take more rounds."
+            )
         if not self.found:
             parts = self.measured.parts.parts_ms()
             step_ms = self.measured.parts.step_ms.value
@@ -102,7 +111,7 @@ class BottleneckDiagnosis:
             )
         first = self.found[0]
         gain = f"{first.gain.value:+.0%} ({first.gain.low:+.0%} to {first.gain.high:+.0%})"
-        condition = "with twice the batch" if first.kind == "batch" else "without it"
+        condition = _condition(first.kind)
         return f"Training is limited by {KINDS[first.kind]}; {condition}: {gain} samples/s."
 
     def as_dict(self) -> dict[str, Any]:
@@ -112,6 +121,7 @@ class BottleneckDiagnosis:
             "verdict": self.verdict,
             "disturbance": self.disturbance,
             "bottlenecks": [one.as_dict() for one in self.found],
+            "unclear": {kind: gain.as_dict() for kind, gain in self.unclear.items()},
             "compute": {"remedy": self.remedy, "overrides": list(self.overrides)},
             "steps": measured.parts.as_dict(),
             "micro_batch_size": measured.micro_batch_size,
@@ -139,14 +149,18 @@ def find_bottlenecks(
         "optimizer": _gain_of_optimizer(measured),
         "batch": _gain_of_batch(measured),
     }
-    found = []
+    found, unclear = [], {}
     for kind, gain in gains.items():
         least = _LEAST_GAIN_BATCH if kind == "batch" else _LEAST_GAIN
-        if gain is not None and gain.value >= least and gain.low > 0:
+        if gain is None or gain.value < least:
+            continue
+        if gain.low > 0:
             text, overrides = remedy(kind, measured, setting)
             found.append(Bottleneck(kind, gain, _evidence(kind, measured), text, overrides))
+        else:
+            unclear[kind] = gain
     found.sort(key=lambda one: -one.gain.value)
-    return BottleneckDiagnosis(measured, found, *compute_remedy(setting))
+    return BottleneckDiagnosis(measured, found, *compute_remedy(setting), unclear=unclear)
 
 
 def _gain_of_part(measured: MeasuredSteps, without: str) -> Interval | None:
@@ -209,6 +223,10 @@ def _gain_of_batch(measured: MeasuredSteps) -> Interval | None:
     }
     less_ms = 0.5 * _waited_for_nothing_ms(measured, "quiet")
     return measured.parts.gain_of(weights, less_ms=less_ms)
+
+
+def _condition(kind: str) -> str:
+    return "with twice the batch" if kind == "batch" else "without it"
 
 
 def _evidence(kind: str, measured: MeasuredSteps) -> str:

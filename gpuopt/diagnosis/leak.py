@@ -17,12 +17,14 @@ _WORDS = {
     "leak": "tensors that are never freed",
     "fragmentation": "memory that the CUDA allocator holds and cannot give out again",
     "host": "memory of the host",
+    "loader": "memory of the loader's processes",
 }
 _REMEDIES = {
     "leak": "keep numbers rather than tensors (.item(), .detach()), and empty lists of outputs",
     "fragmentation": "set PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True, or keep batches of one "
     "size",
     "host": "empty what gets longer with each step",
+    "loader": "keep nothing in the dataset from sample to sample",
 }
 # Of garbage that waits for the collector: less than this per step is nothing to look after.
 _LEAST_CYCLE_BYTES = _MIB
@@ -103,7 +105,8 @@ class LeakDiagnosis:
             f"{container.name} gets {container.items_per_step:.3g} longer each step"
             for container in self.containers
         ]
-        if self.growth and not self.sites:
+        # No line of the loader's processes is looked for.
+        if any(one.kind != "loader" for one in self.growth) and not self.sites:
             found.append("no line of Python stands out: watch longer, or look into compiled code")
         cycles = self.cycles
         if cycles is not None and cycles.bytes_per_step >= _LEAST_CYCLE_BYTES:

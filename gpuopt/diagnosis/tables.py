@@ -35,6 +35,7 @@ def leak_table(title: str, diagnosis: LeakDiagnosis) -> RenderableType:
         "tensors": series.tensors_bytes,
         "reserved": series.reserved_bytes,
         "process": series.host_bytes,
+        "loader": series.loader_bytes if any(series.loader_bytes) else [],
     }
     for name, values in rows.items():
         if values:

@@ -8,7 +8,7 @@ from gpuopt.measure.trend import Trend, trend_of
 
 __all__ = ["Growth", "MemorySeries", "growing"]
 
-Kind = Literal["leak", "fragmentation", "host"]
+Kind = Literal["leak", "fragmentation", "host", "loader"]
 
 # Of a series at its beginning: caches fill, kernels are chosen, workers start.
 _WARM_UP = 0.25
@@ -25,6 +25,7 @@ class MemorySeries:
             out. The batch is left out, which is not of one size.
         reserved_bytes: What the CUDA allocator holds; empty on a CPU.
         host_bytes: Resident memory of the process.
+        loader_bytes: Memory of the loader's processes; empty where that cannot be read.
         steps: Optimizer steps done.
     """
 
@@ -32,6 +33,7 @@ class MemorySeries:
     tensors_bytes: list[float] = field(default_factory=list)
     reserved_bytes: list[float] = field(default_factory=list)
     host_bytes: list[float] = field(default_factory=list)
+    loader_bytes: list[float] = field(default_factory=list)
     steps: list[int] = field(default_factory=list)
 
     def settled(self) -> "MemorySeries":
@@ -57,8 +59,8 @@ class Growth:
     """Memory that grows.
 
     Attributes:
-        kind: `leak` (tensors), `fragmentation` (reserved, but not given out) or `host` (the
-            process, without the tensors in it).
+        kind: `leak` (tensors), `fragmentation` (reserved, but not given out), `host` (the
+            process, without the tensors in it) or `loader` (the loader's processes).
         bytes_per_s: How fast.
         low_bytes_per_s: Lower bound of the 99 % interval.
         p: Chance that it does not grow at all.
@@ -108,6 +110,9 @@ def growing(series: MemorySeries, duration_s: float, threshold_bytes: float) -> 
     is_apart = not found or host.slope > _APART_RATIO * found[0].bytes_per_s
     if is_apart and _counts(host, duration_s, threshold_bytes):
         found.append(_growth("host", host, series))
+    loader = trend_of(series.time_s, series.loader_bytes) if series.loader_bytes else Trend()
+    if _counts(loader, duration_s, threshold_bytes):
+        found.append(_growth("loader", loader, series))
     return found
 
 

@@ -1,5 +1,6 @@
-"""What this process holds on the host: pages, and tensors that Python knows."""
+"""What this process and its children hold on the host: pages, and tensors that Python knows."""
 
+import contextlib
 import gc
 import os
 from pathlib import Path
@@ -7,9 +8,16 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["live_tensor_bytes", "live_tensors", "resident_bytes", "storage_bytes"]
+__all__ = [
+    "children_bytes",
+    "live_tensor_bytes",
+    "live_tensors",
+    "resident_bytes",
+    "storage_bytes",
+]
 
 _STATM = Path("/proc/self/statm")
+_PROC = Path("/proc")
 # Of other classes, such as tensors without data, the storage cannot be asked for.
 _KINDS = (Tensor, torch.nn.Parameter)
 
@@ -20,6 +28,25 @@ def resident_bytes() -> int | None:
         return int(_STATM.read_text("ascii").split()[1]) * os.sysconf("SC_PAGE_SIZE")
     except (OSError, ValueError, IndexError):
         return None
+
+
+def children_bytes() -> int | None:
+    """Return what the child processes hold, such as a loader's, without files and shared memory.
+
+    None where the system does not tell.
+    """
+    pages = 0
+    try:
+        tasks = [task / "children" for task in (_PROC / "self/task").iterdir()]
+        children = [pid for task in tasks for pid in task.read_text("ascii").split()]
+    except OSError:
+        return None
+    for pid in children:
+        # One that ends meanwhile holds nothing.
+        with contextlib.suppress(OSError, ValueError, IndexError):
+            resident, shared = (_PROC / pid / "statm").read_text("ascii").split()[1:3]
+            pages += int(resident) - int(shared)
+    return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 def live_tensors() -> list[Tensor]:

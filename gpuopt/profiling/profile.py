@@ -129,7 +129,8 @@ _ADVICE = {
     "compile.mode=reduce-overhead, launches less for the same work",
     "synchronisations": "the host waits for the device and then has to fill it again: see which "
     "operators read a number from it",
-    "data": "the step waits for its batch: more num_workers, smaller images or data.cache=on",
+    "data": "the next batch takes that: gpuopt diagnose target=bottleneck measures what more "
+    "num_workers or smaller images would gain",
     "copies": "the device copies: pin_memory=true, and fewer copies between host and device",
     "host code": "Python and the framework take that: a larger micro_batch_size spreads it",
 }

@@ -145,7 +145,7 @@ class AllocationTrace:
             _add(made, own_line(frames), 1, size_bytes)
         for line, size_bytes in self._storages.alive():
             _add(made, line, 1, size_bytes)
-        lengths = _lengths(id(self._storages.by_storage))
+        lengths = _lengths({id(self._storages.by_storage), id(made)})
         gc.freeze()
         return AllocationMark(made, lengths)
 
@@ -233,12 +233,12 @@ def _cuda_blocks(device: torch.device) -> Iterable[tuple[list[Frame], int]]:
                 yield frames, int(block["size"])
 
 
-def _lengths(left_out: int) -> IntArray:
-    """Note the lengths of all containers but one, in few objects: these are traced as well."""
+def _lengths(left_out: set[int]) -> IntArray:
+    """Note the lengths of all containers but our own, in few objects: these are traced as well."""
     found = _containers()
     columns = [np.fromiter(map(read, found), np.int64) for read in (id, len)]
     lengths: IntArray = np.stack(columns, axis=1)[np.argsort(columns[0])]
-    kept: IntArray = lengths[lengths[:, 0] != left_out]
+    kept: IntArray = lengths[~np.isin(lengths[:, 0], list(left_out))]
     return kept
 
 

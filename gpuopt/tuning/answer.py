@@ -47,6 +47,15 @@ class BeforeAfter:
         before, after = self.before.memory_bytes, self.after.memory_bytes
         return before is not None and after is not None and after > (1 + _NOISE_RATIO) * before
 
+    def kept_because(self, goal: Goal) -> str:
+        """Say why what was typed is kept where `is_worse`."""
+        if goal == "throughput" and self.speed.high >= 1:  # a guess that nobody can call measured
+            return (
+                "what was found is not surely better than what was typed: nothing is changed; "
+                "measure again when the machine does nothing else"
+            )
+        return "the settings as they were typed are better: nothing is changed"
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain values."""
         sides = {"before": self.before, "after": self.after}

@@ -6,6 +6,7 @@ The clock moves one second per step, so nothing depends on how fast this machine
 import ctypes
 import gc
 import inspect
+import sys
 import tracemalloc
 
 import lightning.pytorch as L
@@ -68,6 +69,18 @@ class KeepsCycles(Module):
         around.append(around)
 
 
+class KeepingDataset(TensorDataset):
+    """Keeps something of each sample, in the process that loads it."""
+
+    def __init__(self, *tensors):
+        super().__init__(*tensors)
+        self.kept = []
+
+    def __getitem__(self, index):
+        self.kept.append(np.ones(MIB // 4, np.uint8))
+        return super().__getitem__(index)
+
+
 class Ticks(L.Callback):
     def __init__(self, clock):
         self._clock = clock
@@ -76,12 +89,23 @@ class Ticks(L.Callback):
         self._clock.spend(1.0)
 
 
-def watch(module, *, duration_s=60, threshold_mib=20, steps=None, seed=0, **options):
+def watch(
+    module,
+    *,
+    duration_s=60,
+    threshold_mib=20,
+    steps=None,
+    seed=0,
+    dataset=TensorDataset,
+    workers=0,
+    **options,
+):
     clock = Clock()
     watching = LeakWatch(duration_s, threshold_mib, ends_fit=True, clock=clock)
     generator = torch.Generator().manual_seed(seed)
     images = torch.randn(70, 8, generator=generator)
-    loader = DataLoader(TensorDataset(images, torch.arange(70) % 4), 8)
+    samples = dataset(images, torch.arange(70) % 4)
+    loader = DataLoader(samples, 8, num_workers=workers, persistent_workers=workers > 0)
     trainer = trainer_with(watching, Ticks(clock), max_steps=steps or -1, **options)
     trainer.fit_loop.max_epochs = 1000
     trainer.fit(module, loader)
@@ -113,6 +137,16 @@ def test_a_leak_is_told_with_its_line_and_what_holds_it(module, kind, size_bytes
     assert text in site.code
     assert site.objects_per_step >= 1
     assert f"list {type(module).__name__}.kept" in [one.name for one in found.containers]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+@pytest.mark.parametrize(("dataset", "kinds"), [(KeepingDataset, ["loader"]), (TensorDataset, [])])
+def test_what_a_dataset_keeps_in_the_loaders_processes_is_a_leak(dataset, kinds, monkeypatch):
+    # Lines of this process would be the wrong ones, and following them is slow.
+    monkeypatch.setattr("gpuopt.callbacks.leak_watch.AllocationTrace", None)
+    found, _ = watch(Module(), duration_s=30, threshold_mib=10, dataset=dataset, workers=1)
+    assert [growth.kind for growth in found.growth] == kinds
+    assert found.sites == []
 
 
 def test_tensors_in_cycles_wait_for_the_collector_and_are_no_leak():

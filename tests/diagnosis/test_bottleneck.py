@@ -1,6 +1,7 @@
 """Planted bottlenecks of random severity, alone and together, on a simulated machine."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,19 @@ def test_a_device_at_its_limit_has_no_bottleneck(seed, is_cuda):
     assert diagnosis.found == []
     assert diagnosis.verdict.startswith("Computing itself is the limit: forward pass 3")
     assert diagnosis.disturbance is None
+
+
+def test_on_a_machine_that_is_too_busy_nothing_is_called_the_limit():
+    measured = measure(Training(is_cuda=False, kernels=200))
+    times = {rung: list(values) for rung, values in measured.parts.rounds_ms.items()}
+    usual_ms = 0.98 * min(times["in_memory"])
+    times["real"] = [usual_ms] * 2 + [3 * usual_ms] * 6  # seldom undisturbed, so a quarter is not
+    parts = replace(measured.parts, rounds_ms=times)
+    diagnosis = find_bottlenecks(replace(measured, parts=parts))
+    assert diagnosis.found == []
+    assert list(diagnosis.unclear) == ["data"]
+    assert diagnosis.verdict.startswith("Nothing sure can be said. Perhaps it is the loader")
+    assert diagnosis.as_dict()["unclear"]["data"]["low"] <= 0.0
 
 
 @pytest.mark.parametrize("plant", ["data", "optimizer", "host"])

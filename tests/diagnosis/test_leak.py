@@ -52,7 +52,12 @@ def test_a_forecast_needs_to_know_what_is_free():
 
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("leak", ".detach()"), ("fragmentation", "expandable_segments"), ("host", "longer")],
+    [
+        ("leak", ".detach()"),
+        ("fragmentation", "expandable_segments"),
+        ("host", "longer"),
+        ("loader", "dataset"),
+    ],
 )
 def test_each_kind_has_a_remedy(kind, words):
     assert words in diagnosis(growth(kind)).lines()[0]
@@ -70,6 +75,7 @@ def test_lines_containers_and_cycles():
     assert "list Net.kept gets 1 longer each step" in lines
     assert any(line.startswith("reference cycles hold 3 tensors of 5 MiB") for line in lines)
     assert any("no line of Python" in line for line in diagnosis(growth()).lines())
+    assert len(diagnosis(growth("loader")).lines()) == 1  # where none is looked for
 
 
 def test_small_cycles_are_not_worth_a_line():

@@ -59,6 +59,13 @@ def test_memory_of_the_host(on_cuda):
     assert kinds(series(host=0.5, on_cuda=on_cuda)) == ["host"]
 
 
+@pytest.mark.parametrize("each_mib", [0.0, 0.5])
+def test_memory_of_the_loaders_processes(each_mib):
+    readings = series()
+    readings.loader_bytes = [(500 + each_mib * step) * MIB for step in readings.steps]
+    assert kinds(readings) == (["loader"] if each_mib else [])
+
+
 @pytest.mark.parametrize("on_cuda", [True, False])
 def test_tensors_and_host_together(on_cuda):
     assert kinds(series(tensors=1.0, host=2.0, on_cuda=on_cuda)) == ["leak", "host"]

@@ -19,6 +19,11 @@ def test_a_slope_is_found_in_noise(seed):
     assert trend.slope == pytest.approx(0.05, rel=0.1)
 
 
+def test_the_interval_holds_the_slope_in_99_of_100():
+    trends = [trend_of(TIMES, walk(seed, drift=0.05)) for seed in range(200)]
+    assert sum(trend.low <= 0.05 <= trend.high for trend in trends) >= 194
+
+
 def test_noise_alone_does_not_grow_a_hundred_times():
     assert not any(trend_of(TIMES, walk(seed)).grows for seed in range(100))
 

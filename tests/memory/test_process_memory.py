@@ -1,4 +1,5 @@
 import ctypes
+import subprocess
 import sys
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 import torch
 
 from gpuopt.memory.process_memory import (
+    children_bytes,
     live_tensor_bytes,
     live_tensors,
     resident_bytes,
@@ -22,6 +24,18 @@ def test_memory_of_this_process_grows_with_what_it_holds():
     held = np.ones(64 * MIB, np.uint8)
     assert resident_bytes() - before > 48 * MIB
     assert held.sum() == 64 * MIB
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
+def test_memory_of_children_counts_while_they_live():
+    before = children_bytes()
+    program = f"held = bytearray(b'1') * {64 * MIB}; print(len(held), flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", program], **pipes) as child:
+        child.stdout.readline()
+        assert 60 * MIB < children_bytes() - before < 100 * MIB
+        child.communicate(b"\n")
+    assert children_bytes() <= before
 
 
 def test_tensors_that_share_a_storage_count_once():

@@ -1,3 +1,4 @@
+import gc
 import sysconfig
 import tracemalloc
 from collections import deque
@@ -89,3 +90,15 @@ def test_what_is_freed_again_is_nothing(followed):
 )
 def test_the_line_that_a_person_can_change(frames, expected):
     assert own_line(frames)[1] == expected
+
+
+def test_what_a_mark_itself_holds_is_no_container_of_the_training():
+    trace = AllocationTrace(torch.device("cpu"), tensors=False, host=True)
+    trace.start()
+    KEPT.append(bytearray(5000))
+    mark = trace.mark()
+    trace.stop()
+    KEPT.clear()
+    assert gc.is_tracked(mark.made)
+    assert id(mark.made) not in mark.lengths[:, 0]
+    assert id(KEPT) in mark.lengths[:, 0]

@@ -89,6 +89,8 @@ def test_nothing_is_set_that_is_worse():
     )
     assert likely.speed.high > 1
     assert likely.is_worse("throughput")
+    assert "not surely better" in likely.kept_because("throughput")
+    assert "as they were typed are better" in slow.kept_because("throughput")
     assert not unclear.is_worse("throughput")
     assert not slow.is_worse("latency")
     assert not slow.is_worse("memory")
