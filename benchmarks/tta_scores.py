@@ -221,9 +221,9 @@ def _score(
             data.test_dataloader(),
             model,
             views,
-            device=model.device,
+            device=model.mean.device,
             chunk_size=plan.chunk_size,
-            autocast=autocast_of(setup.precision, model.device),
+            autocast=autocast_of(setup.precision, model.mean.device),
         )
     took_s = time.perf_counter() - began
     print(f"{len(found.ids)} images x {len(views)} views in {took_s:.0f} s", flush=True)

@@ -62,6 +62,6 @@ def test_an_index_does_not_make_a_label_equal_to_another():
 
 def test_without_a_font_a_name_is_boxes_or_its_number(monkeypatch):
     latin = frozenset(map(ord, map(chr, range(32, 127))))
-    monkeypatch.setattr("gpuopt.report.names.drawable_characters", lambda: latin)
+    monkeypatch.setattr("gpuopt.report.fonts.drawable_characters", lambda: latin)
     assert class_labels(["진단서", "서류 A4"]) == ["class 0", "□□ A4"]
     assert drawable("é") == "□"
