@@ -56,7 +56,8 @@ class WatchedPrediction:
 
     def as_dict(self) -> dict[str, object]:
         """Return plain values for a result file."""
-        return {**asdict(self), "lines": list(self.lines)}
+        home = str(Path.home())  # nobody's business
+        return {**asdict(self), "lines": [line.replace(home, "~") for line in self.lines]}
 
     def __str__(self) -> str:
         """Word it in a line."""
