@@ -125,7 +125,7 @@ def _say(line: str) -> None:
 
 
 def _print_table(answer: Any) -> None:
-    # Only now: the tables of a report import matplotlib.
+    # Only now: bad input and JSON need nothing that draws tables.
     from gpuopt.session.engine_table import engine_tables
 
     console = table_console()

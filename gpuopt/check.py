@@ -83,7 +83,7 @@ def _print_json(reports: Mapping[str, Report]) -> None:
 
 
 def _print_markdown(reports: Mapping[str, Report]) -> None:
-    # Only now: the tables of a report import matplotlib.
+    # Only now: bad input and JSON need nothing that draws tables.
     from gpuopt.report.markdown import to_markdown
 
     parts = [f"## {name}\n\n{to_markdown(report)}" for name, report in reports.items()]

@@ -146,7 +146,7 @@ def _command(
 
 
 def _print_table(found: Found, command: str | None, written: Sequence[Path]) -> None:
-    # Only now: the tables of a report import matplotlib.
+    # Only now: bad input and JSON need nothing that draws tables.
     from gpuopt.finding.table import find_table
 
     console = table_console()

@@ -145,7 +145,7 @@ def _progress() -> Iterator[Callable[[str], None]]:
 
 
 def _print_table(answer: TuneAnswer, command: str, written: Sequence[Path]) -> None:
-    # Only now: the tables of a report import matplotlib.
+    # Only now: bad input and JSON need nothing that draws tables.
     from gpuopt.tuning.table import tune_table
 
     console = table_console()

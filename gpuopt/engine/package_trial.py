@@ -1,12 +1,12 @@
 """Load a new package in a process of its own first: machine code that crashes ends its process.
 
-A g++ that finds no shared libstdc++ links a second one into the package, and loading that was seen
-to end the process (PyTorch 2.11). Tried here, it is a fault like any other, and another engine
-takes over. That process is
+Seen with PyTorch 2.11 on an H200, in code of a libstdc++ that was linked into the package; why is
+not known. Tried here, it is a fault like any other, and another engine takes over. That process is
 `python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
 """
 
 import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -18,6 +18,7 @@ import torch
 from gpuopt.engine.aot_package import open_package
 from gpuopt.engine.protocol import EngineRequest
 from gpuopt.errors import FaultError
+from gpuopt.steps.compiling_process import import_path
 
 __all__ = ["main", "require_no_crash"]
 
@@ -38,13 +39,15 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
     Raises:
         FaultError: When the process was ended by a signal or did not come to an end.
     """
+    size = str(request.image_size)
     # A session of its own: Ctrl-C reaches this process alone, which then ends the other.
     process = subprocess.Popen(
-        [sys.executable, "-m", _NAME, str(package), str(request.device), str(request.image_size)],
+        [sys.executable, "-P", "-m", _NAME, str(package), str(request.device), size],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
         start_new_session=True,
+        env={**os.environ, "PYTHONPATH": import_path()},
     )
     try:
         code = process.wait(limit_s)
@@ -58,8 +61,7 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
     if code < 0:
         raise FaultError(
             f"{package.name} ends the process that loads it on {request.device} "
-            f"({_signal(-code)}): see that the compiler finds a shared libstdc++, or take "
-            "engine=compiled"
+            f"({_signal(-code)}): take engine=compiled or engine=eager"
         )
 
 

@@ -32,7 +32,8 @@ def offloaded(kind: type[Optimizer], groups: list[dict[str, Any]], **options: An
     """
     kind_of_torchao = _torchaos_class()
 
-    # The base is an optional package, known only at run time.
+    # Why it is ignored: the base is of an optional package, known only at run time; mypy accepts
+    # no variable as a base.
     class Offloaded(kind_of_torchao):  # type: ignore[misc, valid-type]
         """Sends complete gradients; see the module."""
 

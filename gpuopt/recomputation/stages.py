@@ -40,7 +40,7 @@ def _ask_timm(network: Any) -> None:
     """Let a timm model that has no checkpointing say so, and switch off its own."""
     if not hasattr(network, "set_grad_checkpointing"):
         return
-    try:
+    try:  # timm's models refuse by one of these three; any other error is a fault of its own
         network.set_grad_checkpointing(True)
     except (AssertionError, AttributeError, NotImplementedError) as error:
         raise InputError(

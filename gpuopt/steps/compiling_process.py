@@ -19,7 +19,7 @@ from typing import Any
 from gpuopt.errors import one_line
 from gpuopt.memory.device_errors import is_out_of_memory
 
-__all__ = ["CompilingProcess", "compiler_words", "main"]
+__all__ = ["CompilingProcess", "compiler_words", "import_path", "main"]
 
 _NAME = "gpuopt.steps.compiling_process"
 _NO_MEMORY = "memory ran out in the process that compiles, which needs some beside the training"
@@ -47,7 +47,7 @@ class CompilingProcess:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
-            env={**os.environ, "PYTHONPATH": _import_path()},
+            env={**os.environ, "PYTHONPATH": import_path()},
         )
         other.close()
         self._connection = own
@@ -91,7 +91,7 @@ def compiler_words(error: BaseException) -> str:
     return one_line(f"{type(error).__name__}: {first}", limit=300)
 
 
-def _import_path() -> str:
+def import_path() -> str:
     """Word where modules are imported from here, so that the process finds the same ones."""
     return os.pathsep.join(folder or str(Path.cwd()) for folder in sys.path)
 

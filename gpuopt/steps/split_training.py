@@ -115,9 +115,8 @@ class SplitTraining:
         self._gradients = WindowGradients(self._module)
         self._hooks = HookChanges(self._trainer, self._module, self._keeper)
         if self._is_shared:
-            # PyTorch gives this method no types.
             self._handles = [
-                parameter.register_post_accumulate_grad_hook(self._done.append)  # type: ignore[no-untyped-call]
+                parameter.register_post_accumulate_grad_hook(self._done.append)
                 for parameter in self._parameters
                 if parameter.requires_grad
             ]

@@ -105,9 +105,8 @@ class WindowGradients:
         def count(parameter: Tensor) -> None:
             counts[id(parameter)] += 1
 
-        # PyTorch gives this method no types.
         handles = [
-            parameter.register_post_accumulate_grad_hook(count)  # type: ignore[no-untyped-call]
+            parameter.register_post_accumulate_grad_hook(count)
             for parameter in parameters
             if parameter.requires_grad
         ]

@@ -61,7 +61,9 @@ def test_the_command_and_the_device_are_measured(tmp_path, monkeypatch):
 
 
 def test_a_real_command_is_watched(tmp_path, monkeypatch):
-    here = lambda words, seconds, environment: device_rate.device_rate(words, seconds)  # noqa: E731
+    def here(words, seconds, environment):
+        return device_rate.device_rate(words, seconds)
+
     monkeypatch.setattr(seed_job, "device_rate_in_new_process", here)
     content, rows = run_quick(seed_job, tmp_path, "--parts", "eager", "--device", "cpu")
     watched = content["details"]["eager"]["command"]

@@ -1,4 +1,3 @@
-import os
 import shutil
 import subprocess
 import sys
@@ -22,8 +21,7 @@ def stand_in(tmp_path, monkeypatch):
         folder = tmp_path / "modules"
         folder.mkdir()
         (folder / "stand_in.py").write_text(program)
-        paths = [str(folder), os.environ.get("PYTHONPATH", "")]
-        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(path for path in paths if path))
+        monkeypatch.syspath_prepend(folder)
         monkeypatch.setattr(package_trial, "_NAME", "stand_in")
 
     return put
