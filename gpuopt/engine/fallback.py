@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gpuopt.choice import Choice
+from gpuopt.engine.eager import Eager
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.verification import Bounds, Verification
 from gpuopt.engine.verify import proof_batch_sizes, reference_logits, verify
@@ -28,6 +29,7 @@ __all__ = [
 _HALF = ("fp16", "bf16")
 _SAFE = "eager"
 _BOUNDS = Bounds()
+_TOLERATED = 10  # times the flips: a compiler rounds otherwise, and may be luckier by as much
 _LONGEST_REASON = 300
 
 
@@ -153,6 +155,9 @@ def build_verified(
 class EngineSearch:
     """Tries engines for one request, each in half precision with more and more layers in fp32.
 
+    A form in half precision that is far from the network without any compiler is given to none:
+    what PyTorch tells in a second costs a compiler minutes.
+
     Args:
         request: What is wanted.
         network: The trained network, which is the reference.
@@ -187,6 +192,8 @@ class EngineSearch:
         self._batch_sizes = proof_batch_sizes(request.optimal_batch_size, request.max_batch_size)
         reference = reference_of(network, request.device)
         self._expected = reference_logits(reference, proof.images, request.device)
+        self._network = network
+        self._hopeless: dict[tuple[str, tuple[str, ...]], str | None] = {}
 
     def prove(self, name: str) -> tuple[VerifiedEngine | None, list[Attempt]]:
         """Try one engine in all its forms.
@@ -217,20 +224,45 @@ class EngineSearch:
 
     def _attempt(self, name: str, request: EngineRequest) -> tuple[Engine | None, Attempt]:
         outcome = Attempt(name, request.precision, request.fp32_layers, None, None)
+        if name != _SAFE and (reason := self._why_hopeless(request)):
+            return None, replace(outcome, fault=reason)
         try:
             engine = self._make(name, request)
-            found = verify(
-                engine,
-                self._expected,
-                self._proof.images,
-                batch_sizes=[size for size in self._batch_sizes if size <= engine.max_batch_size],
-                seed=self._seed,
-                names=self._proof.names,
-                bounds=self._bounds,
-            )
+            sizes = [size for size in self._batch_sizes if size <= engine.max_batch_size]
+            found = self._compare(engine, sizes, self._bounds)
         except Exception as error:  # compilers raise anything; the next engine is the remedy
             return None, replace(outcome, fault=_reason(error))
         return engine, replace(outcome, verification=found)
+
+    def _why_hopeless(self, request: EngineRequest) -> str | None:
+        """Say what is wrong with a form in half precision before anything is compiled."""
+        form = (request.precision, request.fp32_layers)
+        if request.precision in _HALF and form not in self._hopeless:
+            self._hopeless[form] = self._try_in_eager(request)
+        return self._hopeless.get(form)
+
+    def _try_in_eager(self, request: EngineRequest) -> str | None:
+        tolerated = _TOLERATED * (1 - self._bounds.least_agreement)
+        loose = replace(self._bounds, least_agreement=1 - tolerated)
+        try:
+            engine = Eager().wrap(request, self._network)
+            found = self._compare(engine, [request.optimal_batch_size], loose)
+        except Exception:  # says nothing about what a compiler makes of it
+            return None
+        if found.accepted:
+            return None
+        return f"not built, as even eager gives other answers: {'; '.join(found.reasons)}"
+
+    def _compare(self, engine: Engine, batch_sizes: Sequence[int], bounds: Bounds) -> Verification:
+        return verify(
+            engine,
+            self._expected,
+            self._proof.images,
+            batch_sizes=batch_sizes,
+            seed=self._seed,
+            names=self._proof.names,
+            bounds=bounds,
+        )
 
 
 def last_stage(backbone: nn.Module) -> tuple[str, ...]:

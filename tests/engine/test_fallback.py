@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import nn
 
+from gpuopt.engine.eager import Eager
 from gpuopt.engine.fallback import ProofImages, build_verified, last_stage, reference_of
 from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.verification import Bounds
@@ -141,6 +142,57 @@ def test_when_eager_in_fp32_is_wrong_it_is_a_fault():
     with pytest.raises(FaultError, match=r"no engine answers as the model.*eager fp32 rejected"):
         run()
     assert len(lines) == 9
+
+
+class Overflow(Net):
+    """Its third stage leaves fp16's range, which none of its answers shows in fp32."""
+
+    def forward(self, images):
+        return super().forward(images * 1e5) * 1e-5
+
+
+def test_no_compiler_works_on_a_precision_that_eager_shows_to_fail():
+    trained = TrainedNetwork(Overflow().eval(), (128.0,) * 3, (64.0,) * 3, "net")
+    made, lines = [], []
+
+    def make(name, asked):
+        made.append((name, asked.precision))
+        return FakeEngine(name, asked, fault=False)
+
+    found = build_verified(
+        REQUEST, trained, ["tensorrt"], PROOF, make=make, tell=lines.append, bounds=FEW
+    )
+    assert made == [("tensorrt", "fp32")]
+    assert found.request.precision == "fp32"
+    assert len(lines) == 3
+    for line in lines[:2]:
+        assert re.match(r"tensorrt fp16.* fails: not built, as even eager .* not finite", line)
+
+
+def test_a_few_flips_in_eager_say_nothing_of_a_compiler(monkeypatch):
+    """They are counted where an engine is used: eager itself is not accepted with them."""
+
+    class Flipping(FakeEngine):
+        def __call__(self, images):
+            logits = super().__call__(images)
+            is_first = (images[:, 0, 0, :4] == PROOF.images[0, 0, 0, :4]).all(1)
+            return torch.where(is_first[:, None], logits.roll(1, 1), logits)
+
+    monkeypatch.setattr(Eager, "wrap", lambda self, asked, net: Flipping("eager", asked, False))
+    lenient = Bounds(32, least_agreement=0.99, most_flip_margin=1.0, most_kl=9.0)
+    run, made, _ = search(lambda name, asked: False, bounds=lenient)
+    assert run().engine.name == "tensorrt"
+    assert made == [("tensorrt", "fp16", ())]
+
+
+def test_where_eager_cannot_run_the_compiler_is_asked(monkeypatch):
+    def out_of_memory(self, asked, net):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(Eager, "wrap", out_of_memory)
+    run, made, _ = search(lambda name, asked: False)
+    run()
+    assert made == [("tensorrt", "fp16", ())]
 
 
 def test_too_few_images_end_before_anything_is_built():
