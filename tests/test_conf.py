@@ -1,6 +1,7 @@
 """Every shipped option composes and binds, and every setting is read."""
 
 import ast
+import copy
 import functools
 import importlib
 import inspect
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from hydra.core.config_store import ConfigStore
 
 import gpuopt.data
 from gpuopt import config
@@ -86,6 +88,13 @@ def snake(name):
     return "".join(f"_{c.lower()}" if c.isupper() else c for c in name).lstrip("_")
 
 
+def test_composing_copies_and_changes_nothing_in_hydras_store():
+    store = ConfigStore.instance()
+    assert compose_settings("train", "seed=5")["seed"] == 5
+    assert copy.deepcopy(store) is store
+    assert store.load("train_schema.yaml").node.seed != 5
+
+
 def test_no_group_is_forgotten():
     assert set(GROUPS) == ALL_GROUPS
 
@@ -117,7 +126,13 @@ def test_every_option_that_benchmark_shares_composes(group, name):
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [o for o in COMPOSABLE if o[0] in ("gpu", "model", "optimizer", "precision")]
+    ("group", "name"),
+    # Of the cards a few: the same files as for train.
+    [
+        o
+        for o in COMPOSABLE
+        if o[0] in ("model", "optimizer", "precision") or o in [("gpu", "cpu"), ("gpu", "rtx3060")]
+    ],
 )
 def test_every_option_that_check_shares_composes(group, name):
     assert compose_settings("check", "report=fit", f"{group}={name}")[group]
