@@ -148,13 +148,8 @@ def _memory(setup: MemorySetup, cache_dir: str | None) -> MemoryEstimate:
     return predict_memory(setup, cache_dir=cache_dir)
 
 
-@functools.cache
-def _cpu_rates() -> Rates:
-    return cpu_rates()
-
-
 def _rates(gpu: Gpu, precision: str) -> Rates | None:
-    return _cpu_rates() if gpu.is_cpu else gpu_rates(gpu, precision)
+    return cpu_rates() if gpu.is_cpu else gpu_rates(gpu, precision)
 
 
 def _scaled(interval: Interval, factor: float) -> Interval:

@@ -76,7 +76,7 @@ def _bare_name(name: str) -> str:
 
 def _read_preset(path: Path) -> Gpu:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parse(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"{path}: cannot be read as a GPU preset: {reason}") from error
@@ -86,6 +86,13 @@ def _read_preset(path: Path) -> Gpu:
     except InputError as error:
         raise InputError(f"{path}: {error}") from error
     return gpu
+
+
+def _parse(text: str) -> Any:
+    """Parse with libyaml where PyYAML has it: every command reads all presets as it starts."""
+    if yaml.__with_libyaml__:
+        return yaml.load(text, Loader=yaml.CSafeLoader)
+    return yaml.safe_load(text)
 
 
 def _checked(content: Any, schema: type[Gpu] | type[SeedRow], where: str) -> dict[str, Any]:

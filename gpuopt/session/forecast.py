@@ -3,7 +3,7 @@
 import math
 
 from gpuopt.errors import InputError
-from gpuopt.measure.roofline import cpu_rates, forward_flops, gpu_rates, predict_sample_s
+from gpuopt.measure.roofline import cpu_rates, gpu_rates, kept_forward_flops, predict_sample_s
 from gpuopt.memory import MemorySetup, predict_memory
 from gpuopt.session.plan import Plan
 
@@ -48,7 +48,7 @@ def forecast_training_s(
     try:
         setup = MemorySetup(model_name, plan.image_size, plan.precision)
         estimate = predict_memory(setup, cache_dir=cache_dir)
-        flops = forward_flops(model_name, plan.image_size)
+        flops = kept_forward_flops(model_name, plan.image_size, cache_dir)
     except (InputError, RuntimeError):  # cannot be run without data, which training can
         return None
     sample_s = predict_sample_s(flops, estimate.bytes_per_sample, rates)

@@ -58,7 +58,7 @@ def test_a_card_without_known_rates_has_no_speed_and_one_without_memory_no_batch
 
 def test_the_processors_are_measured_for_a_prediction(monkeypatch):
     rates = Rates(1e11, 1e10)
-    monkeypatch.setattr("gpuopt.checks.planned_speed._cpu_rates", lambda: rates)
+    monkeypatch.setattr("gpuopt.checks.planned_speed.cpu_rates", lambda: rates)
     speed = plan_speed(CATALOGUE["cpu"], MODEL, 64, global_batch_size=16)
     assert (speed.precision, speed.largest, speed.micro_batch_size) == ("fp32", None, 16)
     flops = kept_forward_flops("test_vit", 64)

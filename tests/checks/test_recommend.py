@@ -128,7 +128,7 @@ def test_pitfalls_of_this_machine_are_beside_it_and_cards_of_a_kind_share_an_ans
 def test_the_processors_have_an_answer(monkeypatch):
     from gpuopt.measure.roofline import Rates
 
-    monkeypatch.setattr("gpuopt.checks.planned_speed._cpu_rates", lambda: Rates(1e12, 1e11))
+    monkeypatch.setattr("gpuopt.checks.planned_speed.cpu_rates", lambda: Rates(1e12, 1e11))
     (device,) = ask(replace(EMPTY, host=HOST), gpu=AbsentGpu()).devices
     found = settings(device)
     assert (found["micro_batch_size"].value, found["micro_batch_size"].evidence) == (32, "table")

@@ -31,6 +31,11 @@ GUIDE = {
 }
 
 
+def test_presets_are_the_same_without_libyaml(monkeypatch):
+    monkeypatch.setattr("yaml.__with_libyaml__", False)
+    assert load_catalogue(FOLDER) == CATALOGUE
+
+
 def test_every_card_has_a_preset():
     assert len(CARDS) == 35
     assert {"auto", "cpu", "gtx1660", "rtx3060", "rtx3080_12gb", "a100_80gb"} <= set(CATALOGUE)

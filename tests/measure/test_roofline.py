@@ -81,3 +81,4 @@ def test_processors_have_positive_rates():
     rates = cpu_rates()
     assert rates.flops_per_s > 0
     assert rates.bytes_per_s > 0
+    assert cpu_rates() is rates  # measured once

@@ -17,6 +17,12 @@ def test_twice_the_samples_take_twice_as_long():
     assert two == pytest.approx(2 * one)
 
 
+def test_the_operations_of_a_model_are_counted_once_for_all(tmp_path, monkeypatch):
+    one = forecast_training_s(PLAN, "test_vit", 1000, cache_dir=str(tmp_path))
+    monkeypatch.setattr("gpuopt.measure.roofline.forward_flops", lambda *_: pytest.fail("counted"))
+    assert forecast_training_s(PLAN, "test_vit", 1000, cache_dir=str(tmp_path)) == one
+
+
 def test_smaller_micro_batches_and_slower_cards_take_longer():
     one = forecast_training_s(PLAN, "test_vit", 1000)
     small = forecast_training_s(replace(PLAN, micro_batch_size=8), "test_vit", 1000)
