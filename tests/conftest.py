@@ -66,6 +66,17 @@ def _one_thread():
     os.environ.update({"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"})
 
 
+@pytest.fixture(autouse=True, scope="session")
+def _composed_once():
+    """Leave out that Hydra composes all settings a first time to read `hydra.mode`, unset here.
+
+    Commands in processes of their own do it as ever.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hydra._internal.hydra.Hydra.get_mode", lambda *_, **__: None)
+        yield
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _quick_collection():
     """Leave what is imported, and what other files left, out of `gc.collect()`.

@@ -2,8 +2,9 @@
 
 import pytest
 
-# A small run with all kinds of randomness; saves every other step.
+# A small run with all kinds of randomness, 4 steps an epoch; saves every other step.
 BUSY = (
+    "data.test_ratio=0.7",
     "model.drop_rate=0.2",
     "trainer.max_epochs=3",
     "callbacks.checkpoint.every_n_steps=2",

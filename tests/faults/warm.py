@@ -54,7 +54,10 @@ subprocess.Popen = spares.Popen  # type: ignore[misc]  # before others import it
 
 def main() -> None:
     """Answer requests until stdin ends; then end what is left."""
-    import_for(is_light=sys.argv[1:] == ["light"])
+    is_light = sys.argv[1:] == ["light"]
+    import_for(is_light=is_light)
+    _do_what_is_done_once(is_light=is_light)
+    _leave_out(is_light=is_light)
     gc.collect()
     gc.freeze()  # forks share this memory for as long as nobody looks at it
     children: dict[int, Path] = {}
@@ -81,6 +84,34 @@ def import_for(*, is_light: bool) -> None:
     for module in LIGHT if is_light else (*LIGHT, *HEAVY):
         importlib.import_module(module)
     assert ("torch" in sys.modules) != is_light
+
+
+def _do_what_is_done_once(*, is_light: bool) -> None:
+    """Let libraries do what they do at their first call, such as looking for Hydra's plugins."""
+    from gpuopt.config import compose_settings
+
+    compose_settings("train", [])
+    if not is_light:
+        import torch
+
+        from gpuopt.measure.roofline import cpu_rates, forward_flops
+
+        torch.set_num_threads(1)  # a pool of threads would not be there in a fork
+        forward_flops("test_vit", 32)
+        cpu_rates()
+
+
+def _leave_out(*, is_light: bool) -> None:
+    """Shorten what takes time and has no effect here."""
+    from hydra._internal.hydra import Hydra
+
+    # Hydra composes all settings a first time to read `hydra.mode`, which nobody sets.
+    Hydra.get_mode = lambda *_, **__: None
+    if not is_light:
+        import torch.utils.data
+
+        # How long a loader waits at its end for each process that hangs; 5 seconds by default.
+        torch.utils.data._utils.MP_STATUS_CHECK_INTERVAL = 0.5
 
 
 def _collect(children: dict[int, Path]) -> None:
