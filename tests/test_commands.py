@@ -61,9 +61,10 @@ def test_secrets_of_the_environment_are_in_no_file(tmp_path, tiny, warm):
     assert not [path for path in files if canary.encode() in path.read_bytes()]
 
 
-def test_predict_uses_the_latest_run_and_its_own_test_images(home):
+def test_predict_uses_the_latest_run_and_its_own_test_images(home, warm):
     folder, _ = home
-    done = command("predict", "tta=legacy", "gpu=cpu", "output=legacy.csv", cwd=folder)
+    words = ("tta=legacy", "gpu=cpu", "output=legacy.csv")
+    done = command("predict", *words, cwd=folder, warm=warm)
     assert done.code == 0, done.stderr
     assert "macro-F1 with tta=legacy" in done.stdout
     with (folder / "legacy.csv").open() as stream:
@@ -115,7 +116,8 @@ def test_predict_refuses_data_of_other_classes(home, warm):
 
 
 def test_a_folder_in_use_is_refused_and_a_dead_owner_is_not(tiny, start_command, tmp_path):
-    options = ("gpuopt.train", *tiny, "trainer.max_epochs=40", "run=mine")
+    words = ("data.test_ratio=0.7", "trainer.max_epochs=40", "run=mine")
+    options = ("gpuopt.train", *tiny, *words)
     first = start_command(tmp_path, *options)
     first.wait_until((tmp_path / "mine/checkpoints/best.ckpt").exists)  # an epoch has ended
     first.send(signal.SIGSTOP)

@@ -32,6 +32,9 @@ SMALL = [
 ]
 
 
+DIGITS = ["data=digits", "data.test_ratio=0.1"]
+
+
 @pytest.fixture(scope="module")
 def home(tmp_path_factory):
     """A folder with the images that the README's examples name, and a finished run."""
@@ -47,7 +50,7 @@ def home(tmp_path_factory):
     (folder / "contest").mkdir()
     shutil.copytree(folder / "photos", folder / "contest/train")
     (folder / "contest/train.csv").write_text("\n".join(["id,target", *rows]))
-    _run(["train", "data=digits", *SMALL, "tta=none"], folder)  # as a process of its own
+    _run(["train", *DIGITS, *SMALL, "tta=none"], folder)  # as a process of its own
     return folder
 
 
@@ -99,12 +102,12 @@ def test_commands_run(line, home, warm):
     elif command in ("export", "predict", "recommend_tta"):
         _run([command, *settings, "gpu=cpu"], home, warm)
     elif "resume=true" in settings:
-        options = ["data=digits", *SMALL, "seed=5", "tta=none"]
+        options = [*DIGITS, *SMALL, "seed=5", "tta=none"]
         _run(["train", *options], home, warm)
         done = _run(["train", *options, *settings], home, warm)
         assert "resuming from" in done.stderr
     else:
-        data = [] if any(word.startswith("data=") for word in settings) else ["data=digits"]
+        data = [] if any(word.startswith("data=") for word in settings) else DIGITS
         batches = [] if "-m" in settings else ["micro_batch_size=8"]
         views = [] if any(word.startswith("tta=") for word in settings) else ["tta=none"]
         _run([command, *settings, *data, *SMALL, *batches, *views], home, warm)

@@ -32,7 +32,7 @@ shift
 echo $$ >task.pid
 exec "$@"
 """
-LENGTH = ("trainer.max_epochs=5", "callbacks.checkpoint.every_n_steps=2")
+LENGTH = ("data.test_ratio=0.7", "trainer.max_epochs=5", "callbacks.checkpoint.every_n_steps=2")
 
 
 class Cluster:

@@ -20,15 +20,13 @@ class TwoRanks:
         folder: The run folder.
         words: The settings.
         module: What starts it; `gpuopt train` unless told otherwise.
-        environment: Further variables.
-        warm: Forked from there, with its ranks, instead of started by new interpreters.
+        options: Of `Command`; its ranks are forked where the command is.
     """
 
-    def __init__(self, folder, *words: str, module="gpuopt.train", environment=None, warm=None):
+    def __init__(self, folder, *words: str, module="gpuopt.train", **options):
         self.folder = folder
-        self.command = Command(
-            module, *words, cwd=folder.parent, environment=environment, warm=warm, children=4
-        )
+        options = {"children": 4, **options}
+        self.command = Command(module, *words, cwd=folder.parent, **options)
 
     def ranks(self) -> dict[int, int]:
         """Process numbers by rank."""

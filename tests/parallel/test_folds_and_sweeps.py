@@ -24,7 +24,7 @@ OPTIONS = (
     "data.test_ratio=0.7",
     "micro_batch_size=8",
     "global_batch_size=32",
-    "trainer.max_epochs=4",
+    "trainer.max_epochs=2",
     "model.drop_rate=0.2",
     "callbacks.checkpoint.every_n_steps=2",
 )

@@ -28,7 +28,7 @@ RANDOM = (
     "callbacks.moving_average.enabled=true",
     "data.mixup_alpha=0.4",
     "callbacks.checkpoint.every_n_steps=2",
-    "trainer.max_epochs=12",
+    "trainer.max_epochs=8",
     "logger=none",
 )
 TASK_OF_SLURM = {
@@ -45,10 +45,13 @@ TASK_OF_SLURM = {
 
 
 @pytest.fixture(scope="module")
-def pair(two, tmp_path_factory):
-    """A run of two ranks without dropout, with what it printed; every process starts cold."""
+def pair(two, warm, tmp_path_factory):
+    """A run of two ranks without dropout, with what it printed.
+
+    One of its ranks is forked, the other one started as ever.
+    """
     folder = tmp_path_factory.mktemp("pair") / "run"
-    end = TwoRanks(folder, *two, f"run={folder}").end()
+    end = TwoRanks(folder, *two, f"run={folder}", warm=warm, children=1, pictures=True).end()
     assert end.code == 0, end.stderr
     return folder, end.stdout, end.stderr
 
