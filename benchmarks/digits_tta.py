@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.commands import run_timed
-from benchmarks.quickstart import score_rows
+from benchmarks.quickstart import QUICK, score_rows
 from benchmarks.record import add_common_arguments, format_rows, save
 
 __all__ = ["COMMAND", "main"]
 
 COMMAND = ("data=digits", "gpu=cpu", "tta=essential")
-_QUICK = (*COMMAND, "image_size=32", "trainer.max_epochs=1", "trainer.max_steps=2", "logger=none")
+_QUICK = (*COMMAND, *QUICK)
 
 
 def main(words: Sequence[str] | None = None) -> Path:

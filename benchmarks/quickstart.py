@@ -11,14 +11,17 @@ from typing import Any
 from benchmarks.commands import run_timed
 from benchmarks.record import Row, add_common_arguments, format_rows, hardware, save
 
-__all__ = ["COMMAND", "main", "quickstart_rows", "score_rows"]
+__all__ = ["COMMAND", "QUICK", "main", "quickstart_rows", "score_rows"]
 
 COMMAND = ("gpu=rtx3060", "tta=essential")
 """The settings of the README's command."""
 
-_QUICK = (
-    *COMMAND,
+QUICK = (
     "data=digits",
+    "data.test_ratio=0.1",
+    "model=timm",
+    "model.name=test_vit",
+    "model.pretrained=false",
     "image_size=32",
     "trainer.max_epochs=1",
     "trainer.max_steps=2",
@@ -35,7 +38,7 @@ def main(words: Sequence[str] | None = None) -> Path:
     parser = argparse.ArgumentParser(prog="python -m benchmarks quickstart", description=__doc__)
     add_common_arguments(parser)
     arguments = parser.parse_args(words)
-    settings = _QUICK if arguments.quick else COMMAND
+    settings = (*COMMAND, *QUICK) if arguments.quick else COMMAND
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         imports = run_timed([sys.executable, "-c", _IMPORTS], folder)

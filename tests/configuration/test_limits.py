@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from gpuopt.build import build
 from gpuopt.config import compose_settings
@@ -29,9 +30,17 @@ def options_of(group):
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
+def cards():
+    """Presets of which no two have the same keys; each is composed in `tests/test_conf.py`."""
+    paths = sorted((CONF / "gpu").glob("*.yaml"))
+    by_keys = {tuple(yaml.safe_load(path.read_text("utf-8"))): path.stem for path in paths}
+    return sorted(by_keys.values())
+
+
 def compose_all():
     """Compose every option of every group at least once, several groups at a time."""
-    columns = [[f"{group}={option}" for option in options_of(group)] for group in GROUPS]
+    options = {group: options_of(group) for group in GROUPS} | {"gpu": cards()}
+    columns = [[f"{group}={option}" for option in options[group]] for group in GROUPS]
     for rows in itertools.zip_longest(*columns):
         yield compose_settings("train", [word for word in rows if word])
     for data in (None, *options_of("data")):
