@@ -145,12 +145,17 @@ def _write_fold(
 
 @torch.inference_mode()
 def _features(model: Classifier, images: Tensor) -> Tensor:
-    """Compute what the head reads, float64 [n, d] on the host."""
+    """Compute what the head reads, float64 [n, d] on the host.
+
+    Without TF32: it rounds as fp16 does, and what rounding moves would not show.
+    """
     network: Any = model.backbone  # timm has no types
     parts = []
-    for part in images.split(_BATCH_SIZE):
-        pixels = (part.to(model.device).float() - model.mean) / model.std
-        parts.append(network.forward_head(network.forward_features(pixels), pre_logits=True).cpu())
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        for part in images.split(_BATCH_SIZE):
+            pixels = (part.to(model.device).float() - model.mean) / model.std
+            features = network.forward_features(pixels)
+            parts.append(network.forward_head(features, pre_logits=True).cpu())
     return torch.cat(parts).double()
 
 
