@@ -31,8 +31,8 @@ __all__ = ["RANDOM_WEIGHTS", "FoldRun", "make_fold_run"]
 
 RANDOM_WEIGHTS = "random initial weights with fitted heads"
 
-_ROUNDING_WEIGHT = 30.0  # of what rounding moves; less lets heads magnify it, more joins classes
-_LOGIT_GAP = 10.0  # between a class and the others where the fit is perfect
+_ROUNDING_WEIGHT = 1.0  # of what rounding moves; less lets heads magnify it, more joins classes
+_LOGIT_GAP = 20.0  # between a class and the others where the fit is perfect
 _BATCH_SIZE = 32
 
 
