@@ -1,7 +1,8 @@
 """Load a new package in a process of its own first: machine code that crashes ends its process.
 
-Seen with PyTorch 2.11 on an H200, in code of a libstdc++ that was linked into the package; why is
-not known. Tried here, it is a fault like any other, and another engine takes over. That process is
+Seen with PyTorch 2.11 on an H200 where `CXX` named a compiler that linked its own libstdc++ into
+the package, beside PyTorch's: std::regex of one read the locale of the other. Tried here, it is a
+fault like any other, and another engine takes over. That process is
 `python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
 """
 
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import torch
@@ -61,8 +63,28 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
     if code < 0:
         raise FaultError(
             f"{package.name} ends the process that loads it on {request.device} "
-            f"({_signal(-code)}): take engine=compiled or engine=eager"
+            f"({_signal(-code)}): {_remedy(package)}"
         )
+
+
+def _remedy(package: Path) -> str:
+    """Name what to do about machine code that crashes."""
+    others = "take engine=compiled or engine=eager"
+    if not _brings_libstdcxx(package):
+        return others
+    compiler = os.environ.get("CXX") or "the C++ compiler"
+    return (
+        f"{compiler} linked a libstdc++ of its own into it: set CXX to a compiler that takes the "
+        f"system's, such as CXX=/usr/bin/g++, or {others}"
+    )
+
+
+def _brings_libstdcxx(package: Path) -> bool:
+    """Say whether the machine code lacks the name of the library that PyTorch's own code loads."""
+    with contextlib.suppress(OSError, zipfile.BadZipFile), zipfile.ZipFile(package) as archive:
+        codes = [name for name in archive.namelist() if name.endswith(".so")]
+        return bool(codes) and all(b"libstdc++.so" not in archive.read(name) for name in codes)
+    return False
 
 
 def _signal(number: int) -> str:

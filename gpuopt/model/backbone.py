@@ -13,6 +13,7 @@ from timm.data.config import resolve_model_data_config
 from torch import nn
 
 from gpuopt.errors import FaultError, InputError, nearest
+from gpuopt.model.hub import hub_or_cache
 
 __all__ = ["Backbone", "create_backbone"]
 
@@ -78,7 +79,8 @@ def create_backbone(
         _shrink_head(network, num_classes)
         return Backbone(network, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), "package")
     try:
-        network = timm.create_model(name, pretrained=True, **options)
+        with hub_or_cache():
+            network = timm.create_model(name, pretrained=True, **options)
     except (OSError, RuntimeError, ValueError) as error:  # the hub's errors derive from these
         if not random_if_offline:
             raise InputError(

@@ -1,6 +1,7 @@
 import shutil
 import subprocess
 import sys
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,24 @@ def test_a_crash_is_a_fault_that_names_signal_and_remedy(stand_in, tmp_path):
     with pytest.raises(
         FaultError, match=r"x\.pt2 ends the process .* cpu \(SIGSEGV.*engine=compiled"
     ):
+        require_no_crash(request(), tmp_path / "x.pt2")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        (b"\x7fELF needs libc.so.6", r"my-g\+\+ linked a libstdc\+\+ of its own .* CXX="),
+        (b"\x7fELF needs libstdc++.so.6", r"\(SIGSEGV\): take engine=compiled"),
+    ],
+)
+def test_a_compiler_that_brings_its_own_library_is_named(
+    stand_in, tmp_path, monkeypatch, code, words
+):
+    stand_in("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)")
+    monkeypatch.setenv("CXX", "my-g++")
+    with zipfile.ZipFile(tmp_path / "x.pt2", "w") as archive:
+        archive.writestr("x/data/model.so", code)
+    with pytest.raises(FaultError, match=words):
         require_no_crash(request(), tmp_path / "x.pt2")
 
 
@@ -68,3 +87,4 @@ def test_a_sound_package_runs_there(tmp_path):
     size = str(request().image_size)
     done = subprocess.run([*words, "cpu", size], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    assert not package_trial._brings_libstdcxx(tmp_path / "engine.pt2")
