@@ -33,10 +33,28 @@ TINY = (
 )
 
 
+# Files of half a minute and more whose tests are many or train, but start no commands.
+LONG = (
+    "test_worker.py",
+    "test_fold_runs.py",
+    "test_find_batch_size.py",
+    "test_recommend_tta.py",
+    "test_conf.py",
+    "test_seed_commands.py",
+    "test_seed_flags.py",
+    "test_limits.py",
+    "test_sweep.py",
+    "test_calibrated_runs.py",
+    "test_package_trial.py",
+    "test_aot_package.py",
+    "test_allocation_sites.py",
+)
+
+
 def pytest_collection_modifyitems(items):
     """Put the files with long tests first, so that no process is left alone with one at the end."""
     long = {item.path for item in items if item.get_closest_marker("slow")}
-    items.sort(key=lambda item: item.path not in long)
+    items.sort(key=lambda item: (item.path not in long, item.path.name not in LONG))
 
 
 # Where nobody may keep bytecode, each worker and each process of the tests compiles all anew.
