@@ -32,7 +32,7 @@ SMALL = [
 ]
 
 
-DIGITS = ["data=digits", "data.test_ratio=0.1"]
+DIGITS = ["data=digits", "data.test_ratio=0.1", "data.validation_ratio=0.1"]
 
 
 @pytest.fixture(scope="module")
