@@ -135,6 +135,13 @@ def test_a_part_that_fails_costs_only_itself(tmp_path, monkeypatch):
     assert content["details"]["errors"] == {"eager": "ZeroDivisionError: division by zero"}
 
 
+def test_without_a_first_start_there_is_no_second(tmp_path, monkeypatch):
+    monkeypatch.setitem(seed_job.PARTS, "cold", lambda *_: 1 / 0)
+    monkeypatch.setitem(seed_job.PARTS, "warm", lambda *_: pytest.fail("compiles for minutes"))
+    with pytest.raises(RuntimeError, match=r"'warm': 'RuntimeError: no first start"):
+        run_quick(seed_job, tmp_path, "--parts", "cold", "warm", "--device", "cpu")
+
+
 def test_an_engine_that_was_refused_is_not_said_to_have_predicted():
     lines = [
         "engine=aot_inductor for convnext_base built in 60 s: not in the cache",
