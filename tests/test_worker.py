@@ -178,7 +178,7 @@ def test_a_run_does_not_go_back_to_fewer_epochs(train, tmp_path):
         train(tmp_path, "trainer.max_epochs=1")
 
 
-SAVES_OFTEN = (*FEW, "trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=2")
+SAVES_OFTEN = (*FEW, "trainer.max_epochs=2", "callbacks.checkpoint.every_n_steps=1")
 
 
 @pytest.fixture
@@ -187,7 +187,7 @@ def stopped(train, disturb):
 
     def stop(folder):
         train(folder / "whole", *SAVES_OFTEN)
-        undo = disturb(2, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        undo = disturb(3, lambda: os.kill(os.getpid(), signal.SIGTERM))
         with pytest.raises(PreemptedError):
             train(folder / "parts", *SAVES_OFTEN)
         undo()
