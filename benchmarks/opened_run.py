@@ -7,13 +7,13 @@ from pathlib import Path
 import torch
 
 from gpuopt.config import compose_settings
-from gpuopt.hardware import load_catalogue
 from gpuopt.predict_engine import prediction_engines
-from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
+from gpuopt.predict_passes import settle_passes
+from gpuopt.schema import PredictConfig, to_predict_config
 from gpuopt.session.engines import PredictionEngines
 from gpuopt.session.ensemble import Ensemble
 from gpuopt.session.forward_pass import autocast_of
-from gpuopt.session.pass_plan import PassPlan, plan_passes
+from gpuopt.session.pass_plan import PassPlan
 from gpuopt.session.prediction import ImageSource, PredictionSetup, source_of
 from gpuopt.session.weights import load_described
 from gpuopt.storage.checkpoint import read_checkpoint
@@ -53,24 +53,7 @@ class OpenedRun:
         config = to_predict_config(compose_settings("predict", list(words)))
         place = find_run(config.run)
         ensemble = Ensemble.open(place, folds=folds_of(place))
-        setup = PredictionSetup.choose(
-            ensemble.description,
-            preset=config.gpu,
-            catalogue=load_catalogue(CONF_DIR / "gpu"),
-            precision=config.precision.name,
-            batch_size=config.batch_size,
-            num_workers=config.num_workers,
-            cache_dir=config.cache_dir,
-        )
-        plan = plan_passes(
-            setup,
-            config.tta,
-            ensemble.description,
-            models=len(ensemble.paths),
-            weights_bytes=ensemble.weights_bytes(),
-            folds_per_pass=config.folds_per_pass,
-            cache_dir=config.cache_dir,
-        )
+        setup, plan = settle_passes(config, ensemble)
         assert config.data is not None  # these programs name their images
         source = source_of(config.data)
         assert source is not None

@@ -1,7 +1,9 @@
 """Predict the classes of images with a trained run, with any test-time augmentation."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
@@ -11,17 +13,23 @@ from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError, one_line
 from gpuopt.logs import logging_to
 from gpuopt.predict_engine import prediction_engines
+from gpuopt.predict_passes import settle_passes
 from gpuopt.prediction_folder import PREDICTIONS
 from gpuopt.run import read_config, remove_empty
 from gpuopt.run_images import open_data
-from gpuopt.schema import CONF_DIR, PredictConfig, to_predict_config
+from gpuopt.schema import PredictConfig, to_predict_config
 from gpuopt.session.prediction_places import (
     place_of_submission,
     require_writable,
     write_predictions,
 )
-from gpuopt.session.stored_calibration import find_calibration
+from gpuopt.session.stored_calibration import StoredCalibration, find_calibration
 from gpuopt.trained_run import data_of_run, find_run, folds_of
+
+if TYPE_CHECKING:  # importing these takes seconds
+    from gpuopt.session.engines import PredictionEngines
+    from gpuopt.session.ensemble import Ensemble
+    from gpuopt.session.streamed import StreamOptions
 
 __all__ = ["main", "predict"]
 
@@ -64,72 +72,26 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     # Both at once only where a prediction was cut short after it had written them.
     is_written = bool(config.resume) and output.exists()
     submission = place_of_submission(node, output, may_exist=is_written)
-    # Only now: torch and Lightning take seconds to import, and bad input ends before.
-    import sys
-
-    from gpuopt.hardware import load_catalogue
-    from gpuopt.session.console import make_console
+    # Only now: torch takes seconds to import, and bad input ends before.
     from gpuopt.session.contest import contest_of_settings
     from gpuopt.session.ensemble import Ensemble
-    from gpuopt.session.pass_plan import plan_passes
-    from gpuopt.session.prediction import PredictionSetup, score
-    from gpuopt.session.streamed import StreamOptions
+    from gpuopt.session.prediction import score
 
-    console = make_console()
+    tell = _teller()
     ensemble = Ensemble.open(place, folds=folds_of(place))
     if ensemble.missing:
-        console.print(ensemble.missing_in_words, soft_wrap=True, markup=False)
+        tell(ensemble.missing_in_words)
     description = ensemble.description
     contest = contest_of_settings(node, description.class_names)
-    setup = PredictionSetup.choose(
-        description,
-        preset=config.gpu,
-        catalogue=load_catalogue(CONF_DIR / "gpu"),
-        precision=config.precision.name,
-        batch_size=config.batch_size,
-        num_workers=config.num_workers,
-        cache_dir=config.cache_dir,
-    )
-    plan = plan_passes(
-        setup,
-        config.tta,
-        description,
-        models=len(ensemble.paths),
-        weights_bytes=ensemble.weights_bytes(),
-        folds_per_pass=config.folds_per_pass,
-        cache_dir=config.cache_dir,
-    )
+    setup, plan = settle_passes(config, ensemble)
     source = _source(config, node, split, description.image_size, setup)
-    choices = [*setup.choices, *plan.choices]
-    if calibration is not None:
-        calibration.require_weights(ensemble.digests)
-        temperature, choice = calibration.choose(config.tta)
-        choices.append(choice)
-    for choice in choices:
-        console.print(str(choice), soft_wrap=True, markup=False)
-    if calibration is None and config.use_calibration == "auto" and _waits_for_calibration(place):
-        console.print(
-            f"not calibrated: the run has not come to it yet; go on with resume={place}",
-            soft_wrap=True,
-            markup=False,
-        )
+    for choice in (*setup.choices, *plan.choices):
+        tell(str(choice))
+    temperature = _temperature(config, place, calibration, ensemble, tell)
     engines = prediction_engines(
-        config,
-        place,
-        ensemble,
-        source,
-        batch_size=plan.chunk_size,
-        tell=lambda line: console.print(line, soft_wrap=True, markup=False),
+        config, place, ensemble, source, batch_size=plan.chunk_size, tell=tell
     )
-    options = StreamOptions(
-        resumes=bool(config.resume),
-        cache_dir=config.cache_dir,
-        show_progress=sys.stderr.isatty(),
-        forward_of=engines.forward_of,
-        identity=engines.identity,
-    )
-    if calibration is not None:
-        options = options.calibrated(temperature)
+    options = _stream_options(config, engines, temperature)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
     written = write_predictions(
@@ -141,12 +103,53 @@ def predict(config: PredictConfig, folder: Path) -> Path:
         is_written=is_written,
     )
     for line in predictions.rejected:
-        console.print(one_line(f"left out: {line}"), soft_wrap=True, markup=False)
+        tell(one_line(f"left out: {line}"))
     if interval is not None:
-        console.print(f"macro-F1 with tta={config.tta.name}: {interval}")
+        tell(f"macro-F1 with tta={config.tta.name}: {interval}")
     for path in written:
-        console.print(f"{len(predictions.ids)} predictions in {path}", soft_wrap=True, markup=False)
+        tell(f"{len(predictions.ids)} predictions in {path}")
     return output
+
+
+def _teller() -> Callable[[str], None]:
+    """Return what prints one line as it is."""
+    from gpuopt.session.console import make_console
+
+    console = make_console()
+    return lambda line: console.print(line, soft_wrap=True, markup=False)
+
+
+def _temperature(
+    config: PredictConfig,
+    place: Path,
+    calibration: StoredCalibration | None,
+    ensemble: "Ensemble",
+    tell: Callable[[str], None],
+) -> float | None:
+    """Choose what logits are divided by, and say why; None where nothing is calibrated."""
+    if calibration is not None:
+        calibration.require_weights(ensemble.digests)
+        temperature, choice = calibration.choose(config.tta)
+        tell(str(choice))
+        return temperature
+    if config.use_calibration == "auto" and _waits_for_calibration(place):
+        tell(f"not calibrated: the run has not come to it yet; go on with resume={place}")
+    return None
+
+
+def _stream_options(
+    config: PredictConfig, engines: "PredictionEngines", temperature: float | None
+) -> "StreamOptions":
+    from gpuopt.session.streamed import StreamOptions
+
+    options = StreamOptions(
+        resumes=bool(config.resume),
+        cache_dir=config.cache_dir,
+        show_progress=sys.stderr.isatty(),
+        forward_of=engines.forward_of,
+        identity=engines.identity,
+    )
+    return options if temperature is None else options.calibrated(temperature)
 
 
 def _waits_for_calibration(place: Path) -> bool:

@@ -37,6 +37,7 @@ QUICK = (
     "gpuopt.find_batch_size",
     "gpuopt.monitor",
     "gpuopt.predict_engine",
+    "gpuopt.predict_passes",
     "gpuopt.profiler",
     "gpuopt.profiling",
     "gpuopt.recommend_tta",
