@@ -21,7 +21,7 @@ from gpuopt.diagnosis.throttle import throttling_of
 from gpuopt.errors import InputError
 from gpuopt.hardware import Device, cuda_devices, host_memory_bytes
 from gpuopt.measure import duration_text
-from gpuopt.memory.process_memory import children_bytes, resident_bytes
+from gpuopt.memory.process_memory import resident_bytes, worker_bytes
 from gpuopt.schema import DiagnoseConfig
 from gpuopt.telemetry.sampler import Sampler
 from gpuopt.throwaway_run import opened_run
@@ -149,7 +149,7 @@ def _devices(config: DiagnoseConfig, *, details: bool = False) -> list[Device]:
 
 def _free_bytes(is_cuda: bool) -> dict[str, int]:
     """Return by kind of growth how much more memory there is."""
-    host_bytes = host_memory_bytes() - (resident_bytes() or 0) - (children_bytes() or 0)
+    host_bytes = host_memory_bytes() - (resident_bytes() or 0) - (worker_bytes() or 0)
     if not is_cuda:
         return dict.fromkeys(("leak", "host", "loader"), host_bytes)
     free_bytes, _ = torch.cuda.mem_get_info()

@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -39,7 +40,7 @@ from gpuopt.session.compilation import (
 )
 from gpuopt.session.console import make_console, print_plan, print_results
 from gpuopt.session.device import faults_in_words
-from gpuopt.session.evaluation import chosen_in_test, draw_figures, evaluate
+from gpuopt.session.evaluation import Evaluation, chosen_in_test, draw_figures, evaluate
 from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s, samples_seen
 from gpuopt.session.plan import Plan
@@ -101,99 +102,166 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
     config = to_train_config(raw)
     plan = plan_run(config, rank)
     with stopping_on_signals(run), process_settings(config, plan, rank), _faults(run, plan):
-        with Stopwatch() as data_time:
-            data = build_data(config, plan)
-        model = build_model(config, plan, data)
-        settled = settle_precision(
-            plan,
-            model,
-            data,
-            requested=config.precision.name,
-            tries=config.precision_probe,
-            folder=run.path,
-            device=_device(plan, rank),
-            plan_for=lambda precision: plan_run(config, rank, precision),
-        )
-        plan = settled.plan.with_workers(
-            config.num_workers,
-            decoded=data.is_decoded,
-            ranks=rank.local_world_size,
-            prefetch_factor=config.prefetch_factor,
-        )
-        data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
-        if config.model.get("channels_last") == "auto":
-            plan = plan.with_choice(model.channels_last_choice())
-        steps = total_steps(config, plan, data)
-        samples = samples_seen(plan, data.train_size, config.trainer.max_epochs, steps)
-        forecast_s = forecast_training_s(plan, model.name, samples, cache_dir=config.cache_dir)
-        print_plan(
-            console,
-            plan,
-            model=f"{model.name}, {model.weights_source} weights",
-            data_name=config.data_name,
-            data=data,
-            steps=steps,
-            policy=config.tta,
-            forecast_s=forecast_s,
-        )
-        logger = make_logger(config.logger.name, run.path)
-        callbacks = build_callbacks(
-            searching_where_asked(config.callbacks, config.micro_batch_size),
-            skip=("checkpoint",),
-            given=callback_arguments(plan, data, config.cache_dir, model.name),
-        )
-        callbacks += compile_choosers(config, plan, data, steps)
-        with Stopwatch() as training_time:
-            fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)
+        settled = _settle(run, config, plan, rank)
+        trained = _train(run, config, settled, console, rank)
         if not rank.is_first:
             return {}
-        plan = with_compiled(with_found(plan, callbacks), callbacks)
-        best = _load_best(model, fitted.checkpoint)
-        with Stopwatch() as test_time:
-            evaluation = evaluate(
-                _to_device(model, fitted),
-                data,
-                config.tta,
-                precision=plan.precision,
-                show_progress=sys.stderr.isatty(),
-            )
-        figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
-        write_artifacts(run.path, evaluation, data, figures)
-        calibration = conclude_validation(
-            run.path,
-            model,
-            data,
-            evaluation,
-            config.tta,
-            precision=plan.precision,
-            calibrates=config.use_calibration,
-            console=console,
-        )
-        export_weights(model, data.class_names, run.file("model.safetensors"))
-        last_step = fitted.trainer.global_step
-        log_results(logger, raw, evaluation, figures, last_step, plan.learning_rate)
-        results = assemble_results(
-            plan=plan,
-            model=model.name,
-            data=data,
-            policy=config.tta.name,
-            evaluation=evaluation,
-            calibration=calibration,
-            training={
-                "predicted_s": forecast_s,
-                "precision_probe": settled.probe,
-                **training_facts(fitted, model, best),
-            },
-            durations_s={
-                "data": data_time.duration_s,
-                "training": training_time.duration_s,
-                "test": test_time.duration_s,
-            },
-            choices=(*plan.choices, *chosen_in_test(evaluation, config.tta)),
-        )
-        run.write_results(results)
+        evaluation, results = _conclude(run, raw, config, settled, trained, console)
     print_results(console, evaluation, config.data_name, config.tta, run.path)
     return results
+
+
+@dataclass(frozen=True)
+class _Settled:
+    """What is trained and how.
+
+    Attributes:
+        plan: With every choice that is made before the first step.
+        model: With its first weights.
+        data: Opened.
+        probe: What trying the precision found, for `results.json`.
+        data_s: How long opening the data took.
+    """
+
+    plan: Plan
+    model: Classifier
+    data: ImageDataModule
+    probe: Any
+    data_s: float
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """A training that has ended.
+
+    Attributes:
+        fitted: Its Trainer and checkpoints.
+        plan: With what callbacks chose on the way.
+        logger: Still open.
+        forecast_s: How long it was to take; None where nothing was predicted.
+        training_s: How long it took.
+    """
+
+    fitted: Fitted
+    plan: Plan
+    logger: Any
+    forecast_s: float | None
+    training_s: float
+
+
+def _settle(run: RunFolder, config: TrainConfig, plan: Plan, rank: Rank) -> _Settled:
+    """Open the data, build the model, try the precision."""
+    with Stopwatch() as data_time:
+        data = build_data(config, plan)
+    model = build_model(config, plan, data)
+    settled = settle_precision(
+        plan,
+        model,
+        data,
+        requested=config.precision.name,
+        tries=config.precision_probe,
+        folder=run.path,
+        device=_device(plan, rank),
+        plan_for=lambda precision: plan_run(config, rank, precision),
+    )
+    plan = settled.plan.with_workers(
+        config.num_workers,
+        decoded=data.is_decoded,
+        ranks=rank.local_world_size,
+        prefetch_factor=config.prefetch_factor,
+    )
+    data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
+    if config.model.get("channels_last") == "auto":
+        plan = plan.with_choice(model.channels_last_choice())
+    return _Settled(plan, model, data, settled.probe, data_time.duration_s)
+
+
+def _train(
+    run: RunFolder, config: TrainConfig, settled: _Settled, console: Console, rank: Rank
+) -> _Trained:
+    """Say what will be done, and do it."""
+    plan, model, data = settled.plan, settled.model, settled.data
+    steps = total_steps(config, plan, data)
+    samples = samples_seen(plan, data.train_size, config.trainer.max_epochs, steps)
+    forecast_s = forecast_training_s(plan, model.name, samples, cache_dir=config.cache_dir)
+    print_plan(
+        console,
+        plan,
+        model=f"{model.name}, {model.weights_source} weights",
+        data_name=config.data_name,
+        data=data,
+        steps=steps,
+        policy=config.tta,
+        forecast_s=forecast_s,
+    )
+    logger = make_logger(config.logger.name, run.path)
+    callbacks = build_callbacks(
+        searching_where_asked(config.callbacks, config.micro_batch_size),
+        skip=("checkpoint",),
+        given=callback_arguments(plan, data, config.cache_dir, model.name),
+    )
+    callbacks += compile_choosers(config, plan, data, steps)
+    with Stopwatch() as training_time:
+        fitted = _fit(run, config, plan, model, data, callbacks, logger, rank)
+    plan = with_compiled(with_found(plan, callbacks), callbacks)
+    return _Trained(fitted, plan, logger, forecast_s, training_time.duration_s)
+
+
+def _conclude(
+    run: RunFolder,
+    raw: dict[str, Any],
+    config: TrainConfig,
+    settled: _Settled,
+    trained: _Trained,
+    console: Console,
+) -> tuple[Evaluation, dict[str, Any]]:
+    """Test the best weights and write all that stays of the run."""
+    model, data, fitted, plan = settled.model, settled.data, trained.fitted, trained.plan
+    best = _load_best(model, fitted.checkpoint)
+    with Stopwatch() as test_time:
+        evaluation = evaluate(
+            _to_device(model, fitted),
+            data,
+            config.tta,
+            precision=plan.precision,
+            show_progress=sys.stderr.isatty(),
+        )
+    figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
+    write_artifacts(run.path, evaluation, data, figures)
+    calibration = conclude_validation(
+        run.path,
+        model,
+        data,
+        evaluation,
+        config.tta,
+        precision=plan.precision,
+        calibrates=config.use_calibration,
+        console=console,
+    )
+    export_weights(model, data.class_names, run.file("model.safetensors"))
+    last_step = fitted.trainer.global_step
+    log_results(trained.logger, raw, evaluation, figures, last_step, plan.learning_rate)
+    results = assemble_results(
+        plan=plan,
+        model=model.name,
+        data=data,
+        policy=config.tta.name,
+        evaluation=evaluation,
+        calibration=calibration,
+        training={
+            "predicted_s": trained.forecast_s,
+            "precision_probe": settled.probe,
+            **training_facts(fitted, model, best),
+        },
+        durations_s={
+            "data": settled.data_s,
+            "training": trained.training_s,
+            "test": test_time.duration_s,
+        },
+        choices=(*plan.choices, *chosen_in_test(evaluation, config.tta)),
+    )
+    run.write_results(results)
+    return evaluation, results
 
 
 @contextlib.contextmanager

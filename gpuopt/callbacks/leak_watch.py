@@ -12,7 +12,7 @@ from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from gpuopt.errors import InputError
 from gpuopt.measure.memory_growth import Growth, MemorySeries, growing
-from gpuopt.memory.process_memory import children_bytes, live_tensor_bytes, resident_bytes
+from gpuopt.memory.process_memory import live_tensor_bytes, resident_bytes, worker_bytes
 from gpuopt.steps.allocation_sites import (
     AllocationMark,
     AllocationSite,
@@ -145,7 +145,7 @@ class LeakWatch(L.Callback):
         else:
             series.tensors_bytes.append(live_tensor_bytes() - given)
         series.host_bytes.append(resident_bytes() or 0)
-        series.loader_bytes.append(children_bytes() or 0)
+        series.loader_bytes.append(worker_bytes() or 0)
         series.time_s.append(elapsed_s)
         series.steps.append(self._steps)
         if len(series.time_s) > _MOST_READINGS:

@@ -245,10 +245,14 @@ class EngineSearch:
         tolerated = _TOLERATED * (1 - self._bounds.least_agreement)
         loose = replace(self._bounds, least_agreement=1 - tolerated)
         try:
-            engine = Eager().wrap(request, self._network)
-            found = self._compare(engine, [request.optimal_batch_size], loose)
+            found = self._compare(
+                Eager().wrap(request, self._network), [request.optimal_batch_size], loose
+            )
         except Exception:  # says nothing about what a compiler makes of it
             return None
+        finally:
+            if request.device.type == "cuda":  # engines have allocators of their own
+                torch.cuda.empty_cache()
         if found.accepted:
             return None
         return f"not built, as even eager gives other answers: {'; '.join(found.reasons)}"

@@ -1,7 +1,8 @@
-"""What this process and its children hold on the host: pages, and tensors that Python knows."""
+"""What this process and its workers hold on the host: pages, and tensors that Python knows."""
 
 import contextlib
 import gc
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -9,11 +10,11 @@ import torch
 from torch import Tensor
 
 __all__ = [
-    "children_bytes",
     "live_tensor_bytes",
     "live_tensors",
     "resident_bytes",
     "storage_bytes",
+    "worker_bytes",
 ]
 
 _STATM = Path("/proc/self/statm")
@@ -30,21 +31,20 @@ def resident_bytes() -> int | None:
         return None
 
 
-def children_bytes() -> int | None:
-    """Return what the child processes hold, such as a loader's, without files and shared memory.
+def worker_bytes() -> int | None:
+    """Return what processes of `multiprocessing` hold, such as a loader's.
 
-    None where the system does not tell.
+    Without files and shared memory, and without other children, such as compilers, which come and
+    go. None where the system does not tell.
     """
-    pages = 0
-    try:
-        tasks = [task / "children" for task in (_PROC / "self/task").iterdir()]
-        children = [pid for task in tasks for pid in task.read_text("ascii").split()]
-    except OSError:
+    if not _STATM.exists():
         return None
-    for pid in children:
+    pages = 0
+    for process in multiprocessing.active_children():
         # One that ends meanwhile holds nothing.
         with contextlib.suppress(OSError, ValueError, IndexError):
-            resident, shared = (_PROC / pid / "statm").read_text("ascii").split()[1:3]
+            statm = (_PROC / str(process.pid) / "statm").read_text("ascii")
+            resident, shared = statm.split()[1:3]
             pages += int(resident) - int(shared)
     return pages * os.sysconf("SC_PAGE_SIZE")
 

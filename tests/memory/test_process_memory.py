@@ -1,17 +1,19 @@
 import ctypes
+import multiprocessing
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from gpuopt.memory.process_memory import (
-    children_bytes,
     live_tensor_bytes,
     live_tensors,
     resident_bytes,
     storage_bytes,
+    worker_bytes,
 )
 
 MIB = 2**20
@@ -27,15 +29,25 @@ def test_memory_of_this_process_grows_with_what_it_holds():
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
-def test_memory_of_children_counts_while_they_live():
-    before = children_bytes()
-    program = f"held = bytearray(b'1') * {64 * MIB}; print(len(held), flush=True); input()"
-    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-    with subprocess.Popen([sys.executable, "-c", program], **pipes) as child:
-        child.stdout.readline()
-        assert 60 * MIB < children_bytes() - before < 100 * MIB
-        child.communicate(b"\n")
-    assert children_bytes() <= before
+def test_memory_of_workers_counts_while_they_live_and_that_of_other_children_never(tmp_path):
+    before = worker_bytes()
+    program = f"held = bytearray(b'1') * {64 * MIB}; open({{!r}}, 'w').close(); input()"
+    other, own = (program.format(str(tmp_path / name)) for name in ("other", "own"))
+    worker = multiprocessing.get_context("spawn").Process(
+        target=exec, args=(own.replace("input()", "import time; time.sleep(60)"),)
+    )
+    with subprocess.Popen([sys.executable, "-c", other], stdin=subprocess.PIPE) as child:
+        worker.start()
+        try:
+            while not all((tmp_path / name).exists() for name in ("other", "own")):
+                assert worker.is_alive()
+                time.sleep(0.01)
+            assert 60 * MIB < worker_bytes() - before < 120 * MIB
+        finally:
+            worker.kill()
+            worker.join()
+            child.communicate(b"\n")
+    assert worker_bytes() <= before
 
 
 def test_tensors_that_share_a_storage_count_once():
