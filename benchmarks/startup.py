@@ -1,4 +1,7 @@
-"""Time until help is shown, and until a bad option is refused."""
+"""Time until help is shown, a bad option is refused, and a report on the machine is there.
+
+Reports are made with nothing cached, as on the first day.
+"""
 
 import argparse
 import statistics
@@ -14,6 +17,9 @@ from benchmarks.record import Row, add_common_arguments, format_rows, save
 __all__ = ["Start", "main", "start_rows", "starts", "time_starts"]
 
 
+_REPORTS = ("summary", "detailed", "recommend", "matrix", "drivers", "fit", "tta")
+
+
 @dataclass(frozen=True)
 class Start:
     """A command that ends soon.
@@ -23,12 +29,14 @@ class Start:
         words: What is run.
         exit_code: That it must end with.
         goal: On its slowest run, in seconds.
+        most_runs: For commands of several seconds; None runs it as often as asked.
     """
 
     name: str
     words: tuple[str, ...]
     exit_code: int
     goal: str | None = None
+    most_runs: int | None = None
 
 
 def main(words: Sequence[str] | None = None) -> Path:
@@ -42,7 +50,8 @@ def main(words: Sequence[str] | None = None) -> Path:
     rows: list[Row] = []
     details = {}
     for start in starts()[: 2 if arguments.quick else None]:
-        details[start.name] = time_starts(start, arguments.runs, with_warmup=not arguments.quick)
+        runs = min(arguments.runs, start.most_runs or arguments.runs)
+        details[start.name] = time_starts(start, runs, with_warmup=not arguments.quick)
         rows += start_rows(start, details[start.name])
     path = save("startup", rows, arguments, parser, {"run_s": details})
     print(format_rows(rows))
@@ -52,6 +61,7 @@ def main(words: Sequence[str] | None = None) -> Path:
 def starts() -> list[Start]:
     """List the commands, the bare interpreter first as the floor below all of them."""
     train = (sys.executable, "-m", "gpuopt.train")
+    check = (sys.executable, "-m", "gpuopt.check", "cache_dir=cache")  # in the empty folder
     return [
         Start("python -c pass", (sys.executable, "-c", "pass"), 0),
         Start("gpuopt --help", (*console_command(), "--help"), 0, "<= 0.5"),
@@ -59,6 +69,10 @@ def starts() -> list[Start]:
         Start("python -m gpuopt.train gpu=rtx3061", (*train, "gpu=rtx3061"), 2),
         Start("python -m gpuopt.train micro_batch_size=-1", (*train, "micro_batch_size=-1"), 2),
         Start("python -m gpuopt.train --use_amp", (*train, "--use_amp"), 2),
+        *(
+            Start(f"gpuopt check report={name}", (*check, f"report={name}"), 0, "<= 10", 3)
+            for name in _REPORTS
+        ),
     ]
 
 

@@ -92,6 +92,20 @@ def test_startup_times_real_processes(tmp_path):
     assert rows["gpuopt --help, slowest"]["goal"] == "<= 0.5"
 
 
+def test_reports_are_timed_with_nothing_cached(tmp_path, monkeypatch):
+    reports = [start for start in startup.starts() if "gpuopt check" in start.name]
+    assert {start.goal for start in reports} == {"<= 10"}
+    assert {start.words[-2] for start in reports} == {"cache_dir=cache"}
+    drivers = next(start for start in reports if start.words[-1] == "report=drivers")
+    folders = []
+    run = startup.run_timed
+    monkeypatch.setattr(
+        startup, "run_timed", lambda words, folder: folders.append(folder) or run(words, folder)
+    )
+    assert len(startup.time_starts(drivers, 1, with_warmup=False)) == 1
+    assert not any(folder.exists() for folder in folders)
+
+
 @pytest.mark.slow
 def test_digits_tta_reads_both_scores(tmp_path):
     _, rows = run_quick(digits_tta, tmp_path)
