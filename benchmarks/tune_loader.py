@@ -94,13 +94,16 @@ def main(words: Sequence[str] | None = None) -> Path:
     torch.set_num_threads(1)  # as in loader processes, for the one that loads in this process
     rows: list[Row] = []
     details: dict[str, Any] = {}
+    path = arguments.output
     with tempfile.TemporaryDirectory() as folder:
         for name, dataset in _datasets(Path(folder), arguments.files, arguments.data):
             rounds = _measure(dataset, arguments)
             details[name] = [vars(round_) for round_ in rounds]
             rows += _rows(name, rounds, arguments.demand)
             print(format_rows(rows[-3:]), flush=True)
-    return save("tune_loader", rows, arguments, parser, {"rounds": details})
+            # Each takes minutes, and what is measured is not lost with the next.
+            path = save("tune_loader", rows, arguments, parser, {"rounds": details})
+    return Path(path)
 
 
 def _datasets(folder: Path, files: int, names: Sequence[str]) -> list[tuple[str, Dataset[Any]]]:
