@@ -4,10 +4,8 @@ import os
 from datetime import timedelta
 
 import torch.distributed as dist
-from torch.distributed import (  # type: ignore[attr-defined]  # public, but not listed
-    PrefixStore,
-    rendezvous,
-)
+from torch.distributed.distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from gpuopt.parallel.rank import Rank
 

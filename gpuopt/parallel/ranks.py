@@ -19,7 +19,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from torch.distributed import TCPStore  # type: ignore[attr-defined]  # public, not listed
+
+# Documented under this name, which PyTorch's types do not re-export from its C++ part.
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import (
     DefaultLogsSpecs,
     PContext,

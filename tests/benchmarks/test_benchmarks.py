@@ -97,13 +97,16 @@ def test_reports_are_timed_with_nothing_cached(tmp_path, monkeypatch):
     assert {start.goal for start in reports} == {"<= 10"}
     assert {start.words[-2] for start in reports} == {"cache_dir=cache"}
     drivers = next(start for start in reports if start.words[-1] == "report=drivers")
-    folders = []
+    found = []
     run = startup.run_timed
-    monkeypatch.setattr(
-        startup, "run_timed", lambda words, folder: folders.append(folder) or run(words, folder)
-    )
+
+    def run_noting(words, folder):
+        found.append(list(folder.iterdir()))
+        return run(words, folder)
+
+    monkeypatch.setattr(startup, "run_timed", run_noting)
     assert len(startup.time_starts(drivers, 1, with_warmup=False)) == 1
-    assert not any(folder.exists() for folder in folders)
+    assert found == [[]]
 
 
 @pytest.mark.slow

@@ -1,5 +1,5 @@
-import contextlib
 import threading
+from contextlib import nullcontext
 
 import lightning.pytorch as L
 import pytest
@@ -125,11 +125,12 @@ def test_the_thread_ends_with_the_training(make_trainer, module, loader):
         def on_train_batch_start(self, *_):
             assert is_reading()
             if self.is_broken:
-                raise ValueError
+                raise ValueError("planted")
 
     broken, stats = Broken(), GpuStats(devices=[])
     for broken.is_broken in (False, True, False):
-        with pytest.raises(ValueError) if broken.is_broken else contextlib.nullcontext():  # noqa: PT011
+        ending = pytest.raises(ValueError, match="planted") if broken.is_broken else nullcontext()
+        with ending:
             make_trainer(stats, broken, enable_checkpointing=False, max_epochs=1).fit(
                 module, loader, loader
             )

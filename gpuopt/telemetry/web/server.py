@@ -122,7 +122,8 @@ class WebServer:
 class _Protocol(H11Protocol):
     """Lets a connection go on which there is no whole request after some time."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # uvicorn narrows it too
+    # asyncio gives any transport; uvicorn's own method, too, takes those of streams alone.
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.loop.call_later(_REQUEST_S, self._require_request)
 
