@@ -1,8 +1,8 @@
 """Load a new package in a process of its own first: machine code that crashes ends its process.
 
 Seen with PyTorch 2.11 on an H200 where `CXX` named a compiler that linked its own libstdc++ into
-the package, beside PyTorch's: std::regex of one read the locale of the other. Tried here, it is a
-fault like any other, and another engine takes over. That process is
+the package, beside PyTorch's; it crashed in std::regex, and with the system's g++ it did not. Tried
+here, it is a fault like any other, and another engine takes over. That process is
 `python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
 """
 
