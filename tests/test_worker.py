@@ -284,6 +284,8 @@ def test_running_out_of_memory_says_how_to_go_on(train, tmp_path, disturb):
     assert resumed["plan"]["accumulate_grad_batches"] == 4
 
 
+# PyTorch raises out of its handler of SIGCHLD, wherever this process happens to be.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_killed_loader_process_is_one_line(train, tmp_path, disturb):
     import multiprocessing
 

@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from gpuopt.errors import InputError
+from gpuopt.hardware import give_back_freed_memory
 from gpuopt.measure.memory_growth import Growth, MemorySeries, growing
 from gpuopt.memory.process_memory import live_tensor_bytes, resident_bytes, worker_bytes
 from gpuopt.steps.allocation_sites import (
@@ -95,6 +96,14 @@ class LeakWatch(L.Callback):
         self._caught_from = 0
         self._is_over = False
         self._was_frozen = True
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Free what is free before the loader's processes start as copies of this one.
+
+        They would fill the copied pages first, and drop garbage of this process at some time.
+        """
+        gc.collect()
+        give_back_freed_memory()
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int

@@ -9,7 +9,7 @@ from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDev
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
 from gpuopt.hardware.host import Host
 from gpuopt.hardware.host_capacity import host_memory_bytes
-from gpuopt.hardware.host_memory import keep_freed_memory
+from gpuopt.hardware.host_memory import give_back_freed_memory, keep_freed_memory
 from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.inventory import InstalledCard, Machine, look_at_machine
 from gpuopt.hardware.memory_cap import apply_memory_limit
@@ -65,6 +65,7 @@ __all__ = [
     "cuda_devices",
     "driver_devices",
     "float32_matmul_precision",
+    "give_back_freed_memory",
     "host_memory_bytes",
     "installed_versions",
     "keep_freed_memory",

@@ -1,8 +1,8 @@
-"""Keeping the host's memory, where a training step frees and asks for the same again."""
+"""Keeping the host's memory that a step will ask for again, and giving it back before a reading."""
 
 import ctypes
 
-__all__ = ["keep_freed_memory"]
+__all__ = ["give_back_freed_memory", "keep_freed_memory"]
 
 # malloc.h of the GNU C library.
 _M_TRIM_THRESHOLD = -1
@@ -28,3 +28,18 @@ def keep_freed_memory() -> bool:
         return False
     # Without the second, blocks beyond 32 MiB would still be mapped one by one.
     return bool(mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES) and mallopt(_M_MMAP_MAX, 0))
+
+
+def give_back_freed_memory() -> bool:
+    """Give what this process has freed back to the system, which it may do once at any time.
+
+    Else what it, or a process that it forks, keeps from then on fills those pages first, and the
+    resident memory does not show it.
+
+    Returns:
+        False where the C library has no such call, or where nothing was given back.
+    """
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (OSError, AttributeError, TypeError):
+        return False

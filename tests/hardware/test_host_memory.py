@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from gpuopt.hardware import host_memory, keep_freed_memory
+from gpuopt.hardware import give_back_freed_memory, host_memory, keep_freed_memory
 
 # Two blocks of 48 MiB, as activations are: in use, freed, and in use again.
 FAULTS = """
@@ -57,3 +57,34 @@ def test_another_c_library_is_left_alone(monkeypatch, error):
 
     monkeypatch.setattr(host_memory.ctypes, "CDLL", load)
     assert not keep_freed_memory()
+    assert not give_back_freed_memory()
+
+
+GIVING_BACK = """
+import ctypes
+import gpuopt.hardware as hardware
+from gpuopt.memory.process_memory import resident_bytes
+if {keep}:
+    hardware.keep_freed_memory()
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.malloc.argtypes = ctypes.c_void_p, [ctypes.c_size_t]
+libc.free.argtypes, size = [ctypes.c_void_p], 1 << 16
+blocks = [libc.malloc(size) for _ in range(1600)]
+for block in blocks:
+    ctypes.memset(block, 1, size)
+for block in blocks[:-1]:
+    libc.free(block)
+held = resident_bytes()
+assert hardware.give_back_freed_memory()
+print((held - resident_bytes()) >> 20)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.parametrize("keep", [False, True])
+def test_freed_pages_below_one_in_use_go_back_when_asked(keep):
+    code = GIVING_BACK.format(keep=keep)
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert int(done.stdout) > 90
