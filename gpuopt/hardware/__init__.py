@@ -4,11 +4,12 @@ from gpuopt.hardware.absent import AbsentGpu
 from gpuopt.hardware.build_support import refuse_unsupported, supported_by_build
 from gpuopt.hardware.card_facts import CardFacts
 from gpuopt.hardware.catalogue import load_catalogue, recognise, shipped_catalogue
+from gpuopt.hardware.control_groups import CGROUP_ROOT, MEMBERSHIP, ControlGroup
 from gpuopt.hardware.cuda_driver import DriverDevice, driver_devices
 from gpuopt.hardware.device import Device, DeviceProcess, DeviceReading, NullDevice
 from gpuopt.hardware.gpu import PRECISIONS, Gpu, SeedRow
 from gpuopt.hardware.host import Host
-from gpuopt.hardware.host_capacity import host_memory_bytes
+from gpuopt.hardware.host_capacity import host_memory_bytes, memory_limit
 from gpuopt.hardware.host_memory import give_back_freed_memory, keep_freed_memory
 from gpuopt.hardware.image_size import choose_image_size
 from gpuopt.hardware.inventory import InstalledCard, Machine, look_at_machine
@@ -41,11 +42,14 @@ from gpuopt.hardware.torch_build import (
 )
 
 __all__ = [
+    "CGROUP_ROOT",
     "MEASURED_HEADROOM_RATIO",
+    "MEMBERSHIP",
     "PRECISIONS",
     "AbsentGpu",
     "CardFacts",
     "CardLink",
+    "ControlGroup",
     "Device",
     "DeviceProcess",
     "DeviceReading",
@@ -73,6 +77,7 @@ __all__ = [
     "lightning_precision",
     "load_catalogue",
     "look_at_machine",
+    "memory_limit",
     "process_age_s",
     "processor_flags",
     "processor_name",

@@ -4,11 +4,12 @@ import math
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Literal
 
 from gpuopt.choice import Choice
 from gpuopt.errors import InputError
+from gpuopt.hardware.control_groups import CGROUP_ROOT, MEMBERSHIP, ControlGroup, control_groups
 from gpuopt.hardware.gpu import Gpu
 
 __all__ = [
@@ -20,8 +21,6 @@ __all__ = [
     "recommended_workers",
 ]
 
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
 _CPU_INFO = Path("/proc/cpuinfo")
 _KEY = "num_workers"
 _WORKERS_FOR_DECODED = 2
@@ -33,14 +32,14 @@ class CpuQuota:
 
     Attributes:
         cpus: Of its time; need not be whole.
-        group: The group below the mount; empty for the root that this process sees.
+        group: The group.
     """
 
     cpus: float
-    group: PurePosixPath
+    group: ControlGroup
 
 
-def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> int:
+def available_cpus(cgroup_root: Path = CGROUP_ROOT, membership: Path = MEMBERSHIP) -> int:
     """Count the CPUs that this process may really use.
 
     Args:
@@ -57,14 +56,17 @@ def available_cpus(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERS
     return max(1, math.floor(min(cpus, math.inf if quota is None else quota.cpus)))
 
 
-def cpu_quota(cgroup_root: Path = _CGROUP_ROOT, membership: Path = _MEMBERSHIP) -> CpuQuota | None:
+def cpu_quota(cgroup_root: Path = CGROUP_ROOT, membership: Path = MEMBERSHIP) -> CpuQuota | None:
     """Return the smallest quota of this process's groups and of all above them; None without one.
 
     Args:
         cgroup_root: As `available_cpus` has it.
         membership: The same.
     """
-    return min(_quotas(cgroup_root, membership), key=lambda quota: quota.cpus, default=None)
+    groups = control_groups("cpu", cgroup_root, membership)
+    shares = [(_QUOTAS[group.version](group.folder), group) for group in groups]
+    found = [CpuQuota(cpus, group) for cpus, group in shares if cpus is not None]
+    return min(found, key=lambda quota: quota.cpus, default=None)
 
 
 def processor_name(cpu_info: Path = _CPU_INFO) -> str:
@@ -134,39 +136,6 @@ def recommended_workers(
     return Choice(_KEY, workers, "table" if workers == gpu.num_workers else "measured", reason)
 
 
-def _quotas(root: Path, membership: Path) -> list[CpuQuota]:
-    """Collect the CPU quotas of this process's groups and of all groups above them."""
-    quotas: list[CpuQuota] = []
-    for controllers, group in _groups(membership):
-        if not controllers:
-            folder, read = root, _quota_v2
-        elif "cpu" in controllers:
-            mounts = (root / ",".join(controllers), root / "cpu")
-            folder, read = next((m for m in mounts if m.is_dir()), mounts[-1]), _quota_v1
-        else:
-            continue
-        # A container sees its own group as the root, whatever path the host gave it.
-        levels = [group, *group.parents]
-        below = [level.relative_to("/") for level in levels if level.is_absolute()]
-        found = ((read(folder / level), level) for level in below)
-        quotas.extend(CpuQuota(cpus, level) for cpus, level in found if cpus is not None)
-    return quotas
-
-
-def _groups(membership: Path) -> list[tuple[list[str], PurePosixPath]]:
-    """Parse lines such as "0::/user.slice" and "4:cpu,cpuacct:/docker/abc"."""
-    try:
-        lines = membership.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-    fields = [line.split(":", 2) for line in lines if line.count(":") >= 2]
-    # A group outside this container's view is written with ".."; only the root is visible then.
-    return [
-        (names.split(",") if names else [], PurePosixPath("/" if ".." in path else path))
-        for _, names, path in fields
-    ]
-
-
 def _quota_v2(folder: Path) -> float | None:
     words = _words(folder / "cpu.max")
     return _share(words[0], words[1]) if len(words) == 2 else None
@@ -175,6 +144,9 @@ def _quota_v2(folder: Path) -> float | None:
 def _quota_v1(folder: Path) -> float | None:
     quota, period = _words(folder / "cpu.cfs_quota_us"), _words(folder / "cpu.cfs_period_us")
     return _share(quota[0], period[0]) if quota and period else None
+
+
+_QUOTAS = {2: _quota_v2, 1: _quota_v1}
 
 
 def _words(path: Path) -> list[str]:

@@ -6,21 +6,26 @@ Read from Linux's own files; what another system does not have is unavailable.
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-from gpuopt.hardware import cpu_quota, host_memory_bytes
+from gpuopt.hardware import (
+    CGROUP_ROOT,
+    MEMBERSHIP,
+    ControlGroup,
+    cpu_quota,
+    host_memory_bytes,
+    memory_limit,
+)
 from gpuopt.telemetry.sample import HostReading
 
 __all__ = ["HostMeter"]
 
 _PROC = Path("/proc")
-_CGROUP_ROOT = Path("/sys/fs/cgroup")
-_MEMBERSHIP = Path("/proc/self/cgroup")
-# Memory in use, and the file in which cached pages stand, by version.
-_MEMORY = (
-    ("memory.current", "memory.stat", "inactive_file"),
-    ("memory/memory.usage_in_bytes", "memory/memory.stat", "total_inactive_file"),
-)
+# The file of the memory in use, and the line of `memory.stat` with cached pages, by version.
+_MEMORY = {
+    2: ("memory.current", "inactive_file"),
+    1: ("memory.usage_in_bytes", "total_inactive_file"),
+}
 # Of a processor's line: idle and waiting for a disk; the time of guests is in the user's already.
 _IDLE, _GUEST_COLUMN = slice(3, 5), 8
 
@@ -38,9 +43,9 @@ class HostMeter:
     def __init__(
         self,
         proc: Path = _PROC,
-        cgroup_root: Path = _CGROUP_ROOT,
+        cgroup_root: Path = CGROUP_ROOT,
         clock: Callable[[], float] = time.monotonic,
-        membership: Path = _MEMBERSHIP,
+        membership: Path = MEMBERSHIP,
     ) -> None:
         self._proc = proc
         self._cgroup_root = cgroup_root
@@ -74,12 +79,12 @@ class HostMeter:
             return None
         return min(1.0, max(0.0, (now[0] - before[0]) / (now[1] - before[1])))
 
-    def _group_busy_s(self, group: PurePosixPath) -> float | None:
+    def _group_busy_s(self, group: ControlGroup) -> float | None:
         """Return the time that the processes of a group ran, from version 2 or version 1."""
-        used = _number(self._cgroup_root / group / "cpu.stat", "usage_usec")
+        used = _number(group.folder / "cpu.stat", "usage_usec")
         if used is not None:
             return used / 1e6
-        used = _number(self._cgroup_root / "cpuacct" / group / "cpuacct.usage")
+        used = _number(self._cgroup_root / "cpuacct" / group.path / "cpuacct.usage")
         return None if used is None else used / 1e9
 
     def _machine_ticks(self, cpus: set[int]) -> tuple[float, float] | None:
@@ -97,19 +102,23 @@ class HostMeter:
         return total - sum(sum(row[_IDLE]) for row in rows), total
 
     def _memory_bytes(self) -> tuple[int | None, int | None]:
-        """Return used and all bytes."""
+        """Return used and all bytes, of the group whose limit is below the machine's memory."""
+        total_bytes = host_memory_bytes(self._cgroup_root, self._membership)
+        limit = memory_limit(self._cgroup_root, self._membership)
+        if limit is not None and limit.size_bytes <= total_bytes:
+            return self._group_used_bytes(limit.group), total_bytes
         installed = _number(self._proc / "meminfo", "MemTotal:")
         available = _number(self._proc / "meminfo", "MemAvailable:")
-        limit_bytes = host_memory_bytes(self._cgroup_root)
-        if installed is not None and limit_bytes < installed * 1024:
-            for usage, stat, cached in _MEMORY:
-                used = _number(self._cgroup_root / usage)
-                if used is not None:
-                    dropped = _number(self._cgroup_root / stat, cached) or 0
-                    return max(0, used - dropped), limit_bytes
         if installed is None or available is None:
-            return None, limit_bytes
-        return (installed - available) * 1024, installed * 1024
+            return None, total_bytes
+        return (installed - available) * 1024, total_bytes
+
+    def _group_used_bytes(self, group: ControlGroup) -> int | None:
+        usage, cached = _MEMORY[group.version]
+        used = _number(group.folder / usage)
+        if used is None:
+            return None
+        return max(0, used - (_number(group.folder / "memory.stat", cached) or 0))
 
 
 def _own_cpus() -> set[int]:

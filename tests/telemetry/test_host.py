@@ -82,25 +82,31 @@ def test_memory_of_the_machine_leaves_out_what_can_be_had_at_once(machine):
     )
 
 
+@pytest.mark.parametrize("group", ["", "slice/job"])
 @pytest.mark.parametrize(
-    ("limit", "usage", "stat", "key"),
+    ("membership", "limit", "usage", "key"),
     [
-        ("memory.max", "memory.current", "memory.stat", "inactive_file"),
-        (
-            "memory/memory.limit_in_bytes",
-            "memory/memory.usage_in_bytes",
-            "memory/memory.stat",
-            "total_inactive_file",
-        ),
+        ("0::/", "memory.max", "memory.current", "inactive_file"),
+        ("4:memory:/", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ],
 )
-def test_a_containers_limit_is_its_memory(machine, limit, usage, stat, key):
-    (machine / "memory").mkdir()
-    (machine / limit).write_text("1000000")
-    (machine / usage).write_text("700000\n")
-    (machine / stat).write_text(f"anon 1\n{key} 200000\n")
-    reading = HostMeter(machine, machine).read()
+def test_memory_is_that_of_the_group_whose_limit_is_smallest(
+    machine, membership, limit, usage, key, group
+):
+    mount = machine / ("memory" if "memory" in membership else "")
+    folder = mount / group
+    folder.mkdir(parents=True, exist_ok=True)
+    (machine / "membership").write_text(f"{membership}{group}\n")
+    (mount / limit).write_text("9000000")
+    (mount / usage).write_text("8000000")
+    (folder / limit).write_text("1000000")
+    (folder / usage).write_text("700000\n")
+    (folder / "memory.stat").write_text(f"anon 1\n{key} 200000\n")
+    meter = HostMeter(machine, machine, membership=machine / "membership")
+    reading = meter.read()
     assert (reading.memory_used_bytes, reading.memory_total_bytes) == (500_000, 1_000_000)
+    (folder / usage).unlink()
+    assert meter.read() == HostReading(None, None, 1_000_000)
 
 
 def test_a_system_without_these_files_says_nothing_but_its_size(tmp_path):
