@@ -6,7 +6,7 @@ takes g say how many are needed: 1.2 g / r1. Probes only correct that where it i
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from gpuopt.choice import Choice
@@ -82,11 +82,11 @@ class LoaderResult:
         """What the device could take beyond the best setting; 0 when one keeps it busy."""
         if self.demand is None:
             return 0.0
-        setting = max(self.probes, key=lambda s: self.probes[s].samples_per_second)
-        fastest = self.probes[setting].samples_per_second
+        rates = {s.num_workers: f.samples_per_second for s, f in self.probes.items()}
+        fastest = max(rates.values())
         if fastest >= _BUSY_RATIO * self.demand:
             return 0.0
-        if _has_spare(fastest, setting.num_workers, self.demand, self.reading):
+        if any(_has_spare(rate, n, self.demand, self.reading) for n, rate in rates.items()):
             return 0.0
         return self.demand - fastest
 
@@ -167,21 +167,25 @@ def search_loader(
     prefetch_factor = _prefetch(goal, reading.unevenness, needed, limit_for)
     limit = limit_for(prefetch_factor)
     found: dict[int, Figures] = {}
-    workers: int | None = min(limit.workers, needed)
-    while workers is not None and len(found) < MOST_PROBES:
+
+    def measure(workers: int) -> float:
         setting = LoaderSetting(workers, prefetch_factor, pin_memory)
         measured = probe(setting)
-        waiting_bytes = setting.waiting_batches * reading.batch_bytes
-        found[workers] = Figures(
-            measured.samples_per_second, measured.batch_ms, measured.memory_bytes or waiting_bytes
-        )
+        memory_bytes = measured.memory_bytes or setting.waiting_batches * reading.batch_bytes
+        found[workers] = replace(measured, memory_bytes=memory_bytes)
         if on_probe is not None:
             on_probe(setting, found[workers])
-        if measured.samples_per_second >= wanted:
+        return measured.samples_per_second
+
+    workers: int | None = min(limit.workers, needed)
+    while workers is not None and len(found) < MOST_PROBES:
+        rate = measure(workers)
+        if rate >= wanted:
             break
-        if not shares_processors and _has_spare(
-            measured.samples_per_second, workers, demand, reading
-        ):
+        if not shares_processors and _has_spare(rate, workers, demand, reading):
+            # Where loading is quick, handing its batches over can take longer.
+            if len(found) < MOST_PROBES and _in_turns(demand, reading) > rate:
+                measure(0)
             break
         workers = _next(found, wanted, limit.workers, reading.samples_per_second)
         if workers is None and shares_processors and 0 not in found:
@@ -220,11 +224,16 @@ def _needed(goal: Goal, demand: float | None, wanted: float, reading: LoaderRead
     """Return the closed-form number of processes, which no limit is known of yet."""
     if demand is None:
         return _UNLIMITED
-    alone = max(reading.samples_per_second, 1e-9)
-    # Without processes of their own loading and computing take turns.
-    if alone * demand / (alone + demand) >= wanted:
+    if _in_turns(demand, reading) >= wanted:
         return 0
+    alone = max(reading.samples_per_second, 1e-9)
     return math.ceil(_SURPLUS[goal] * (wanted if goal == "memory" else demand) / alone)
+
+
+def _in_turns(demand: float | None, reading: LoaderReading) -> float:
+    """Predict the throughput without processes of their own: loading and computing take turns."""
+    alone = max(reading.samples_per_second, 1e-9)
+    return alone if demand is None else alone * demand / (alone + demand)
 
 
 def _next(found: Mapping[int, Figures], wanted: float, most: int, alone: float) -> int | None:

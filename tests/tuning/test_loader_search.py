@@ -123,6 +123,17 @@ def test_what_the_main_process_takes_is_no_want_of_loading():
     assert "CPU bound: 200 samples/s missing" in slower.shortfall
 
 
+def test_handing_over_that_takes_longer_than_loading_is_left_out():
+    loader = SimulatedLoader(demand=1000, alone=25_000, handed_ratio=0.93)
+    result = loader.search()
+    assert [setting.num_workers for setting in loader.probed] == [1, 0]
+    assert result.setting.num_workers == 0
+    assert result.shortfall is None
+    slower = SimulatedLoader(demand=1000, alone=10_000, handed_ratio=0.93)
+    assert slower.search().setting.num_workers == 1
+    assert len(slower.probed) == 1
+
+
 def test_loading_that_costs_nothing_needs_no_process():
     assert SimulatedLoader(demand=100, alone=10_000).search().setting.num_workers == 0
 
