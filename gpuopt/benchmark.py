@@ -1,8 +1,9 @@
 """Benchmark engines: build them from a run, prove them equal to its model, time them."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 from rich.text import Text
@@ -15,6 +16,9 @@ from gpuopt.logs import logging_to
 from gpuopt.run_images import given_data, open_data, open_images_of
 from gpuopt.schema import CONF_DIR, BenchmarkConfig, to_benchmark_config
 from gpuopt.trained_run import data_of_run, find_run, folds_of
+
+if TYPE_CHECKING:  # importing these takes seconds
+    from gpuopt.session.engine_benchmark import BenchmarkSettings
 
 __all__ = ["benchmark", "main"]
 
@@ -52,32 +56,13 @@ def benchmark(config: BenchmarkConfig) -> Any:
     node, split = _data(config, place)
     # Only now: torch and Lightning take seconds to import, and bad input ends before.
     from gpuopt.hardware import load_catalogue
-    from gpuopt.session.engine_benchmark import (
-        BenchmarkSettings,
-        benchmark_file,
-        benchmark_model,
-    )
+    from gpuopt.session.engine_benchmark import benchmark_file, benchmark_model
     from gpuopt.session.prediction import find_checkpoint
     from gpuopt.session.weights import load_described
     from gpuopt.storage.checkpoint import read_checkpoint
 
-    settings = BenchmarkSettings(
-        config.engines,
-        config.precision.name,
-        config.optimal_batch_size,
-        config.max_batch_size,
-        config.warmup,
-        config.runs,
-        config.least_proof_images,
-        config.cache_dir,
-    )
-    catalogue = load_catalogue(CONF_DIR / "gpu")
-
-    def open_source(image_size: int) -> Any:
-        if split is None:
-            return open_images_of(node, image_size, config.cache_dir)
-        return open_data(node, split, image_size, cache_dir=config.cache_dir)
-
+    open_source = _opener(node, split, config.cache_dir)
+    settings, catalogue = _settings(config), load_catalogue(CONF_DIR / "gpu")
     if place is None:
         assert file is not None  # one of the two is there
         return benchmark_file(
@@ -118,6 +103,34 @@ def _data(
     if place is None or not place.is_dir():
         raise InputError("say which images to time engines on: data.root=FOLDER")
     return data_of_run(place)
+
+
+def _opener(
+    node: dict[str, Any], split: dict[str, Any] | None, cache_dir: str | None
+) -> Callable[[int], Any]:
+    """Return what opens the images at a size, without classes where no split is known."""
+
+    def open_source(image_size: int) -> Any:
+        if split is None:
+            return open_images_of(node, image_size, cache_dir)
+        return open_data(node, split, image_size, cache_dir=cache_dir)
+
+    return open_source
+
+
+def _settings(config: BenchmarkConfig) -> "BenchmarkSettings":
+    from gpuopt.session.engine_benchmark import BenchmarkSettings
+
+    return BenchmarkSettings(
+        config.engines,
+        config.precision.name,
+        config.optimal_batch_size,
+        config.max_batch_size,
+        config.warmup,
+        config.runs,
+        config.least_proof_images,
+        config.cache_dir,
+    )
 
 
 def _say(line: str) -> None:

@@ -1,5 +1,6 @@
 """Write a trained model as an engine: a file that classifies faster, proved equal before use."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from gpuopt.schema import CONF_DIR, ExportConfig, to_export_config
 from gpuopt.trained_run import find_run, folds_of
 
 if TYPE_CHECKING:  # importing these takes seconds
+    from gpuopt.engine.protocol import EngineRequest
+    from gpuopt.session.prediction import PredictionSetup
     from gpuopt.session.weights_file import LoadedNetwork
 
 __all__ = ["export", "main"]
@@ -45,54 +48,20 @@ def export(config: ExportConfig) -> Path:
     place = _place(config)
     check_prediction_places(config.data)
     # Only now: torch takes seconds to import, and bad input ends before.
-    import torch
-
-    from gpuopt.engine.choices import engine_batches, engine_precision
-    from gpuopt.engine.export import choose_engine, export_engine, require_free
-    from gpuopt.engine.protocol import EngineRequest
-    from gpuopt.hardware import load_catalogue
-    from gpuopt.session.console import make_console
+    from gpuopt.engine.export import export_engine, require_free
+    from gpuopt.session.console import make_teller
     from gpuopt.session.engines import proof_images
-    from gpuopt.session.prediction import PredictionSetup
 
-    console = make_console()
-
-    def tell(line: str) -> None:
-        console.print(line, soft_wrap=True, markup=False)
-
+    tell = make_teller()
     loaded = _load(config, place)
-    setup = PredictionSetup.choose(
-        loaded.description,
-        preset=config.gpu,
-        catalogue=load_catalogue(CONF_DIR / "gpu"),
-        precision=config.precision.name,
-        batch_size="auto",
-        num_workers=0,
-        cache_dir=config.cache_dir,
-    )
-    device = torch.device(setup.device)
-    precision = engine_precision(config.precision.name, device)
-    optimal, most = engine_batches(
-        config.optimal_batch_size, config.max_batch_size, setup.batch_size
-    )
-    request = EngineRequest(
-        loaded.image_size,
-        loaded.num_classes,
-        str(precision.value),
-        int(optimal.value),
-        int(most.value),
-        device,
-        tuple(config.fp32_layers),
-    )
-    engine = choose_engine(config.engine, request, config.provider)
-    for choice in (setup.choices[0], engine, precision, optimal, most):
-        tell(str(choice))
-    output = _output(config, place, str(engine.value), str(precision.value))
+    setup = _setup(config, loaded)
+    engine, request = _choose(config, loaded, setup, tell)
+    output = _output(config, place, engine, request.precision)
     require_free(output)
     sources = proof_sources(config.data, place, loaded.image_size, config.cache_dir)
     with setup.applied():
         found = export_engine(
-            str(engine.value),
+            engine,
             request,
             loaded.network,
             output,
@@ -135,6 +104,54 @@ def _load(config: ExportConfig, place: Path) -> "LoadedNetwork":
         num_classes=config.num_classes,
         image_size=None if config.image_size == "auto" else int(config.image_size),
     )
+
+
+def _setup(config: ExportConfig, loaded: "LoadedNetwork") -> "PredictionSetup":
+    from gpuopt.hardware import load_catalogue
+    from gpuopt.session.prediction import PredictionSetup
+
+    return PredictionSetup.choose(
+        loaded.description,
+        preset=config.gpu,
+        catalogue=load_catalogue(CONF_DIR / "gpu"),
+        precision=config.precision.name,
+        batch_size="auto",
+        num_workers=0,
+        cache_dir=config.cache_dir,
+    )
+
+
+def _choose(
+    config: ExportConfig,
+    loaded: "LoadedNetwork",
+    setup: "PredictionSetup",
+    tell: Callable[[str], None],
+) -> tuple[str, "EngineRequest"]:
+    """Settle the engine and what is asked of it, and say why."""
+    import torch
+
+    from gpuopt.engine.choices import engine_batches, engine_precision
+    from gpuopt.engine.export import choose_engine
+    from gpuopt.engine.protocol import EngineRequest
+
+    device = torch.device(setup.device)
+    precision = engine_precision(config.precision.name, device)
+    optimal, most = engine_batches(
+        config.optimal_batch_size, config.max_batch_size, setup.batch_size
+    )
+    request = EngineRequest(
+        loaded.image_size,
+        loaded.num_classes,
+        str(precision.value),
+        int(optimal.value),
+        int(most.value),
+        device,
+        tuple(config.fp32_layers),
+    )
+    engine = choose_engine(config.engine, request, config.provider)
+    for choice in (setup.choices[0], engine, precision, optimal, most):
+        tell(str(choice))
+    return str(engine.value), request
 
 
 def _output(config: ExportConfig, place: Path, engine: str, precision: str) -> Path:

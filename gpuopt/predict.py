@@ -73,11 +73,12 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     is_written = bool(config.resume) and output.exists()
     submission = place_of_submission(node, output, may_exist=is_written)
     # Only now: torch takes seconds to import, and bad input ends before.
+    from gpuopt.session.console import make_teller
     from gpuopt.session.contest import contest_of_settings
     from gpuopt.session.ensemble import Ensemble
     from gpuopt.session.prediction import score
 
-    tell = _teller()
+    tell = make_teller()
     ensemble = Ensemble.open(place, folds=folds_of(place))
     if ensemble.missing:
         tell(ensemble.missing_in_words)
@@ -109,14 +110,6 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     for path in written:
         tell(f"{len(predictions.ids)} predictions in {path}")
     return output
-
-
-def _teller() -> Callable[[str], None]:
-    """Return what prints one line as it is."""
-    from gpuopt.session.console import make_console
-
-    console = make_console()
-    return lambda line: console.print(line, soft_wrap=True, markup=False)
 
 
 def _temperature(

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from gpuopt.engine.fallback import EngineSearch, ProofImages, VerifiedEngine
+from gpuopt.engine.fallback import Attempt, EngineSearch, ProofImages, VerifiedEngine
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.race import SCOPES, Race, Timing, race
 from gpuopt.engine.record import EngineRecord
@@ -18,7 +18,13 @@ from gpuopt.engine.served_model import example_images
 from gpuopt.engine.verification import Bounds
 from gpuopt.memory.device_errors import free_memory
 
-__all__ = ["MadeEngine", "benchmark_batch_sizes", "benchmark_engines", "used_bytes"]
+__all__ = [
+    "MadeEngine",
+    "benchmark_batch_sizes",
+    "benchmark_engines",
+    "grown_bytes",
+    "used_bytes",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -79,44 +85,28 @@ def benchmark_engines(
     Returns:
         A record of each engine, in order; of one that failed with the reason.
     """
-    builds: dict[tuple[str, EngineRequest], float | None] = {}
-
     sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
-
-    def timed_make(name: str, asked: EngineRequest) -> Engine:
-        made = make(name, asked)
-        if made.build_s is not None:
-            start = clock()
-            for size in sizes:  # some compile at the first call of a size
-                made.engine(example_images(asked, size))
-            builds[name, asked] = made.build_s + clock() - start
-        return made.engine
-
+    builds = _TimedBuilds(make, sizes, clock)
     found = min(len(proof.images), bounds.least_images)
     enough = replace(bounds, least_images=found)
-    search = EngineSearch(request, network, proof, make=timed_make, tell=tell, bounds=enough)
+    search = EngineSearch(request, network, proof, make=builds, tell=tell, bounds=enough)
     records: dict[str, EngineRecord] = {}
     engines: dict[str, Engine] = {}
     requests: dict[str, EngineRequest] = {}
     for name in dict.fromkeys((_BASELINE, *names)):
         before = used_bytes(request.device, settle=True)
         proved, attempts = search.prove(name)
-        last = attempts[-1]
-        records[name] = EngineRecord(
-            name,
-            last.precision,
-            last.fp32_layers,
-            builds.get((name, proved.request)) if proved else None,
-            _more(before, used_bytes(request.device)) if proved else None,
-            proved is not None and found >= bounds.least_images,
-            str(last) if found >= bounds.least_images else _unproved(str(last), found, bounds),
-            last.verification,
-            (),
-        )
+        record = _record(attempts[-1], proved is not None, found, bounds)
         if proved is not None:
+            record = replace(
+                record,
+                build_s=builds.duration_s.get((name, proved.request)),
+                memory_bytes=grown_bytes(before, used_bytes(request.device)),
+            )
             engines[name], requests[name] = proved.engine, proved.request
-            if records[name].is_verified:
+            if record.is_verified:
                 keep(proved)
+        records[name] = record
         del proved  # `engines` alone holds them: their memory may be needed
     timed = _timed(
         engines,
@@ -128,14 +118,67 @@ def benchmark_engines(
         baseline=_BASELINE if _BASELINE in engines else next(iter(engines), _BASELINE),
         clock=clock,
     )
-    return [
-        replace(
-            record,
-            timings=timed.timings.get(name, ()),
-            faults=tuple(map(str, timed.faults.get(name, ()))),
-        )
-        for name, record in records.items()
-    ]
+    return [_with_timings(record, timed) for record in records.values()]
+
+
+class _TimedBuilds:
+    """Makes engines, and keeps how long those took that had to be built.
+
+    Attributes:
+        duration_s: By backend and request.
+    """
+
+    def __init__(
+        self,
+        make: Callable[[str, EngineRequest], MadeEngine],
+        batch_sizes: Sequence[int],
+        clock: Callable[[], float],
+    ) -> None:
+        self.duration_s: dict[tuple[str, EngineRequest], float] = {}
+        self._make = make
+        self._batch_sizes = batch_sizes
+        self._clock = clock
+
+    def __call__(self, name: str, request: EngineRequest) -> Engine:
+        made = self._make(name, request)
+        if made.build_s is not None:
+            start = self._clock()
+            for size in self._batch_sizes:  # some compile at the first call of a size
+                made.engine(example_images(request, size))
+            self.duration_s[name, request] = made.build_s + self._clock() - start
+        return made.engine
+
+
+def _record(last: Attempt, is_proved: bool, found: int, bounds: Bounds) -> EngineRecord:
+    """Say what the search for an engine came to, with so many images.
+
+    Args:
+        last: Its last step.
+        is_proved: Whether that found an engine.
+        found: Images that it was compared on.
+        bounds: What proves an engine.
+    """
+    is_enough = found >= bounds.least_images
+    reason = str(last) if is_enough else _unproved(str(last), found, bounds)
+    return EngineRecord(
+        last.engine,
+        last.precision,
+        last.fp32_layers,
+        build_s=None,
+        memory_bytes=None,
+        is_verified=is_proved and is_enough,
+        reason=reason,
+        verification=last.verification,
+        timings=(),
+    )
+
+
+def _with_timings(record: EngineRecord, timed: Race) -> EngineRecord:
+    return replace(
+        record,
+        timings=timed.timings.get(record.engine, ()),
+        faults=tuple(map(str, timed.faults.get(record.engine, ()))),
+    )
 
 
 def _timed(
@@ -217,7 +260,8 @@ def used_bytes(device: torch.device, *, settle: bool = False) -> int | None:
     return pages * resource.getpagesize()
 
 
-def _more(before: int | None, after: int | None) -> int | None:
+def grown_bytes(before: int | None, after: int | None) -> int | None:
+    """Return what more is used than before, at least 0; None where one of the two is unknown."""
     return None if before is None or after is None else max(0, after - before)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from gpuopt.session.evaluation import Evaluation
     from gpuopt.session.plan import Plan
 
-__all__ = ["make_console", "print_plan", "print_results"]
+__all__ = ["make_console", "make_teller", "print_plan", "print_results"]
 
 _log = logging.getLogger(__name__)
 
@@ -28,6 +29,12 @@ def make_console() -> Console:
     """Make a console; into a file or pipe tables are as wide as a usual window."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(width=_WIDTH_OF_FILES, highlight=False)
+
+
+def make_teller() -> Callable[[str], None]:
+    """Return what prints one line as it is: whole, and without markup."""
+    console = make_console()
+    return lambda line: console.print(line, soft_wrap=True, markup=False)
 
 
 def print_plan(

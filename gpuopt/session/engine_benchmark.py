@@ -16,13 +16,14 @@ from gpuopt.engine.benchmark import (
     MadeEngine,
     benchmark_batch_sizes,
     benchmark_engines,
+    grown_bytes,
     used_bytes,
 )
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.choices import engine_batches, engine_precision
-from gpuopt.engine.fallback import VerifiedEngine
+from gpuopt.engine.fallback import ProofImages, VerifiedEngine
 from gpuopt.engine.files import EngineFile
-from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
+from gpuopt.engine.protocol import Backend, Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.race import race
 from gpuopt.engine.record import (
@@ -34,7 +35,7 @@ from gpuopt.engine.record import (
 )
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
-from gpuopt.engine.verification import Bounds, provider_of, read_report
+from gpuopt.engine.verification import Bounds, Verification, provider_of, read_report
 from gpuopt.errors import FaultError, InputError
 from gpuopt.hardware import Gpu, select_gpu
 from gpuopt.model import ImageNetwork
@@ -145,21 +146,11 @@ def benchmark_model(
     )
     image_size, device = description.image_size, _device(setup.device)
     network = network_of(model)
-    optimal, maximum = engine_batches(
-        settings.optimal_batch_size, settings.max_batch_size, setup.batch_size
-    )
-    precision, is_tf32 = engine_precision(settings.precision, device), settings.precision == "tf32"
-    request = EngineRequest(
-        image_size,
-        model.num_classes,
-        str(precision.value),
-        int(optimal.value),
-        int(maximum.value),
-        device,
-    )
+    request, choices = _request(model, image_size, device, settings, setup.batch_size)
     proof = read_proof_images(open_source(image_size), settings.least_proof_images)
     # As predict would set the device for it: the settings are part of an engine's key.
-    setup = replace(setup, precision=settings.precision if is_tf32 else request.precision)
+    is_tf32 = settings.precision == "tf32"
+    setup = replace(setup, precision="tf32" if is_tf32 else request.precision)
     bounds = Bounds(least_images=settings.least_proof_images)
     maker = _Maker(network, settings.cache_dir, bounds, tell)
     with setup.applied():
@@ -184,11 +175,34 @@ def benchmark_model(
         len(proof.images),
         sizes,
         tuple(records),
-        (setup.choices[0], precision, optimal, maximum),
+        (setup.choices[0], *choices),
     )
     if run is None:
         return answer
     return _kept(answer, run, surroundings, settings, request)
+
+
+def _request(
+    model: ImageNetwork,
+    image_size: int,
+    device: torch.device,
+    settings: BenchmarkSettings,
+    batch_size: int,
+) -> tuple[EngineRequest, tuple[Choice, ...]]:
+    """Settle what is asked of the engines; `batch_size` is what predictions would take."""
+    optimal, maximum = engine_batches(
+        settings.optimal_batch_size, settings.max_batch_size, batch_size
+    )
+    precision = engine_precision(settings.precision, device)
+    request = EngineRequest(
+        image_size,
+        model.num_classes,
+        str(precision.value),
+        int(optimal.value),
+        int(maximum.value),
+        device,
+    )
+    return request, (precision, optimal, maximum)
 
 
 def _kept(
@@ -261,49 +275,60 @@ def benchmark_file(
         raise InputError(f"{path} is no engine of gpuopt: engine={file.engine} keeps no file")
     if reason := backend.unavailable(request.device):
         raise InputError(reason)
-    size = request.image_size
-    images = read_proof_images(open_source(size), settings.least_proof_images)
-    sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
+    images = read_proof_images(open_source(request.image_size), settings.least_proof_images)
     with setup.applied():
-        before = used_bytes(request.device, settle=True)
-        engine = backend.load(request, path)
-        timed = race(
-            {backend.name: engine},
-            images.images,
-            batch_sizes=sizes,
-            warmup=settings.warmup,
-            runs=settings.runs,
-            baseline=backend.name,
-        )
-        after = used_bytes(request.device)
-    report, provider = read_report(path), provider_of(engine)
-    if report is None:
-        reason = "there is no report of a proof beside it"
-    elif not report.is_of(engine):
-        reason = f"it was proved with provider={report.provider}, and this is {provider}"
-    else:
-        reason = str(report)
-    record = EngineRecord(
-        backend.name,
-        request.precision,
-        request.fp32_layers,
-        None,
-        None if before is None or after is None else max(0, after - before),
-        report is not None and report.accepted and report.is_of(engine),
-        reason,
-        report,
-        timed.timings[backend.name],
-        tuple(map(str, timed.faults.get(backend.name, ()))),
-    )
+        record = _time_alone(backend, request, path, images, settings)
     return EngineAnswer(
         path.name,
         setup.gpu.name,
         request.image_size,
         len(images.images),
-        sizes,
+        benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size),
         (record,),
         setup.choices,
     )
+
+
+def _time_alone(
+    backend: Backend,
+    request: EngineRequest,
+    path: Path,
+    images: ProofImages,
+    settings: BenchmarkSettings,
+) -> EngineRecord:
+    before = used_bytes(request.device, settle=True)
+    engine = backend.load(request, path)
+    timed = race(
+        {backend.name: engine},
+        images.images,
+        batch_sizes=benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size),
+        warmup=settings.warmup,
+        runs=settings.runs,
+        baseline=backend.name,
+    )
+    memory_bytes = grown_bytes(before, used_bytes(request.device))
+    report = read_report(path)
+    return EngineRecord(
+        backend.name,
+        request.precision,
+        request.fp32_layers,
+        build_s=None,
+        memory_bytes=memory_bytes,
+        is_verified=report is not None and report.accepted and report.is_of(engine),
+        reason=_proof_in_words(report, engine),
+        verification=report,
+        timings=timed.timings[backend.name],
+        faults=tuple(map(str, timed.faults.get(backend.name, ()))),
+    )
+
+
+def _proof_in_words(report: Verification | None, engine: Engine) -> str:
+    if report is None:
+        return "there is no report of a proof beside it"
+    if not report.is_of(engine):
+        provider = provider_of(engine)
+        return f"it was proved with provider={report.provider}, and this is {provider}"
+    return str(report)
 
 
 class _Maker:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 from gpuopt.batch_schedule import BatchSchedule
@@ -11,7 +12,7 @@ from gpuopt.memory import MemoryEstimate, MemorySetup, choose_micro_batch, predi
 from gpuopt.recomputation import NONE
 from gpuopt.session.checkpointing import choose_checkpointing
 
-__all__ = ["absent_choices", "absent_micro_batch", "memory_setup"]
+__all__ = ["TrainingMemory", "absent_choices", "absent_micro_batch", "memory_setup"]
 
 
 def memory_setup(
@@ -50,6 +51,48 @@ def memory_setup(
     )
 
 
+@dataclass(frozen=True)
+class TrainingMemory:
+    """Predicts the memory of a training, by how much of the model is recomputed.
+
+    Attributes:
+        model: See `memory_setup`, as the next five.
+        image_size: In pixels.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`.
+        optimizer: Its settings.
+        moving_average: Whether the weights are averaged.
+        clips_gradients: Whether gradients are clipped.
+        cache_dir: Folder of all caches; None means the user's cache folder.
+    """
+
+    model: Mapping[str, Any]
+    image_size: int
+    precision: str
+    optimizer: Mapping[str, Any] | None = None
+    moving_average: bool = False
+    clips_gradients: bool = True
+    cache_dir: str | None = None
+
+    def at(self, level: str, *, offload: bool | None = None) -> MemoryEstimate:
+        """Predict it at a level of checkpointing.
+
+        Args:
+            level: `none`, `stages=K` or `full`.
+            offload: Whether the optimizer's state leaves the card; None: as the settings say.
+        """
+        setup = memory_setup(
+            {**self.model, "checkpointing": level},
+            self.image_size,
+            self.precision,
+            optimizer=self.optimizer,
+            moving_average=self.moving_average,
+            clips_gradients=self.clips_gradients,
+        )
+        if offload is not None:
+            setup = replace(setup, optimizer_is_offloaded=offload)
+        return predict_memory(setup, cache_dir=self.cache_dir)
+
+
 def absent_choices(gpu: Gpu, config: Mapping[str, Any]) -> list[Choice]:
     """Predict what would be chosen for a training on a card that is not there.
 
@@ -63,24 +106,20 @@ def absent_choices(gpu: Gpu, config: Mapping[str, Any]) -> list[Choice]:
     Raises:
         InputError: When not one sample fits, or the model is unknown to timm.
     """
-    size = int(choose_image_size(config["image_size"], gpu).value)
-
-    def predict(level: str) -> MemoryEstimate:
-        setup = memory_setup(
-            {**config["model"], "checkpointing": level},
-            size,
-            str(resolve_precision(config["precision"]["name"], gpu, is_cuda=True).value),
-            optimizer=config["optimizer"],
-            moving_average=config["callbacks"]["moving_average"]["enabled"],
-            clips_gradients=config["trainer"]["gradient_clip_norm"] is not None,
-        )
-        return predict_memory(setup, cache_dir=config["cache_dir"])
-
+    memory = TrainingMemory(
+        config["model"],
+        int(choose_image_size(config["image_size"], gpu).value),
+        str(resolve_precision(config["precision"]["name"], gpu, is_cuda=True).value),
+        optimizer=config["optimizer"],
+        moving_average=config["callbacks"]["moving_average"]["enabled"],
+        clips_gradients=config["trainer"]["gradient_clip_norm"] is not None,
+        cache_dir=config["cache_dir"],
+    )
     sizes = BatchSchedule.of(config["global_batch_size"], config["global_batch_schedule"])
     per_device = math.ceil(sizes.largest / config["trainer"]["devices"])
     requested = str(config["model"].get("checkpointing", NONE))
-    level = choose_checkpointing(requested, predict, gpu.budget_bytes(), per_device)
-    micro = choose_micro_batch(gpu, predict(str(level.value)), per_device)
+    level = choose_checkpointing(requested, memory.at, gpu.budget_bytes(), per_device)
+    micro = choose_micro_batch(gpu, memory.at(str(level.value)), per_device)
     return [micro] if level.evidence == "given" else [level, micro]
 
 

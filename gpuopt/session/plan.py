@@ -16,11 +16,11 @@ from gpuopt.hardware import (
     select_gpu,
 )
 from gpuopt.hardware.shared_memory import workers_that_fit
-from gpuopt.memory import MemoryEstimate, choose_micro_batch, predict_memory
+from gpuopt.memory import MemoryEstimate, choose_micro_batch
 from gpuopt.recomputation import NONE
 from gpuopt.session.checkpointing import choose_checkpointing, wanted_samples
 from gpuopt.session.device import cuda_properties
-from gpuopt.session.memory import memory_setup
+from gpuopt.session.memory import TrainingMemory
 from gpuopt.session.offloading import check_offload, offload_choice
 
 __all__ = ["Plan", "make_plan"]
@@ -157,39 +157,34 @@ def make_plan(
     """
     properties = cuda_properties(preset, local_devices or devices, device_index)
     gpu, gpu_choice = select_gpu(preset, properties, catalogue)
-    choices = [gpu_choice]
     is_cuda = properties is not None
-    chosen_precision = resolve_precision(precision, gpu, is_cuda)
+    arithmetic = resolve_precision(precision, gpu, is_cuda)
     size = choose_image_size(image_size, gpu)
     offloads = check_offload(
-        optimizer, is_cuda=is_cuda, devices=devices, precision=str(chosen_precision.value)
+        optimizer, is_cuda=is_cuda, devices=devices, precision=str(arithmetic.value)
     )
-
-    def predict(level: str, *, offload: bool = offloads) -> MemoryEstimate:
-        setup = memory_setup(
-            {**model, "checkpointing": level},
-            int(size.value),
-            str(chosen_precision.value),
-            optimizer=optimizer,
-            moving_average=moving_average,
-            clips_gradients=clips_gradients,
-        )
-        setup = replace(setup, optimizer_is_offloaded=offload)
-        return predict_memory(setup, cache_dir=cache_dir)
-
+    memory = TrainingMemory(
+        model,
+        int(size.value),
+        str(arithmetic.value),
+        optimizer=optimizer,
+        moving_average=moving_average,
+        clips_gradients=clips_gradients,
+        cache_dir=cache_dir,
+    )
     schedule = BatchSchedule.of(global_batch_size, global_batch_changes)
     per_device = math.ceil(schedule.largest / devices)
     level = choose_checkpointing(
         str(model.get("checkpointing", NONE)),
-        predict if is_cuda else None,
+        memory.at if is_cuda else None,
         gpu.budget_bytes() if is_cuda else 0,
         wanted_samples(micro_batch_size, per_device),
     )
-    estimate = predict(str(level.value)) if is_cuda else None
+    estimate = memory.at(str(level.value)) if is_cuda else None
     micro = _choose_micro(micro_batch_size, gpu, estimate, per_device)
-    choices += [chosen_precision, size, *([] if level.evidence == "given" else [level])]
+    choices = [gpu_choice, arithmetic, size, *([] if level.evidence == "given" else [level])]
     if offloads:
-        choices.append(offload_choice(predict, str(level.value), gpu.budget_bytes()))
+        choices.append(offload_choice(memory.at, str(level.value), gpu.budget_bytes()))
     choices.append(micro)
     learning_rate = None
     if learning_rate_rule != "none":
@@ -201,7 +196,7 @@ def make_plan(
     return Plan(
         accelerator="cuda" if is_cuda else "cpu",
         gpu=gpu,
-        precision=str(chosen_precision.value),
+        precision=str(arithmetic.value),
         image_size=int(size.value),
         global_batch_size=global_batch_size,
         micro_batch_size=int(micro.value),
