@@ -14,6 +14,7 @@ from gpuopt.endings import ending_clearly
 from gpuopt.entry import checked, refuse_words
 from gpuopt.errors import InputError, nearest
 from gpuopt.hardware import Gpu
+from gpuopt.override_words import readable
 from gpuopt.schema import CONF_DIR, SCHEMAS, USER_CONF_MARKER, register
 
 __all__ = ["main"]
@@ -75,6 +76,7 @@ def _compose(primary: str, overrides: list[str]) -> tuple[dict[str, Any], list[s
     overrides, folder = _take_config_dir(overrides)
     words = translate_arguments(primary, overrides)
     refuse_words(words)
+    words = [readable(word) for word in words]
     if folder is not None:
         words = [f"hydra.searchpath=[file://{folder}]", *words]
     GlobalHydra.instance().clear()

@@ -26,6 +26,7 @@ from gpuopt.configuration import (
 )
 from gpuopt.endings import ending_clearly, ending_on_signals
 from gpuopt.errors import InputError, nearest
+from gpuopt.override_words import readable
 from gpuopt.run import choose_folder, remove_empty
 from gpuopt.schema import CONF_DIR, SCHEMAS, fitting, register
 from gpuopt.session.sweep_words import is_sweep, prepare_sweep
@@ -54,9 +55,10 @@ def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show ends no command
         sys.stdout.reconfigure(errors="replace")
     with ending_clearly(name, debug="debug=true" in sys.argv[1:]), ending_on_signals():
-        sys.argv[1:] = translate_arguments(name, sys.argv[1:])
-        refuse_words(sys.argv[1:])
-        _refuse_wrong_flags(name, sys.argv[1:])
+        words = translate_arguments(name, sys.argv[1:])
+        refuse_words(words)
+        _refuse_wrong_flags(name, words)
+        sys.argv[1:] = map(readable, words)
         register()
         os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra then raises, and the last line is ours
         caught: list[Exception] = []

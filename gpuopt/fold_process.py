@@ -4,8 +4,8 @@ import subprocess
 import sys
 
 from gpuopt.errors import FaultError, InputError, PreemptedError
+from gpuopt.override_words import quoted
 from gpuopt.run import RunFolder
-from gpuopt.session.sweep_words import quoted
 
 __all__ = ["train_in_process"]
 
@@ -27,7 +27,7 @@ def train_in_process(run: RunFolder, own: RunFolder, *, debug: bool) -> None:
         InputError: When the fold found its input bad.
         FaultError: When it failed otherwise, or was killed.
     """
-    words = [f"resume={quoted(own.path)}", *(["debug=true"] if debug else [])]
+    words = [f"resume={quoted(str(own.path))}", *(["debug=true"] if debug else [])]
     # A session of its own: Ctrl-C reaches this process alone, which passes it on once.
     process = subprocess.Popen(
         [sys.executable, "-m", "gpuopt.train", *words], start_new_session=True

@@ -18,9 +18,9 @@ from gpuopt.configuration.settings_file import SettingsFile
 from gpuopt.entry import checked, run_command
 from gpuopt.errors import InputError, TargetNotMetError, one_line
 from gpuopt.logs import logging_to
+from gpuopt.override_words import quoted
 from gpuopt.run import remove_empty
 from gpuopt.schema import CONF_DIR, USER_CONF_MARKER, RecommendTtaConfig, to_recommend_config
-from gpuopt.session.sweep_words import quoted
 from gpuopt.storage import write_json
 from gpuopt.trained_run import data_of_run, find_run
 from gpuopt.tta import TestTimeAugmentation
@@ -181,7 +181,7 @@ def _command(run: str, policy: dict[str, Any], *, is_named: bool) -> str:
 
 def _value(path: str) -> str:
     """Write a path in Hydra's grammar, quoted where that is needed."""
-    return path if _PLAIN_PATH.fullmatch(path) else quoted(Path(path))
+    return path if _PLAIN_PATH.fullmatch(path) else quoted(path)
 
 
 def _typed_for_predict() -> list[str]:

@@ -14,7 +14,7 @@ PACKAGE = Path(gpuopt.__file__).parent
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 # A package may import what stands before it; on one floor only callbacks/ may import siblings.
 FLOORS = [
-    {"errors", "choice", "lazy"},
+    {"errors", "choice", "lazy", "override_words"},
     {"hardware", "storage", "recomputation", "batch_schedule", "batch_statistics"},
     {"memory", "model", "data", "measure"},
     {"steps"},

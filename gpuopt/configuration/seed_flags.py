@@ -233,18 +233,10 @@ def translate_arguments(command: str, arguments: Sequence[str]) -> list[str]:
         elif attached and command in KEYS and name in _SLIPS.difference(keys):
             wrong.append(_Word(word, name, value))
         else:
-            settings.append(_quoted(word))
+            settings.append(word)
     if wrong:
         raise InputError(_answer(command, wrong, keys))
     return options + settings
-
-
-def _quoted(word: str) -> str:
-    """Put `stages=4` in quotes, without which Hydra takes no value with an equals sign."""
-    key, _, value = word.partition("=")
-    if key != "model.checkpointing":
-        return word
-    return f"{key}=" + re.sub(r"(?<!['\"])\bstages=\d+", r"'\g<0>'", value)
 
 
 def _value_in(rest: Sequence[str]) -> str:

@@ -7,9 +7,9 @@ from dataclasses import replace
 from rich.console import Console
 
 from gpuopt.errors import FaultError, GpuoptError, InputError, PreemptedError
+from gpuopt.override_words import quoted
 from gpuopt.parallel import JobEnd, StopRequest, run_job
 from gpuopt.session.sweep_folder import Job, SweepFolder, from_here
-from gpuopt.session.sweep_words import quoted
 
 __all__ = ["carry_out", "conclude", "ended", "give_up", "refuse", "report", "stopped"]
 
@@ -30,7 +30,7 @@ def carry_out(sweep: SweepFolder, job: Job, *, debug: bool = False) -> bool:
     """
     sweep.write_job(replace(job, state="running", reason=""))
     folder = sweep.job_folder(job.number)
-    command = [sys.executable, "-m", "gpuopt.train", f"resume={quoted(folder)}"]
+    command = [sys.executable, "-m", "gpuopt.train", f"resume={quoted(str(folder))}"]
     with StopRequest() as stop:
         end = run_job(
             [*command, "debug=true"] if debug else command,

@@ -5,14 +5,14 @@ Hydra composes every job from its own overrides, so the folder has to be one of 
 
 import datetime
 import importlib.util
-import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from gpuopt.errors import InputError
+from gpuopt.override_words import quoted, unquoted
 from gpuopt.session.sweep_folder import SweepFolder, newest_sweep
 
-__all__ = ["SWEEPS", "is_sweep", "prepare_sweep", "quoted", "without_folder"]
+__all__ = ["SWEEPS", "is_sweep", "prepare_sweep", "without_folder"]
 
 SWEEPS = Path("outputs/sweeps")
 _MULTIRUN = ("-m", "--multirun")
@@ -49,23 +49,16 @@ def prepare_sweep(words: Sequence[str]) -> tuple[list[str], Path]:
     resume = next((w.partition("=")[2] for w in words if w.startswith("resume=")), "")
     own = [word for word in words if not word.startswith("resume=")]
     if resume and resume.lower() not in ("null", "false"):
-        sweep = _to_resume(_unquoted(resume), own)
+        sweep = _to_resume(unquoted(resume), own)
         return ["-m", *sweep.words, _folder_word(sweep.path)], sweep.path
     named = next((w.partition("=")[2] for w in own if w.startswith(f"{_FOLDER}=")), "")
-    folder = _named(Path(_unquoted(named)).expanduser()) if named else _new()
+    folder = _named(Path(unquoted(named)).expanduser()) if named else _new()
     return ["-m", *without_folder(own), _folder_word(folder)], folder
 
 
 def without_folder(words: Sequence[str]) -> list[str]:
     """Return the words that say what a sweep does, not where."""
     return [w for w in words if w not in _MULTIRUN and not w.startswith(f"{_FOLDER}=")]
-
-
-def quoted(path: Path) -> str:
-    """Write a path in Hydra's grammar, whatever is in its name."""
-    # A backslash means itself unless a quote follows, the closing one included.
-    doubled = re.sub(r"(\\+)(?='|$)", r"\1\1", str(path))
-    return "'" + doubled.replace("'", "\\'") + "'"
 
 
 def _require_installed(words: Sequence[str]) -> None:
@@ -130,10 +123,4 @@ def _make(folder: Path, *, exist_ok: bool) -> None:
 
 
 def _folder_word(folder: Path) -> str:
-    return f"{_FOLDER}={quoted(folder)}"
-
-
-def _unquoted(value: str) -> str:
-    if len(value) > 1 and value[0] == value[-1] and value[0] in "'\"":
-        return value[1:-1].replace(f"\\{value[0]}", value[0])
-    return value
+    return f"{_FOLDER}={quoted(str(folder))}"

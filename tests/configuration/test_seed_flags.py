@@ -429,16 +429,3 @@ def test_hydras_parser_takes_the_order(line):
     assert parsed.config_dir == ("conf" if "config-dir" in line else None)
     if "--info" in line:
         assert parsed.info == ("defaults" if "defaults" in line else "all")
-
-
-@pytest.mark.parametrize(
-    ("typed", "passed_on"),
-    [
-        ("model.checkpointing=stages=4", "model.checkpointing='stages=4'"),
-        ("model.checkpointing='stages=4'", "model.checkpointing='stages=4'"),
-        ("model.checkpointing=none,stages=2,full", "model.checkpointing=none,'stages=2',full"),
-        ("model.checkpointing=full", "model.checkpointing=full"),
-    ],
-)
-def test_a_value_with_an_equals_sign_is_put_in_quotes_for_hydra(typed, passed_on):
-    assert translate_arguments("train", [typed]) == [passed_on]
