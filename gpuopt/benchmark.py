@@ -27,7 +27,7 @@ _SCHEMA = 1
 
 def main() -> None:
     """Run `gpuopt benchmark`."""
-    run_command("benchmark", _benchmark)
+    run_command("benchmark", _benchmark, leaves_files=True)
 
 
 def _benchmark(composed: DictConfig) -> None:

@@ -30,6 +30,7 @@ from gpuopt.override_words import readable
 from gpuopt.run import choose_folder, remove_empty
 from gpuopt.schema import CONF_DIR, SCHEMAS, fitting, register
 from gpuopt.session.sweep_words import is_sweep, prepare_sweep
+from gpuopt.unread_output import going_on_unread
 
 __all__ = [
     "CheckBeforeRun",
@@ -45,16 +46,20 @@ _LONGEST_NAME = 255  # of a file, such as the option of a group
 _PLACES = ("cache_dir", "log", "output", "replay", "resume", "run")
 
 
-def run_command(name: str, task: Callable[[DictConfig], None]) -> NoReturn:
+def run_command(
+    name: str, task: Callable[[DictConfig], None], *, leaves_files: bool = False
+) -> NoReturn:
     """Run one command and end the process.
 
     Args:
         name: The command, which is also the name of its primary configuration.
         task: Called with the composed, checked configuration.
+        leaves_files: Whether it is of use when nobody reads what it prints, and so goes on then.
     """
     if isinstance(sys.stdout, io.TextIOWrapper):  # what a terminal cannot show ends no command
         sys.stdout.reconfigure(errors="replace")
-    with ending_clearly(name, debug="debug=true" in sys.argv[1:]), ending_on_signals():
+    output = going_on_unread() if leaves_files else contextlib.nullcontext()
+    with output, ending_clearly(name, debug="debug=true" in sys.argv[1:]), ending_on_signals():
         words = translate_arguments(name, sys.argv[1:])
         refuse_words(words)
         _refuse_wrong_flags(name, words)

@@ -24,7 +24,7 @@ __all__ = ["export", "main"]
 
 def main() -> None:
     """Run `gpuopt export`."""
-    run_command("export", _export)
+    run_command("export", _export, leaves_files=True)
 
 
 def _export(composed: DictConfig) -> None:

@@ -36,7 +36,7 @@ __all__ = ["main", "predict"]
 
 def main() -> None:
     """Run `gpuopt predict`."""
-    run_command("predict", _predict)
+    run_command("predict", _predict, leaves_files=True)
 
 
 def _predict(composed: DictConfig) -> None:

@@ -36,7 +36,7 @@ _QUIET = {"KINETO_LOG_LEVEL": "6", "TORCH_CPP_LOG_LEVEL": "ERROR"}
 
 def main() -> None:
     """Run `gpuopt profiler`."""
-    run_command("profiler", _profile)
+    run_command("profiler", _profile, leaves_files=True)
 
 
 def _profile(composed: DictConfig) -> None:

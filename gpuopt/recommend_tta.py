@@ -41,7 +41,7 @@ _OF_ABSENT_CARDS = ("gpu.memory_gib",)
 
 def main() -> None:
     """Run `gpuopt recommend_tta`."""
-    run_command("recommend_tta", _recommend)
+    run_command("recommend_tta", _recommend, leaves_files=True)
 
 
 def _recommend(composed: DictConfig) -> None:

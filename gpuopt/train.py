@@ -16,7 +16,7 @@ __all__ = ["main"]
 def main() -> None:
     """Run `gpuopt train`."""
     register_sweeps()
-    run_command("train", _train)
+    run_command("train", _train, leaves_files=True)
 
 
 def _train(config: DictConfig) -> None:

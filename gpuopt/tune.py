@@ -34,7 +34,7 @@ _MOST_FILES = 10_000
 
 def main() -> None:
     """Run `gpuopt tune`."""
-    run_command("tune", _tune)
+    run_command("tune", _tune, leaves_files=True)
 
 
 def _tune(composed: DictConfig) -> None:

@@ -27,6 +27,7 @@ from gpuopt.logs import logging_to
 from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
+from gpuopt.report.names import drawable_or
 from gpuopt.run import RunFolder
 from gpuopt.run_parts import RunParts, build_parts, plan_run, process_settings, total_steps
 from gpuopt.schema import TrainConfig, to_train_config
@@ -50,6 +51,7 @@ from gpuopt.session.training_facts import training_facts
 from gpuopt.session.weights import export_weights, load_weights
 from gpuopt.storage import Sidecar
 from gpuopt.storage.checkpoint import read_checkpoint
+from gpuopt.unread_output import going_on_unread
 
 __all__ = ["main", "stopping_on_signals", "work"]
 
@@ -60,7 +62,7 @@ def main() -> None:
     """Run `python -m gpuopt.worker FOLDER` as one rank."""
     rank = Rank.from_environment()
     rank.die_with_launcher()
-    with ending_clearly("worker", debug=False), rank.reporting():
+    with going_on_unread(), ending_clearly("worker", debug=False), rank.reporting():
         _work_as(rank, sys.argv[1:])
     sys.exit(0)
 
@@ -178,7 +180,8 @@ def _conclude(
             precision=plan.precision,
             show_progress=sys.stderr.isatty(),
         )
-    figures = draw_figures(evaluation, data, f"{config.model['name']} on {config.data_name}")
+    title = f"{config.model['name']} on {drawable_or(config.data_name, config.data_kind)}"
+    figures = draw_figures(evaluation, data, title)
     write_artifacts(run.path, evaluation, data, figures)
     calibration = conclude_validation(
         run.path,

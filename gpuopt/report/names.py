@@ -9,7 +9,7 @@ import unicodedata
 from collections import Counter
 from collections.abc import Sequence
 
-__all__ = ["class_labels", "drawable", "plain_text", "shortened"]
+__all__ = ["class_labels", "drawable", "drawable_or", "plain_text", "shortened"]
 
 _NO_GLYPH = "□"
 
@@ -27,6 +27,11 @@ def drawable(text: str) -> str:
 
     known = drawable_characters()
     return "".join(letter if ord(letter) in known else _NO_GLYPH for letter in plain_text(text))
+
+
+def drawable_or(text: str, other: str) -> str:
+    """Return a text of which every letter can be drawn, else another one."""
+    return other if _NO_GLYPH in drawable(text) else text
 
 
 def shortened(text: str, columns: int) -> str:

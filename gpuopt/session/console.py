@@ -61,7 +61,6 @@ def print_plan(
         forecast_s: Predicted duration of training, if there is one.
     """
     per_epoch = [math.ceil(data.train_size / size) for size in plan.global_batches.sizes.values()]
-    sizes = f"{data.train_size} train, {data.validation_size} validation, {data.test_size} test"
     batch = (
         f"{plan.micro_batch_size} x {plan.devices} device x {plan.accumulate_grad_batches} "
         f"accumulated = {plan.global_batch_size} per step"
@@ -70,7 +69,8 @@ def print_plan(
     evidence = {choice.key: choice.evidence for choice in plan.choices}
     rows = [
         PlanRow("model", model),
-        PlanRow("data", f"{data_name}: {sizes}, {data.num_classes} classes"),
+        PlanRow("data", f"{data_name}: {_sizes(data)}, {data.num_classes} classes"),
+        *_left_out(data),
         PlanRow("device", f"{plan.accelerator} ({plan.gpu.name})", evidence.get("gpu", "")),
         PlanRow("precision", plan.precision, evidence.get("precision", "")),
         PlanRow("image size", f"{plan.image_size} px", evidence.get("image_size", "")),
@@ -80,7 +80,8 @@ def print_plan(
     ]
     if plan.global_batch_changes:
         later = [f"{n} from epoch {e + 1}" for e, n in plan.global_batch_changes.items()]
-        rows.insert(6, PlanRow("batch later", ", ".join(later), "given"))
+        batch_row = next(i for i, row in enumerate(rows) if row.label == "batch")
+        rows.insert(batch_row + 1, PlanRow("batch later", ", ".join(later), "given"))
     if plan.learning_rate is not None:
         rule = next(c for c in plan.choices if c.key == "learning_rate_rule")
         rows.append(PlanRow("learning rate", f"{rule.value}: {rule.reason}", rule.evidence))
@@ -95,6 +96,20 @@ def print_plan(
     for choice in plan.choices:
         if choice.evidence != "given" or choice.key == "gpu":
             _log.info("%s", choice)
+
+
+def _sizes(data: "ImageDataModule") -> str:
+    sizes = f"{data.train_size} train, {data.validation_size} validation"
+    return f"{sizes}, {data.test_size} test" if data.has_test_set else f"{sizes} and test"
+
+
+def _left_out(data: "ImageDataModule") -> list[PlanRow]:
+    """Name an image that cannot be read, if there are any."""
+    if not data.rejected:
+        return []
+    count, first = len(data.rejected), data.rejected[0]
+    others = "" if count == 1 else f" and {count - 1} more unreadable images, see results.json"
+    return [PlanRow("left out", f"{first.path} ({first.reason}){others}", "measured")]
 
 
 def print_results(

@@ -2,7 +2,7 @@ import pytest
 
 from gpuopt.report import class_labels, plain_text, shortened
 from gpuopt.report.fonts import drawable_characters
-from gpuopt.report.names import drawable
+from gpuopt.report.names import drawable, drawable_or
 
 HOSTILE = [
     "<img src=x onerror=alert(1)>",
@@ -65,3 +65,5 @@ def test_without_a_font_a_name_is_boxes_or_its_number(monkeypatch):
     monkeypatch.setattr("gpuopt.report.fonts.drawable_characters", lambda: latin)
     assert class_labels(["진단서", "서류 A4"]) == ["class 0", "□□ A4"]
     assert drawable("é") == "□"
+    assert drawable_or("서류 A4", "imagefolder") == "imagefolder"
+    assert drawable_or("A4", "imagefolder") == "A4"

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 from rich.console import Console
 
 from gpuopt.choice import Choice
+from gpuopt.data.image_store import RejectedImage
 from gpuopt.hardware import load_catalogue
 from gpuopt.measure import Interval
 from gpuopt.schema import CONF_DIR
@@ -21,6 +22,11 @@ def console():
     return Console(file=stream, width=120), stream
 
 
+def opened(**changes):
+    sizes = {"train_size": 100, "validation_size": 20, "test_size": 30, "num_classes": 10}
+    return SimpleNamespace(**{**sizes, "has_test_set": True, "rejected": [], **changes})
+
+
 def evaluation(**changes):
     import numpy as np
 
@@ -34,7 +40,7 @@ def test_the_plan_shows_batches_data_and_evidence(caplog):
     choice = Choice("precision", "fp32", "table", "why")
     choices = (choice, Choice("x", 1, "given", "asked"))
     plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, choices, checkpointing="stages=2")
-    data = SimpleNamespace(train_size=100, validation_size=20, test_size=30, num_classes=10)
+    data = opened()
     target, stream = console()
     with caplog.at_level("INFO", "gpuopt"):
         print_plan(
@@ -57,13 +63,34 @@ def test_the_plan_shows_batches_data_and_evidence(caplog):
     assert [record.getMessage() for record in caplog.records] == [str(choice)]
 
 
+def shown(data):
+    plan = Plan("cpu", CPU, "fp32", 32, 64, 16, 1, ())
+    target, stream = console()
+    print_plan(
+        target, plan, model="m", data_name="d", data=data, steps=5, policy=TURNED, forecast_s=None
+    )
+    return stream.getvalue()
+
+
+def test_the_plan_says_what_is_left_out_and_that_nothing_else_is_there_to_test():
+    text = shown(opened())
+    assert "left out" not in text
+    one = RejectedImage("photos/[1].jpg", "not an image")
+    text = shown(opened(has_test_set=False, rejected=[one]))
+    assert "d: 100 train, 20 validation and test, 10 classes" in text
+    assert "left out" in text
+    assert "photos/[1].jpg (not an image)" in text
+    assert "more" not in text
+    assert "and 2 more unreadable images" in shown(opened(rejected=[one] * 3))
+
+
 def test_the_plan_shows_later_batches_and_the_learning_rate():
     choice = Choice("learning_rate_rule", "sqrt", "predicted", "0.1 x 2 = 0.2, from 16 to 64")
     plan = Plan(
         "cpu", CPU, "fp32", 32, 64, 16, 1, (choice,),
         global_batch_changes={2: 128}, learning_rate=0.2, learning_rate_rule="sqrt",
     )  # fmt: skip
-    data = SimpleNamespace(train_size=100, validation_size=20, test_size=30, num_classes=10)
+    data = opened()
     target, stream = console()
     print_plan(
         target, plan, model="m", data_name="d", data=data, steps=5, policy=TURNED, forecast_s=None
