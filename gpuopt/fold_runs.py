@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from gpuopt.configuration.data_names import name_of_data
 from gpuopt.errors import FaultError, InputError, PreemptedError
 from gpuopt.fold_process import train_in_process
 from gpuopt.logs import logging_to
@@ -52,7 +53,8 @@ def train_folds(run: RunFolder, config: Mapping[str, Any], console: Console) -> 
             write_fold_results(run.path, count, _all_finished(run, config))
         folds = _all_finished(run, config)
         write_fold_results(run.path, count, folds)
-        results = summarise_folds(run.path, count, folds, config["data"], console)
+        data = config["data"]
+        results = summarise_folds(run.path, count, folds, data, name_of_data(data), console)
         calibration = calibrate_folds(run.path, folds, config, console)
         results["calibration"] = calibration.as_dict() if calibration else None
         run.write_results(results)

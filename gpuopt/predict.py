@@ -76,7 +76,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     from gpuopt.session.console import make_teller
     from gpuopt.session.contest import contest_of_settings
     from gpuopt.session.ensemble import Ensemble
-    from gpuopt.session.prediction import score
+    from gpuopt.session.prediction import ImageSource, score
 
     tell = make_teller()
     ensemble = Ensemble.open(place, folds=folds_of(place))
@@ -106,7 +106,8 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     for line in predictions.rejected:
         tell(one_line(f"left out: {line}"))
     if interval is not None:
-        tell(f"macro-F1 with tta={config.tta.name}: {interval}")
+        by = ", by the images' folders" if isinstance(source, ImageSource) else ""
+        tell(f"macro-F1 with tta={config.tta.name}{by}: {interval}")
     for path in written:
         tell(f"{len(predictions.ids)} predictions in {path}")
     return output

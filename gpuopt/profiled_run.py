@@ -15,6 +15,7 @@ from gpuopt.callbacks.nsys_marks import NsysMarks
 from gpuopt.callbacks.step_phases import StepPhases
 from gpuopt.callbacks.step_profiler import TRACE, StepProfiler
 from gpuopt.choice import Choice
+from gpuopt.configuration.data_names import name_of_data
 from gpuopt.measure import duration_text
 from gpuopt.profiling import Profile, profile_trace
 from gpuopt.profiling.files import write_profile
@@ -148,7 +149,7 @@ def _facts(config: ProfilerConfig, plan: Plan, run: ThrowawayRun) -> dict[str, s
     batch = f"{plan.micro_batch_size} x {plan.accumulate_grad_batches} accumulated"
     return {
         "model": f"{run.model.name}, {plan.image_size} px",
-        "data": f"{config.data_name}, {run.data.num_workers} loader processes",
+        "data": f"{name_of_data(config.data)}, {run.data.num_workers} loader processes",
         "device": plan.gpu.name,
         "batch": f"{batch} = {plan.global_batch_size} per step",
         "precision": plan.precision,

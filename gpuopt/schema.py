@@ -105,18 +105,6 @@ class TrainConfig:
     resume: Any = None
     debug: bool = False
 
-    @property
-    def data_name(self) -> str:
-        """For people: the folder of own images, or the kind of data."""
-        if self.data.get("root"):
-            return Path(self.data["root"]).expanduser().resolve().name
-        return self.data_kind
-
-    @property
-    def data_kind(self) -> str:
-        """The data's class: `documents` for `gpuopt.data.Documents`."""
-        return str(self.data["_target_"]).rpartition(".")[2].lower()
-
 
 @dataclass
 class PredictConfig:

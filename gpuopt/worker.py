@@ -20,6 +20,7 @@ from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks import DurableCheckpoint, Preemption
+from gpuopt.configuration.data_names import kind_of_data, name_of_data
 from gpuopt.data import ImageDataModule
 from gpuopt.endings import ending_clearly
 from gpuopt.errors import InputError, PreemptedError
@@ -107,7 +108,7 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
         if not rank.is_first:
             return {}
         evaluation, results = _conclude(run, raw, config, parts, trained, console)
-    print_results(console, evaluation, config.data_name, config.tta, run.path)
+    print_results(console, evaluation, name_of_data(config.data), config.tta, run.path)
     return results
 
 
@@ -142,7 +143,7 @@ def _train(
         console,
         plan,
         model=f"{model.name}, {model.weights_source} weights",
-        data_name=config.data_name,
+        data_name=name_of_data(config.data),
         data=data,
         steps=steps,
         policy=config.tta,
@@ -180,8 +181,8 @@ def _conclude(
             precision=plan.precision,
             show_progress=sys.stderr.isatty(),
         )
-    title = f"{config.model['name']} on {drawable_or(config.data_name, config.data_kind)}"
-    figures = draw_figures(evaluation, data, title)
+    data_name = drawable_or(name_of_data(config.data), kind_of_data(config.data))
+    figures = draw_figures(evaluation, data, f"{config.model['name']} on {data_name}")
     write_artifacts(run.path, evaluation, data, figures)
     calibration = conclude_validation(
         run.path,

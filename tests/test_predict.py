@@ -124,6 +124,21 @@ def test_labelled_images_get_a_score_and_no_submission(home, tmp_path, capsys):
     assert [path.name for path in output.parent.iterdir()] == ["predictions.csv"]
 
 
+def test_folders_of_classes_get_a_score(home, tmp_path, capsys):
+    for i in range(4):
+        folder = tmp_path / "new" / ("light" if i % 2 else "dark")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(home / "test" / f"{i}.png", folder)
+    words = ("data=image_folder", f"data.root={tmp_path / 'new'}", "data.cache=off")
+    rows = read(predicted(home, tmp_path / "p", *words))
+    assert [row["target"] for row in rows] == ["dark", "dark", "light", "light"]
+    assert "macro-F1 with tta=none, by the images' folders: " in capsys.readouterr().out
+    shutil.copy(home / "test/0.png", tmp_path / "new")  # of no class
+    rows = read(predicted(home, tmp_path / "q", *words))
+    assert {row["target"] for row in rows} == {""}
+    assert "macro-F1" not in capsys.readouterr().out
+
+
 def test_a_home_folder_is_expanded(home, tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(home))
     settings = to_predict_config(

@@ -1,9 +1,10 @@
-"""Images to predict on, whose classes nobody knows."""
+"""Images to predict on, whose classes nobody knows, or their folders name."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from gpuopt.data.cache import CacheMode, open_images
 from gpuopt.data.csv_table import read_csv
@@ -56,12 +57,14 @@ def prediction_images(
 
 
 class PredictionImages:
-    """Unlabelled images as batches in order, decoded and checked as for training.
+    """Images as batches in order, decoded and checked as for training.
 
     Args:
         images: Id and file of each image, as `prediction_images` lists them.
         image_size: Side of the square images in pixels.
         batch_size: Images per device and batch.
+        class_names: Where every image lies in a folder that is named as one of these, such as
+            `cat/1.jpg`, the folder is its class; else no class is known.
         num_workers: Loader processes.
         pin_memory: Copy batches to page-locked memory where there is a CUDA device.
         cache: See `ImageDataModule`.
@@ -80,6 +83,7 @@ class PredictionImages:
         image_size: int,
         batch_size: int,
         *,
+        class_names: Sequence[str] = (),
         num_workers: int = 0,
         pin_memory: bool = False,
         cache: CacheMode = "auto",
@@ -107,13 +111,13 @@ class PredictionImages:
         if not len(rows):
             raise InputError("none of the images can be read")
         self.ids = [images[row][0] for row in rows]
-        self._split = Split(self.ids, np.full(len(rows), -1, np.int64), store, rows)
+        self._split = Split(self.ids, _targets(self.ids, class_names), store, rows)
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def loader(self, rank: int = 0, world_size: int = 1) -> WindowLoader:
-        """Load this rank's images; `Batch.ids` are places in `ids`, targets are -1."""
+        """Load this rank's images; `Batch.ids` are places in `ids`, unknown targets are -1."""
         return WindowLoader(
             ImageDataset(self._split, seed=0),
             EvaluationSampler(len(self), self._batch_size, rank, world_size),
@@ -121,3 +125,11 @@ class PredictionImages:
             pin_memory=self._pin_memory,
             timeout_s=self._worker_timeout_s,
         )
+
+
+def _targets(ids: Sequence[str], class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the class of each image's outermost folder, or -1 for all where one has none."""
+    numbers = {name: number for number, name in enumerate(class_names)}
+    folders = [id_.partition("/") for id_ in ids]
+    found = np.array([numbers.get(name, -1) if slash else -1 for name, slash, _ in folders])
+    return found.astype(np.int64) if (found >= 0).all() else np.full(len(ids), -1, np.int64)

@@ -26,6 +26,7 @@ def summarise_folds(
     count: int,
     folds: Sequence[FoldResult],
     data: Mapping[str, Any],
+    data_name: str,
     console: Console,
 ) -> dict[str, Any]:
     """Write `out_of_fold.csv` and the mean of the folds' test predictions; print the scores.
@@ -35,6 +36,7 @@ def summarise_folds(
         count: Number of folds of the run.
         folds: Those that are finished, at least one.
         data: The settings of the data set.
+        data_name: Its name, for people.
         console: Where the table is printed.
 
     Returns:
@@ -54,7 +56,7 @@ def summarise_folds(
     if ensemble is not None:
         _write_ensemble(folder, ensemble, pooled.class_names, data)
     results = assemble_fold_results(count, folds, pooled, ensemble)
-    _print(console, results, folds, ensemble)
+    _print(console, results, folds, ensemble, data_name)
     return results
 
 
@@ -79,6 +81,7 @@ def _print(
     results: Mapping[str, Any],
     folds: Sequence[FoldResult],
     ensemble: TestEnsemble | None,
+    data_name: str,
 ) -> None:
     rows = [FoldRow(str(f.fold), len(f.out_of_fold.ids), f.macro_f1) for f in folds]
     pooled = Interval(**results["metrics"]["macro_f1"])
@@ -92,5 +95,5 @@ def _print(
         caption += f", standard deviation {spread['std']:.3f}"
     if spread["missing"]:
         caption += f"; not trained yet: fold {', '.join(map(str, spread['missing']))}"
-    title = f"Out of fold on {results['data']['name'].lower()}"
+    title = f"Out of fold on {data_name}"
     console.print(folds_table(rows, title=title, caption=caption))

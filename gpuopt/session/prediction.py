@@ -242,6 +242,8 @@ def open_images(
         prediction_images(source.place, source.image_dir, source.id_column),
         description.image_size,
         setup.batch_size,
+        # Folders of classes are labels; the names in a CSV are only names.
+        class_names=description.class_names if Path(source.place).expanduser().is_dir() else (),
         num_workers=setup.num_workers,
         pin_memory=setup.device == "cuda",
         cache_dir=cache_dir,

@@ -71,6 +71,25 @@ def test_batches_in_order_without_targets(folder, mode, workers):
             assert np.array_equal(image, decode_image(folder / data.ids[row], 16))
 
 
+def test_folders_of_classes_are_labels_where_every_image_has_one(folder):
+    (folder / "less").mkdir()
+    for image in folder.glob("*.png"):
+        image.rename(folder / "less" / image.name)
+    labelled = images(folder, class_names=["none", "more", "less"])
+    targets = {
+        labelled.ids[row]: target
+        for batch in labelled.loader()
+        for row, target in zip(batch.ids.tolist(), batch.targets.tolist(), strict=True)
+    }
+    assert {name.partition("/")[0]: target for name, target in targets.items()} == {
+        "more": 1,
+        "less": 2,
+    }
+    for names in (["more"], ["0.png", "1.png"], []):
+        unlabelled = images(folder, class_names=names)
+        assert {int(t) for batch in unlabelled.loader() for t in batch.targets} == {-1}
+
+
 def test_ranks_share_the_images(folder):
     data = images(folder)
     rows = [
