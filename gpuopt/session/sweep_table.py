@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from gpuopt.override_words import unquoted
 from gpuopt.report.figures import save_png
 from gpuopt.report.sweep import SweepRow, sweep_figure, write_sweep_csv
 from gpuopt.session.sweep_folder import Job, SweepFolder
@@ -44,7 +45,7 @@ def sweep_row(
 
     return SweepRow(
         number=job.number,
-        varied={key: values.get(key, "") for key in varied},
+        varied={key: unquoted(values.get(key, "")) for key in varied},
         global_batch_size=batch("global_batch_size"),
         micro_batch_size=batch("micro_batch_size"),
         samples_per_second=training.get("samples_per_second"),

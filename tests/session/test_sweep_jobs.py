@@ -171,6 +171,8 @@ def test_a_row_without_results_has_what_was_asked_for():
     assert (row.micro_batch_size, row.global_batch_size) == (8, "x")
     assert row.samples_per_second is None
     assert row.f1 is None
+    job = Job(0, ("data.root='사진'",), "waiting", "")
+    assert sweep_row(job, ["data.root"], {}, {}).varied == {"data.root": "사진"}
     without_tta = {"metrics": {"tta": "none", "macro_f1_tta": {"value": 0.6}}}
     assert sweep_row(job, [], {}, without_tta).f1_tta is None
 
