@@ -6,7 +6,7 @@ import itertools
 import random
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,9 +28,13 @@ __all__ = ["Plants", "main"]
 _KINDS = ("data", "synchronisation", "optimizer", "batch")
 _TINY_BATCH = 2
 # A plant that brings this much when it is removed has to be found; others may be.
-_COSTLY = {"batch": 0.3}
+_COSTLY = {"data": 0.1, "synchronisation": 0.1, "optimizer": 0.1, "batch": 0.3}
+# What nobody planted may be found where removing it really brings that much.
+_REAL = {"data": 0.025, "batch": 0.1}
 _WARM_STEPS, _LEAST_STEPS = 6, 5
 _LEAKS = ("none", "tensors", "host")
+# In a watch of seconds; the C library's heap alone comes and goes by some 20 MiB.
+_TOLERATED_MIB = 40
 # A share of all cases cannot be above 1: of its interval the lower end is Wilson's.
 _Z = 1.96
 
@@ -45,6 +49,7 @@ class Plants:
         load_s: Seconds that each batch takes more to load.
         after_wait_s: Seconds of the host's work in each step, after its wait for the device.
         parameters: Small ones, which cost an optimizer that is not fused a kernel or ten each.
+        from_memory: Whether all batches are one that is there already.
     """
 
     kinds: tuple[str, ...]
@@ -52,13 +57,19 @@ class Plants:
     load_s: float = 0.0
     after_wait_s: float = 0.0
     parameters: int = 0
+    from_memory: bool = False
 
     def without(self, kind: str) -> "Plants":
-        """Return the same training without one plant; of the batch, with twice the samples."""
-        kinds = tuple(other for other in self.kinds if other != kind)
-        if kind == "batch":
-            return replace(self, kinds=kinds, batch_size=2 * self.batch_size)
-        return replace(self, kinds=kinds, load_s=0.0 if kind == "data" else self.load_s)
+        """Return the same training without one bottleneck, planted or not.
+
+        Without the loader batches come from memory; the small batch has twice the samples.
+        """
+        plants = replace(self, kinds=tuple(other for other in self.kinds if other != kind))
+        if kind == "data":
+            return replace(plants, load_s=0.0, from_memory=True)
+        if kind == "batch":  # each sample takes as long to load
+            return replace(plants, batch_size=2 * self.batch_size, load_s=2 * self.load_s)
+        return plants
 
 
 class _Images(Dataset[tuple[Tensor, int]]):
@@ -147,14 +158,13 @@ def _bottlenecks(
         assert probe.measured is not None  # the fit goes on until it is
         diagnosis = find_bottlenecks(probe.measured)
         found = {one.kind for one in diagnosis.found}
-        gains = _gains(arguments, network, plants)
-        costly = {kind for kind, gain in gains.items() if gain >= _COSTLY.get(kind, 0.1)}
+        gains = _gains(arguments, network, plants, {*kinds, *(found & _REAL.keys())})
         case = {
             "planted": list(kinds),
             "seed": seed,
             "found": sorted(found),
             "gains": gains,
-            "right": costly <= found <= set(kinds),
+            "right": _is_right(found, kinds, gains),
             "verdict": diagnosis.verdict,
             "evidence": [one.evidence for one in diagnosis.found],
             "sum_ratio": probe.measured.parts.closure_ratio(),
@@ -168,9 +178,10 @@ def _leaks(arguments: argparse.Namespace, network: nn.Module) -> tuple[Row, list
     """Tell planted leaks, and raise no alarm without one."""
     cuda = torch.cuda.is_available()
     expected = {"none": [], "tensors": ["leak"], "host": ["host"]}
+    tolerated_mib = 10 if arguments.quick else _TOLERATED_MIB
     cases = []
     for leak, seed in itertools.product(_LEAKS, range(arguments.seeds)):
-        watch = LeakWatch(arguments.leak_s, threshold_mib=10, ends_fit=True)
+        watch = LeakWatch(arguments.leak_s, tolerated_mib, ends_fit=True)
         _train(arguments, network, Plants((), arguments.batch_size), watch, leak=leak)
         found = [growth.kind for growth in watch.growth]
         places = [site.place for site in watch.sites]
@@ -222,11 +233,20 @@ def _draw(kinds: tuple[str, ...], seed: int, batch_size: int, step_s: dict[int, 
     )
 
 
-def _gains(arguments: argparse.Namespace, network: nn.Module, plants: Plants) -> dict[str, float]:
-    """Measure what removing each plant really brings: together they may hide each other."""
+def _is_right(found: set[str], planted: Sequence[str], gains: dict[str, float]) -> bool:
+    """Tell whether all that costs much was found, and nothing that costs nothing."""
+    costly = {kind for kind in planted if gains[kind] >= _COSTLY[kind]}
+    real = {kind for kind, least in _REAL.items() if gains.get(kind, 0.0) >= least}
+    return costly <= found <= {*planted, *real}
+
+
+def _gains(
+    arguments: argparse.Namespace, network: nn.Module, plants: Plants, kinds: set[str]
+) -> dict[str, float]:
+    """Measure what removing each really brings: together they may hide each other."""
     sample_s = _step_s(arguments, network, plants) / plants.batch_size
     gains = {}
-    for kind in plants.kinds:
+    for kind in sorted(kinds):
         other = plants.without(kind)
         gains[kind] = sample_s / (_step_s(arguments, network, other) / other.batch_size) - 1
     return gains
@@ -275,13 +295,15 @@ def _train(
 ) -> None:
     """Train until the callback has seen enough."""
     cuda = torch.cuda.is_available()
-    loader = DataLoader(
+    loader: Iterable[Any] = DataLoader(
         _Images(arguments.image_size, plants.load_s, plants.batch_size),
         plants.batch_size,
         # A healthy loader has processes, a slow one has not enough of them.
         num_workers=0 if plants.load_s or arguments.quick else arguments.workers,
         pin_memory=cuda,
     )
+    if plants.from_memory:
+        loader = itertools.repeat(next(iter(loader)), 1_000_000)
     trainer = L.Trainer(
         accelerator="gpu" if cuda else "cpu",
         devices=1,

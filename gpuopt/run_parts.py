@@ -3,21 +3,92 @@
 import contextlib
 import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import lightning.pytorch as L
+import torch
 
 from gpuopt.build import build
 from gpuopt.data import ImageDataModule
 from gpuopt.errors import InputError
 from gpuopt.hardware import load_catalogue
+from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
 from gpuopt.parallel.rank import Rank
 from gpuopt.schema import CONF_DIR, TrainConfig
 from gpuopt.session.compilation import compile_backbone, may_accumulate
 from gpuopt.session.device import torch_settings
 from gpuopt.session.plan import Plan, make_plan
+from gpuopt.session.precision_check import settle_precision
 
-__all__ = ["build_data", "build_model", "plan_run", "process_settings", "total_steps"]
+__all__ = [
+    "RunParts",
+    "build_data",
+    "build_model",
+    "build_parts",
+    "plan_run",
+    "process_settings",
+    "total_steps",
+]
+
+
+@dataclass(frozen=True)
+class RunParts:
+    """What is trained and how.
+
+    Attributes:
+        plan: With every choice that is made before the first step.
+        model: With its first weights.
+        data: Opened.
+        precision_probe: What trying the precision found, for `results.json`.
+        data_s: How long opening the data took.
+    """
+
+    plan: Plan
+    model: Classifier
+    data: ImageDataModule
+    precision_probe: Any
+    data_s: float
+
+
+def build_parts(config: TrainConfig, plan: Plan, rank: Rank, folder: Path) -> RunParts:
+    """Open the data, build the model, try the precision, and settle the loader.
+
+    Args:
+        config: The checked settings.
+        plan: Of `plan_run`.
+        rank: This process's place among those that train together.
+        folder: Where the precision's trial leaves its notes.
+
+    Raises:
+        InputError: For data that cannot be read, or a model that does not fit them.
+    """
+    with Stopwatch() as data_time:
+        data = build_data(config, plan)
+    model = build_model(config, plan, data)
+    is_cuda = plan.accelerator == "cuda"
+    settled = settle_precision(
+        plan,
+        model,
+        data,
+        requested=config.precision.name,
+        tries=config.precision_probe,
+        folder=folder,
+        device=torch.device("cuda", rank.local_number) if is_cuda else torch.device("cpu"),
+        plan_for=lambda precision: plan_run(config, rank, precision),
+    )
+    plan = settled.plan.with_workers(
+        config.num_workers,
+        decoded=data.is_decoded,
+        ranks=rank.local_world_size,
+        prefetch_factor=config.prefetch_factor,
+    )
+    data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
+    if config.model.get("channels_last") == "auto":
+        plan = plan.with_choice(model.channels_last_choice())
+    return RunParts(plan, model, data, settled.probe, data_time.duration_s)
 
 
 def plan_run(config: TrainConfig, rank: Rank, precision: str | None = None) -> Plan:

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import lightning.pytorch as L
-import torch
 
 from gpuopt.build import build_callbacks
 from gpuopt.callbacks import ExactResume, NonFiniteLoss, ScalerSteps, StepLog
 from gpuopt.data import ImageDataModule
 from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE
-from gpuopt.run_parts import build_data, build_model, plan_run, process_settings, total_steps
+from gpuopt.run_parts import build_parts, plan_run, process_settings, total_steps
 from gpuopt.schema import TrainConfig
 from gpuopt.session.batch_search import searching_where_asked
 from gpuopt.session.callback_arguments import callback_arguments
@@ -23,7 +22,6 @@ from gpuopt.session.compilation import compile_choosers
 from gpuopt.session.device import faults_in_words
 from gpuopt.session.fitting import FitSettings, make_trainer
 from gpuopt.session.plan import Plan
-from gpuopt.session.precision_check import settle_precision
 from gpuopt.session.scalar_logs import make_logger
 
 __all__ = ["ThrowawayRun", "opened_run"]
@@ -122,24 +120,5 @@ def opened_run(config: TrainConfig) -> Iterator[ThrowawayRun]:
     )
     place = tempfile.TemporaryDirectory(prefix="gpuopt_")
     with process_settings(config, plan, ALONE), faults, place as name:
-        data = build_data(config, plan)
-        model = build_model(config, plan, data)
-        plan = settle_precision(
-            plan,
-            model,
-            data,
-            requested=config.precision.name,
-            tries=config.precision_probe,
-            folder=Path(name),
-            device=torch.device(plan.accelerator),
-            plan_for=lambda precision: plan_run(config, ALONE, precision),
-        ).plan.with_workers(
-            config.num_workers,
-            decoded=data.is_decoded,
-            ranks=1,
-            prefetch_factor=config.prefetch_factor,
-        )
-        data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
-        if config.model.get("channels_last") == "auto":
-            plan = plan.with_choice(model.channels_last_choice())
-        yield ThrowawayRun(config, plan, data, model, Path(name))
+        parts = build_parts(config, plan, ALONE, Path(name))
+        yield ThrowawayRun(config, parts.plan, parts.data, parts.model, Path(name))

@@ -16,7 +16,6 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import torch
 from rich.console import Console
 
 from gpuopt.build import build, build_callbacks
@@ -29,7 +28,7 @@ from gpuopt.measure import Stopwatch
 from gpuopt.model import Classifier
 from gpuopt.parallel.rank import ALONE, Rank
 from gpuopt.run import RunFolder
-from gpuopt.run_parts import build_data, build_model, plan_run, process_settings, total_steps
+from gpuopt.run_parts import RunParts, build_parts, plan_run, process_settings, total_steps
 from gpuopt.schema import TrainConfig, to_train_config
 from gpuopt.session.batch_search import searching_where_asked, with_found
 from gpuopt.session.calibrating import conclude_validation
@@ -44,7 +43,6 @@ from gpuopt.session.evaluation import Evaluation, chosen_in_test, draw_figures, 
 from gpuopt.session.fitting import FitSettings, Fitted, fit
 from gpuopt.session.forecast import forecast_training_s, samples_seen
 from gpuopt.session.plan import Plan
-from gpuopt.session.precision_check import settle_precision
 from gpuopt.session.results import assemble_results, log_results, write_artifacts
 from gpuopt.session.resuming import checkpoint_to_resume
 from gpuopt.session.scalar_logs import make_logger
@@ -102,32 +100,13 @@ def work(run: RunFolder, console: Console, rank: Rank = ALONE) -> dict[str, Any]
     config = to_train_config(raw)
     plan = plan_run(config, rank)
     with stopping_on_signals(run), process_settings(config, plan, rank), _faults(run, plan):
-        settled = _settle(run, config, plan, rank)
-        trained = _train(run, config, settled, console, rank)
+        parts = build_parts(config, plan, rank, run.path)
+        trained = _train(run, config, parts, console, rank)
         if not rank.is_first:
             return {}
-        evaluation, results = _conclude(run, raw, config, settled, trained, console)
+        evaluation, results = _conclude(run, raw, config, parts, trained, console)
     print_results(console, evaluation, config.data_name, config.tta, run.path)
     return results
-
-
-@dataclass(frozen=True)
-class _Settled:
-    """What is trained and how.
-
-    Attributes:
-        plan: With every choice that is made before the first step.
-        model: With its first weights.
-        data: Opened.
-        probe: What trying the precision found, for `results.json`.
-        data_s: How long opening the data took.
-    """
-
-    plan: Plan
-    model: Classifier
-    data: ImageDataModule
-    probe: Any
-    data_s: float
 
 
 @dataclass(frozen=True)
@@ -149,38 +128,11 @@ class _Trained:
     training_s: float
 
 
-def _settle(run: RunFolder, config: TrainConfig, plan: Plan, rank: Rank) -> _Settled:
-    """Open the data, build the model, try the precision."""
-    with Stopwatch() as data_time:
-        data = build_data(config, plan)
-    model = build_model(config, plan, data)
-    settled = settle_precision(
-        plan,
-        model,
-        data,
-        requested=config.precision.name,
-        tries=config.precision_probe,
-        folder=run.path,
-        device=_device(plan, rank),
-        plan_for=lambda precision: plan_run(config, rank, precision),
-    )
-    plan = settled.plan.with_workers(
-        config.num_workers,
-        decoded=data.is_decoded,
-        ranks=rank.local_world_size,
-        prefetch_factor=config.prefetch_factor,
-    )
-    data.num_workers, data.prefetch_factor = plan.num_workers, config.prefetch_factor
-    if config.model.get("channels_last") == "auto":
-        plan = plan.with_choice(model.channels_last_choice())
-    return _Settled(plan, model, data, settled.probe, data_time.duration_s)
-
-
 def _train(
-    run: RunFolder, config: TrainConfig, settled: _Settled, console: Console, rank: Rank
+    run: RunFolder, config: TrainConfig, parts: RunParts, console: Console, rank: Rank
 ) -> _Trained:
     """Say what will be done, and do it."""
-    plan, model, data = settled.plan, settled.model, settled.data
+    plan, model, data = parts.plan, parts.model, parts.data
     steps = total_steps(config, plan, data)
     samples = samples_seen(plan, data.train_size, config.trainer.max_epochs, steps)
     forecast_s = forecast_training_s(plan, model.name, samples, cache_dir=config.cache_dir)
@@ -211,12 +163,12 @@ def _conclude(
     run: RunFolder,
     raw: dict[str, Any],
     config: TrainConfig,
-    settled: _Settled,
+    parts: RunParts,
     trained: _Trained,
     console: Console,
 ) -> tuple[Evaluation, dict[str, Any]]:
     """Test the best weights and write all that stays of the run."""
-    model, data, fitted, plan = settled.model, settled.data, trained.fitted, trained.plan
+    model, data, fitted, plan = parts.model, parts.data, trained.fitted, trained.plan
     best = _load_best(model, fitted.checkpoint)
     with Stopwatch() as test_time:
         evaluation = evaluate(
@@ -250,11 +202,11 @@ def _conclude(
         calibration=calibration,
         training={
             "predicted_s": trained.forecast_s,
-            "precision_probe": settled.probe,
+            "precision_probe": parts.precision_probe,
             **training_facts(fitted, model, best),
         },
         durations_s={
-            "data": settled.data_s,
+            "data": parts.data_s,
             "training": trained.training_s,
             "test": test_time.duration_s,
         },
@@ -280,12 +232,6 @@ def stopping_on_signals(run: RunFolder) -> Iterator[None]:
         for number, handler in previous.items():
             if signal.getsignal(number) is stop:  # a stop leaves a late SIGUSR2 ignored
                 signal.signal(number, handler)
-
-
-def _device(plan: Plan, rank: Rank) -> torch.device:
-    if plan.accelerator == "cpu":
-        return torch.device("cpu")
-    return torch.device("cuda", rank.local_number)
 
 
 def _faults(run: RunFolder, plan: Plan) -> AbstractContextManager[None]:

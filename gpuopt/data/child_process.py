@@ -1,18 +1,17 @@
 """What a child process is told first: its parent alone decides, and it never outlives it."""
 
 import contextlib
-import ctypes
 import os
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
+from gpuopt.hardware.parent_death import signal_at_parents_death
+
 __all__ = ["ObeyParent", "signals_held_back"]
 
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 1.0
 _IGNORED = (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 _SIGNALS = (signal.SIGTERM, *_IGNORED)
@@ -42,7 +41,7 @@ class ObeyParent:
             signal.signal(number, signal.SIG_IGN)
         _obey_sigterm(self._parent)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _IGNORED)
-        if not (self._by_main_thread and _die_with_parent()):
+        if not (self._by_main_thread and signal_at_parents_death(signal.SIGKILL)):
             threading.Thread(target=_watch, args=(self._parent,), daemon=True).start()
         if os.getppid() != self._parent:  # it died before it could be watched
             os._exit(1)
@@ -81,16 +80,6 @@ def _await_sigterm(parent: int) -> None:
         pass
     # 0, because PyTorch's parent takes a worker that died of a signal for a failed one.
     os._exit(0)
-
-
-def _die_with_parent() -> bool:
-    """Ask the kernel for SIGKILL at the parent's death; only Linux can do that."""
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        return bool(ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL)) == 0)
-    except (OSError, AttributeError):
-        return False
 
 
 def _watch(parent: int) -> None:

@@ -3,7 +3,7 @@
 Seen with PyTorch 2.11 on an H200 where `CXX` named a compiler that linked its own libstdc++ into
 the package, beside PyTorch's; it crashed in std::regex, and with the system's g++ it did not. Tried
 here, it is a fault like any other, and another engine takes over. That process is
-`python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE`.
+`python -m gpuopt.engine.package_trial PACKAGE DEVICE IMAGE_SIZE PARENT`.
 """
 
 import contextlib
@@ -20,6 +20,7 @@ import torch
 from gpuopt.engine.aot_package import open_package
 from gpuopt.engine.protocol import EngineRequest
 from gpuopt.errors import FaultError
+from gpuopt.hardware.parent_death import signal_at_parents_death
 from gpuopt.steps.compiling_process import import_path
 
 __all__ = ["main", "require_no_crash"]
@@ -41,10 +42,10 @@ def require_no_crash(request: EngineRequest, package: Path, *, limit_s: float = 
     Raises:
         FaultError: When the process was ended by a signal or did not come to an end.
     """
-    size = str(request.image_size)
+    arguments = [str(package), str(request.device), str(request.image_size), str(os.getpid())]
     # A session of its own: Ctrl-C reaches this process alone, which then ends the other.
     process = subprocess.Popen(
-        [sys.executable, "-P", "-m", _NAME, str(package), str(request.device), size],
+        [sys.executable, "-P", "-m", _NAME, *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
@@ -94,8 +95,11 @@ def _signal(number: int) -> str:
 
 
 def main() -> None:
-    """Load the package and call it once."""
-    package, name, size = sys.argv[1:]
+    """Load the package and call it once; `kill -9` of the parent ends this process, too."""
+    package, name, size, parent = sys.argv[1:]
+    signal_at_parents_death(signal.SIGKILL)
+    if os.getppid() != int(parent):  # it died before
+        sys.exit(1)
     device = torch.device(name)
     images = torch.zeros(1, 3, int(size), int(size), dtype=torch.uint8, device=device)
     with warnings.catch_warnings(), torch.inference_mode():

@@ -4,7 +4,6 @@ Neither an exit, a crash nor a kill of the job touches the process that started 
 """
 
 import contextlib
-import ctypes
 import functools
 import os
 import signal
@@ -12,16 +11,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import IO, Any, Self
 
+from gpuopt.hardware.parent_death import signal_at_parents_death
+
 __all__ = ["JobEnd", "StopRequest", "run_job"]
 
-_LIBC = ctypes.CDLL(None)  # loaded here: little is safe between fork and exec
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _POLL_S = 0.1
 
 
@@ -130,7 +129,7 @@ def run_job(command: Sequence[str], folder: Path, stop: StopRequest, *, prefix: 
             stderr=errors,
             env={**os.environ, "PYTHONUNBUFFERED": "1"},  # lines come when they are written
             process_group=0,
-            preexec_fn=_death_signal(),
+            preexec_fn=functools.partial(_end_with, os.getpid()),
         )
     stop.attach(child)
     # No threads: Linux would send the death signal again for every one of them.
@@ -172,15 +171,9 @@ class _Follower:
             self._screen.flush()
 
 
-def _death_signal() -> Callable[[], None] | None:
-    """Return what asks the kernel for SIGTERM at the parent's death; only Linux can do that."""
-    if not sys.platform.startswith("linux"):
-        return None
-    return functools.partial(_die_with, os.getpid())
-
-
-def _die_with(parent: int) -> None:
-    _LIBC.prctl(_PR_SET_PDEATHSIG, int(signal.SIGTERM))
+def _end_with(parent: int) -> None:
+    """Ask for SIGTERM at the parent's death."""
+    signal_at_parents_death(signal.SIGTERM)
     if os.getppid() != parent:  # it died before the kernel was asked
         os._exit(1)
 

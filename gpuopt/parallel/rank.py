@@ -5,7 +5,6 @@ parent's process number as well: it dies with it, and leaves the last line to it
 """
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
@@ -17,12 +16,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gpuopt.errors import FaultError, GpuoptError
+from gpuopt.hardware.parent_death import signal_at_parents_death
 
 __all__ = ["ALONE", "ERROR_FILE", "LAUNCHER", "Rank"]
 
 LAUNCHER = "GPUOPT_LAUNCHER"
 ERROR_FILE = "TORCHELASTIC_ERROR_FILE"
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True)
@@ -87,9 +86,7 @@ class Rank:
         """End when the `gpuopt train` that started this process does, even by kill -9."""
         if self.launcher is None:
             return
-        if sys.platform.startswith("linux"):
-            with contextlib.suppress(OSError, AttributeError):
-                ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL))
+        signal_at_parents_death(signal.SIGKILL)
         if os.getppid() != self.launcher:  # it died before
             os._exit(1)
 

@@ -31,6 +31,7 @@ _GAIN_RATIO = 1.03
 _SURPLUS = {"throughput": 1.2, "latency": 1.5, "memory": 1.05}
 _FEWER_RATIO = 0.67
 _READING_ERROR_RATIO = 1.15  # what one process loads is measured in a moment
+_UNQUEUED_RATIO = 2.0  # and through a queue: in the main process loading may be as much quicker
 _UNLIMITED = 1 << 20
 _PREFETCH = {"latency": (4, 4), "memory": (1, 1), "throughput": (2, 4)}
 
@@ -184,7 +185,8 @@ def search_loader(
             break
         if not shares_processors and _has_spare(rate, workers, demand, reading):
             # Where loading is quick, handing its batches over can take longer.
-            if len(found) < MOST_PROBES and _in_turns(demand, reading) > rate:
+            in_turns = _in_turns(demand, _UNQUEUED_RATIO * reading.samples_per_second)
+            if len(found) < MOST_PROBES and in_turns > rate:
                 measure(0)
             break
         workers = _next(found, wanted, limit.workers, reading.samples_per_second)
@@ -224,16 +226,15 @@ def _needed(goal: Goal, demand: float | None, wanted: float, reading: LoaderRead
     """Return the closed-form number of processes, which no limit is known of yet."""
     if demand is None:
         return _UNLIMITED
-    if _in_turns(demand, reading) >= wanted:
+    if _in_turns(demand, reading.samples_per_second) >= wanted:
         return 0
     alone = max(reading.samples_per_second, 1e-9)
     return math.ceil(_SURPLUS[goal] * (wanted if goal == "memory" else demand) / alone)
 
 
-def _in_turns(demand: float | None, reading: LoaderReading) -> float:
+def _in_turns(demand: float | None, alone: float) -> float:
     """Predict the throughput without processes of their own: loading and computing take turns."""
-    alone = max(reading.samples_per_second, 1e-9)
-    return alone if demand is None else alone * demand / (alone + demand)
+    return alone if demand is None else alone * demand / max(alone + demand, 1e-9)
 
 
 def _next(found: Mapping[int, Figures], wanted: float, most: int, alone: float) -> int | None:

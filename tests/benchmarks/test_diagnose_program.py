@@ -16,10 +16,27 @@ def test_what_is_drawn_is_what_was_asked_for(kinds):
     assert plants.after_wait_s == 0
 
 
-def test_one_plant_is_taken_away():
+def test_one_bottleneck_is_taken_away():
     plants = Plants(("data", "batch"), 2, load_s=1.0)
-    assert plants.without("data") == Plants(("batch",), 2)
-    assert plants.without("batch") == Plants(("data",), 4, load_s=1.0)
+    assert plants.without("data") == Plants(("batch",), 2, from_memory=True)
+    assert plants.without("batch") == Plants(("data",), 4, load_s=2.0)  # as long for each sample
+    assert Plants((), 8).without("batch") == Plants((), 16)
+
+
+@pytest.mark.parametrize(
+    ("found", "planted", "gains", "is_right"),
+    [
+        (set(), (), {}, True),
+        ({"data"}, ("data",), {"data": 2.0}, True),
+        (set(), ("data",), {"data": 2.0}, False),
+        (set(), ("batch",), {"batch": 0.2}, True),  # costs too little to have to be found
+        ({"data", "batch"}, ("batch",), {"data": 0.06, "batch": 0.4}, True),  # really there
+        ({"data"}, (), {"data": 0.0}, False),
+        ({"optimizer"}, (), {}, False),
+    ],
+)
+def test_what_counts_as_right(found, planted, gains, is_right):
+    assert diagnose._is_right(found, planted, gains) == is_right
 
 
 def test_the_planted_cases():

@@ -1,3 +1,4 @@
+import os
 import shutil
 import subprocess
 import sys
@@ -84,7 +85,9 @@ def test_on_a_gpu_it_is_tried_before_it_is_kept(monkeypatch, tmp_path):
 def test_a_sound_package_runs_there(tmp_path):
     AotInductor().build(request(), small(), tmp_path / "engine.pt2")
     words = [sys.executable, "-m", "gpuopt.engine.package_trial", str(tmp_path / "engine.pt2")]
-    size = str(request().image_size)
-    done = subprocess.run([*words, "cpu", size], capture_output=True, text=True, timeout=120)
+    words += ["cpu", str(request().image_size)]
+    done = subprocess.run([*words, str(os.getpid())], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
+    orphan = subprocess.run([*words, "1"], capture_output=True, text=True, timeout=120)
+    assert (orphan.returncode, orphan.stderr) == (1, "")
     assert not package_trial._brings_libstdcxx(tmp_path / "engine.pt2")

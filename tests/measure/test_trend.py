@@ -40,6 +40,20 @@ def test_one_step_up_is_no_growth_without_end():
     assert trend_of(TIMES, once).slope == 0
 
 
+def test_growth_that_comes_to_an_end_is_none():
+    filled = 100 + 30 * (1 - np.exp(-TIMES / 100))
+    trend = trend_of(TIMES, filled)
+    assert trend.p < 0.001
+    assert trend.low > 0
+    assert not trend.grows
+    assert trend_of(TIMES, filled + 0.05 * TIMES).grows
+
+
+def test_a_trend_needs_two_readings_in_each_of_eight_stretches():
+    assert trend_of(range(16), range(16)).grows
+    assert trend_of(range(15), range(15)) == Trend()
+
+
 def test_a_leak_under_garbage_is_found():
     garbage = 100 + (np.arange(400) % 37) * 2.0 + 0.1 * TIMES
     trend = trend_of(TIMES, garbage)

@@ -26,6 +26,7 @@ class SimulatedLoader:
         noise: Relative standard deviation of what is measured.
         shares: Whether the training needs the processors itself.
         handed_ratio: Share of the demand that the main process can hand over.
+        queued_ratio: Share of `alone` that a queue between the processes leaves.
     """
 
     demand: float
@@ -35,6 +36,7 @@ class SimulatedLoader:
     noise: float = 0.0
     shares: bool = False
     handed_ratio: float = 1.0
+    queued_ratio: float = 1.0
     seed: int = 0
 
     def __post_init__(self):
@@ -59,7 +61,7 @@ class SimulatedLoader:
 
     def search(self, **options):
         off = self._dice.gauss(1, 3 * self.noise)
-        reading = LoaderReading(self.alone * off, self.cpu_ratio, 1.2, MIB)
+        reading = LoaderReading(self.alone * self.queued_ratio * off, self.cpu_ratio, 1.2, MIB)
         return search_loader(
             self.probe,
             reading,
@@ -124,12 +126,12 @@ def test_what_the_main_process_takes_is_no_want_of_loading():
 
 
 def test_handing_over_that_takes_longer_than_loading_is_left_out():
-    loader = SimulatedLoader(demand=1000, alone=25_000, handed_ratio=0.93)
+    loader = SimulatedLoader(demand=1000, alone=25_000, handed_ratio=0.93, queued_ratio=0.5)
     result = loader.search()
     assert [setting.num_workers for setting in loader.probed] == [1, 0]
     assert result.setting.num_workers == 0
     assert result.shortfall is None
-    slower = SimulatedLoader(demand=1000, alone=10_000, handed_ratio=0.93)
+    slower = SimulatedLoader(demand=1000, alone=5000, handed_ratio=0.93)
     assert slower.search().setting.num_workers == 1
     assert len(slower.probed) == 1
 
