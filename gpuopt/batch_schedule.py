@@ -98,7 +98,7 @@ def learning_rate_factor(rule: str, global_batch_size: int, reference: int) -> f
 
 def _whole(value: Any, least: int, where: str) -> int:
     """Take a whole number, also in the form that JSON and YAML give to keys."""
-    if isinstance(value, str) and value.strip().isdigit():
+    if isinstance(value, str) and value.strip().isdecimal():
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= _LARGEST:
         raise InputError(f"{where}: {value!r} is no whole number from {least} to {_LARGEST}")

@@ -35,9 +35,11 @@ from gpuopt.unread_output import going_on_unread
 __all__ = [
     "CheckBeforeRun",
     "checked",
+    "folder_words",
     "plain",
     "refuse_words",
     "run_command",
+    "typed_folder",
     "typed_keys",
 ]
 
@@ -193,6 +195,18 @@ def checked(config: DictConfig) -> dict[str, Any]:
 def typed_keys(hydra_node: Any) -> list[str]:
     """List the keys that the user gave on the command line, without Hydra's own."""
     return [str(word).lstrip("+~").partition("=")[0] for word in hydra_node.overrides.task]
+
+
+def typed_folder() -> Path | None:
+    """Return the folder of `--config-dir`."""
+    sources = HydraConfig.get().runtime.config_sources
+    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
+
+
+def folder_words() -> list[str]:
+    """Repeat `--config-dir` for another command; empty where it was not given."""
+    folder = typed_folder()
+    return [] if folder is None else ["--config-dir", str(folder)]
 
 
 def plain(config: DictConfig) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any
 
 from gpuopt.batch_schedule import BatchSchedule
@@ -21,8 +20,8 @@ from gpuopt.finding.request import FindRequest
 from gpuopt.finding.route import Route, choose_route
 from gpuopt.hardware import AbsentGpu, DriverDevice, Gpu, load_catalogue, select_gpu
 from gpuopt.recomputation import AUTO
-from gpuopt.run import has_weights, latest_run
 from gpuopt.schema import CONF_DIR, FindBatchSizeConfig
+from gpuopt.trained_run import describe_run, find_run
 
 __all__ = ["Found", "card_of", "find", "make_request", "refuse_contradictions"]
 
@@ -152,8 +151,8 @@ def make_request(config: FindBatchSizeConfig) -> FindRequest:
     """
     model, image_size = dict(config.model), config.image_size
     if config.run is not None:
-        name, image_size = _model_of_run(config.run)
-        model = {"name": name}
+        description, _ = describe_run(find_run(config.run))
+        model, image_size = {"name": description.model}, description.image_size
     assert config.global_batch_size is not None  # settle_batch_sizes made it definite
     schedule = BatchSchedule.of(config.global_batch_size, config.global_batch_schedule)
     return FindRequest(
@@ -191,21 +190,6 @@ def _device_count(config: FindBatchSizeConfig) -> int:
     if config.gpu_ids:
         return len(config.gpu_ids)
     return config.trainer.devices if config.purpose == "train" else 1
-
-
-def _model_of_run(name: str) -> tuple[str, int]:
-    """Read timm's name and the image size of a trained run."""
-    place = latest_run(trained=True) if name == "latest" else Path(name).expanduser()
-    if not place.exists() or (place.is_dir() and not has_weights(place)):
-        raise InputError(f"run={name} has no checkpoint: name the folder of a trained run")
-    # torch takes seconds to import, and nothing else here needs it.
-    from gpuopt.session.prediction import find_checkpoint
-    from gpuopt.session.weights import read_description
-    from gpuopt.storage.checkpoint import read_checkpoint
-
-    file = find_checkpoint(place)
-    description = read_description(read_checkpoint(file), str(file))
-    return description.model, description.image_size
 
 
 def _unmeasured(request: FindRequest, route: Route, card: Gpu) -> CardAnswer:

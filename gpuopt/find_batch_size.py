@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from gpuopt.answers import print_ending, print_json, table_console
 from gpuopt.configuration import KEYS
-from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.entry import checked, folder_words, run_command, typed_folder, typed_keys
 from gpuopt.errors import InputError, TargetNotMetError
 from gpuopt.find_answer import Found, find, refuse_contradictions
 from gpuopt.finding.answer import SizedProbe
@@ -75,14 +75,8 @@ def _place_experiment(name: str | None) -> ExperimentFile | None:
         return None
     refuse_deletions(HydraConfig.get().overrides.task, name)
     return ExperimentFile.place(
-        name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=_typed_conf()
+        name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=typed_folder()
     )
-
-
-def _typed_conf() -> Path | None:
-    """Return the folder of `--config-dir`."""
-    sources = HydraConfig.get().runtime.config_sources
-    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
 
 
 def _place_profile(config: FindBatchSizeConfig) -> Path | None:
@@ -137,12 +131,10 @@ def _command(
     """Word the one command that uses the answer; None where nothing fits."""
     if found.answer.largest == 0:
         return None
-    folder = _typed_conf()
-    options = [] if folder is None else ["--config-dir", str(folder)]
     if experiment is not None and found.answer.shortfall is None:
         use = FoundSettings({}, {}, {}, {"experiment": experiment.name})
     name = "train" if config.purpose == "train" else "predict"
-    return use.command(name, options=options, devices=found.devices)
+    return use.command(name, options=folder_words(), devices=found.devices)
 
 
 def _print_table(found: Found, command: str | None, written: Sequence[Path]) -> None:

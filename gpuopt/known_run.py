@@ -4,7 +4,7 @@ from pathlib import Path
 
 from gpuopt.checks.request import KnownRun
 from gpuopt.measure import Interval
-from gpuopt.trained_run import find_run, folds_of
+from gpuopt.trained_run import describe_run, find_run
 
 __all__ = ["known_run"]
 
@@ -19,18 +19,9 @@ def known_run(name: str) -> KnownRun:
         InputError: When there is no such run, or its weights are not intact.
     """
     place = find_run(name)
-    # torch takes seconds to import.
-    from gpuopt.session.prediction import find_checkpoint
-    from gpuopt.session.weights import read_description
-    from gpuopt.storage.checkpoint import read_checkpoint
-
-    folds = folds_of(place)
-    found = [place / f"fold_{fold}" for fold in range(folds or 0)]
-    trained = [folder for folder in found if any((folder / "checkpoints").glob("*.ckpt"))]
-    file = find_checkpoint(trained[0] if trained else place)
-    description = read_description(read_checkpoint(file), str(file))
+    description, models = describe_run(place)
     worth, reason = _worth(place)
-    return KnownRun(description.model, description.image_size, len(trained) or 1, worth, reason)
+    return KnownRun(description.model, description.image_size, models, worth, reason)
 
 
 def _worth(place: Path) -> tuple[dict[str, Interval], str]:

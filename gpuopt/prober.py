@@ -4,13 +4,11 @@ Reads what to measure as a line of JSON from stdin and answers with lines of JSO
 the answer or the error. It ends when nobody waits for it any more.
 """
 
-import contextlib
 import json
 import os
 import sys
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -21,7 +19,7 @@ from lightning.pytorch.utilities.exceptions import _TunerExitException
 
 from gpuopt.build import build, build_callbacks
 from gpuopt.callbacks.module_probe import ModuleProbe
-from gpuopt.errors import FaultError, GpuoptError, one_line
+from gpuopt.errors import FaultError
 from gpuopt.find_answer import card_of, make_request
 from gpuopt.finding.allocator_snapshot import allocator_snapshot
 from gpuopt.finding.answer import CardAnswer, SizedProbe
@@ -30,6 +28,7 @@ from gpuopt.finding.prediction_probe import PredictionProbe
 from gpuopt.finding.request import FindRequest
 from gpuopt.finding.synthetic_images import SyntheticImages
 from gpuopt.hardware import Gpu, apply_memory_limit, lightning_precision
+from gpuopt.line_protocol import answering
 from gpuopt.logs import logging_to
 from gpuopt.memory import CONTEXT_BYTES
 from gpuopt.memory.probe_meter import CudaProbeMeter, ProbeMeter
@@ -226,21 +225,11 @@ class _AtStart(L.Callback):
 
 def main() -> None:
     """Answer one order."""
-    with _answers() as send:
+    with answering() as send, logging_to(None):
         order = json.loads(sys.stdin.readline())
         threading.Thread(target=_end_with_parent, daemon=True).start()
-        try:
-            with logging_to(None):
-                answer, snapshot = _measure(order, lambda probe: send({"probe": asdict(probe)}))
-        except GpuoptError as error:
-            send({"error": {"kind": type(error).__name__, "message": str(error)}})
-        except Exception as error:
-            traceback.print_exc()
-            words = one_line(f"internal error: {type(error).__name__}: {error}")
-            send({"error": {"kind": "GpuoptError", "message": words}})
-        else:
-            send({"answer": answer.as_dict(), "snapshot": snapshot})
-        os._exit(0)  # nothing is left to be done, and a thread waits for stdin
+        answer, snapshot = _measure(order, lambda probe: send({"probe": asdict(probe)}))
+        send({"answer": answer.as_dict(), "snapshot": snapshot})
 
 
 def _measure(
@@ -270,19 +259,6 @@ def _measure(
         remedy="free the device, or take a smaller model",
     ):
         return prober.answer()
-
-
-@contextlib.contextmanager
-def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keep stdout for answers; what libraries print goes to stderr."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
-        os.dup2(2, 1)
-
-        def send(message: Mapping[str, Any]) -> None:
-            stream.write(json.dumps(message) + "\n")
-            stream.flush()
-
-        yield send
 
 
 def _end_with_parent() -> None:

@@ -18,7 +18,7 @@ from rich.progress import Progress
 
 from gpuopt.answers import print_ending, table_console
 from gpuopt.configuration import check_machine
-from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.entry import checked, folder_words, run_command, typed_keys
 from gpuopt.errors import FaultError, InputError
 from gpuopt.hardware import driver_devices
 from gpuopt.logs import logging_to
@@ -136,10 +136,9 @@ def _run_nsys(config: ProfilerConfig) -> None:
 
 def _words() -> list[str]:
     """Repeat what was typed, for a process that only marks the steps."""
-    node = HydraConfig.get()
-    kept = [w for w in node.overrides.task if w.partition("=")[0] not in ("nsys", "output")]
-    typed = [s.path for s in node.runtime.config_sources if s.provider == "command-line"]
-    return [*(word for path in typed for word in ("--config-dir", path)), *kept, "nsys=marks"]
+    typed = HydraConfig.get().overrides.task
+    kept = [w for w in typed if w.partition("=")[0] not in ("nsys", "output")]
+    return [*folder_words(), *kept, "nsys=marks"]
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from rich.text import Text
 
 from gpuopt.answers import print_ending, print_json
 from gpuopt.configuration.settings_file import SettingsFile
-from gpuopt.entry import checked, run_command
+from gpuopt.entry import checked, folder_words, run_command, typed_folder
 from gpuopt.errors import InputError, TargetNotMetError, one_line
 from gpuopt.logs import logging_to
 from gpuopt.override_words import quoted
@@ -134,14 +134,8 @@ def _place_file(name: str | None) -> SettingsFile | None:
     if name is None:
         return None
     return SettingsFile.place(
-        "tta", name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=_typed_conf()
+        "tta", name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=typed_folder()
     )
-
-
-def _typed_conf() -> Path | None:
-    """Return the folder of `--config-dir`."""
-    sources = HydraConfig.get().runtime.config_sources
-    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
 
 
 def _as_policy(scored: "ScoredPolicy", file: SettingsFile | None) -> dict[str, Any]:
@@ -166,10 +160,8 @@ def _command(run: str, policy: dict[str, Any], *, is_named: bool) -> str:
         policy: What is recommended.
         is_named: Whether it is an option of `tta=`.
     """
-    words = ["gpuopt", "predict"]
-    if (folder := _typed_conf()) is not None:
-        words += ["--config-dir", str(folder)]
-    words += [f"run={_value(run)}", *_typed_for_predict(), "engine=eager"]
+    words = ["gpuopt", "predict", *folder_words(), f"run={_value(run)}"]
+    words += [*_typed_for_predict(), "engine=eager"]
     if is_named:
         return shlex.join([*words, f"tta={policy['name']}"])
     views = ",".join(

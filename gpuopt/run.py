@@ -347,7 +347,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / _CONFIG
     try:
         content = yaml.safe_load(path.read_text("utf-8"))
-    except (OSError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:  # also for bytes that are no text
         raise InputError(
             f"{path} cannot be read ({type(error).__name__}): restore it, or start a new run"
         ) from error

@@ -64,7 +64,7 @@ class ThrowawayRun:
             ),
             *compile_choosers(config, plan, data, self.steps),
             ExactResume(),
-            NonFiniteLoss(lambda step, batch: None),
+            NonFiniteLoss(),
             StepLog(),
             ScalerSteps(),
         ]

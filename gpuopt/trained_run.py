@@ -1,12 +1,15 @@
 """Find a trained run, its folds and its data, before torch is imported."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gpuopt.errors import InputError
-from gpuopt.run import has_weights, latest_run, read_config
+from gpuopt.run import fold_folder, has_weights, latest_run, read_config
 
-__all__ = ["data_of_run", "find_run", "folds_of"]
+if TYPE_CHECKING:
+    from gpuopt.session.weights import ModelDescription
+
+__all__ = ["data_of_run", "describe_run", "find_run", "folds_of"]
 
 
 def find_run(name: str) -> Path:
@@ -53,3 +56,26 @@ def data_of_run(place: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     if stored.get("folds") and folds_of(place) is None:
         split |= {"folds": stored["folds"], "fold": stored["fold"]}
     return node, split
+
+
+def describe_run(place: Path) -> tuple["ModelDescription", int]:
+    """Read what the weights of a run tell of their model.
+
+    Args:
+        place: From `find_run`.
+
+    Returns:
+        The description, which all folds of a run share, and the number of trained models.
+
+    Raises:
+        InputError: When no checkpoint is intact.
+    """
+    # torch takes seconds to import.
+    from gpuopt.session.prediction import find_checkpoint
+    from gpuopt.session.weights import read_description
+    from gpuopt.storage.checkpoint import read_checkpoint
+
+    folders = [fold_folder(place, fold) for fold in range(folds_of(place) or 0)]
+    trained = [folder for folder in folders if has_weights(folder)]
+    file = find_checkpoint(trained[0] if trained else place)
+    return read_description(read_checkpoint(file), str(file)), len(trained) or 1

@@ -14,7 +14,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from gpuopt.answers import print_ending, print_json, table_console
 from gpuopt.configuration import KEYS
 from gpuopt.configuration.tuning_words import TUNE_KEYS
-from gpuopt.entry import checked, run_command, typed_keys
+from gpuopt.entry import checked, folder_words, run_command, typed_folder, typed_keys
 from gpuopt.errors import InputError
 from gpuopt.finding.experiment_file import ExperimentFile
 from gpuopt.finding.found_settings import FoundSettings, refuse_deletions
@@ -97,7 +97,7 @@ class _ExistsError(Exception):
 
 
 def _place_new(name: str) -> ExperimentFile:
-    folder = _typed_conf() or Path("conf")
+    folder = typed_folder() or Path("conf")
     if any((place / "experiment" / f"{name}.yaml").exists() for place in (folder, CONF_DIR)):
         raise _ExistsError
     return _place(name)
@@ -105,14 +105,8 @@ def _place_new(name: str) -> ExperimentFile:
 
 def _place(name: str) -> ExperimentFile:
     return ExperimentFile.place(
-        name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=_typed_conf()
+        name, shipped=CONF_DIR, marker=USER_CONF_MARKER, given=typed_folder()
     )
-
-
-def _typed_conf() -> Path | None:
-    """Return the folder of `--config-dir`."""
-    sources = HydraConfig.get().runtime.config_sources
-    return next((Path(s.path) for s in sources if s.provider == "command-line"), None)
 
 
 def _write(experiment: ExperimentFile, use: FoundSettings, answer: TuneAnswer) -> Path:
@@ -127,11 +121,9 @@ def _write(experiment: ExperimentFile, use: FoundSettings, answer: TuneAnswer) -
 
 def _command(use: FoundSettings, experiment: ExperimentFile | None) -> str:
     """Word the one command that trains with what was found."""
-    folder = _typed_conf()
-    options = [] if folder is None else ["--config-dir", str(folder)]
     if experiment is not None:
         use = FoundSettings({}, {}, {}, {"experiment": experiment.name})
-    return use.command("train", options=options)
+    return use.command("train", options=folder_words())
 
 
 @contextlib.contextmanager

@@ -4,14 +4,12 @@ Reads the settings of a training as a line of JSON from stdin, then one request 
 each with a line. It ends when nobody asks any more.
 """
 
-import contextlib
 import json
 import os
 import queue
 import tempfile
 import threading
-import traceback
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +20,8 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
 from gpuopt.build import build_callbacks
 from gpuopt.callbacks import CompileChooser
-from gpuopt.errors import GpuoptError, one_line
 from gpuopt.hardware import lightning_precision
+from gpuopt.line_protocol import answering
 from gpuopt.logs import logging_to
 from gpuopt.parallel.rank import ALONE
 from gpuopt.run_parts import build_data, build_model, plan_run, process_settings, total_steps
@@ -155,18 +153,8 @@ class TrainingBench:
 
 def main() -> None:
     """Answer requests until nobody asks any more."""
-    with _answers() as send:
-        requests = _requests()
-        try:
-            with logging_to(None, on_screen=False):
-                _serve(requests, send)
-        except GpuoptError as error:
-            send({"error": {"kind": type(error).__name__, "message": str(error)}})
-        except Exception as error:
-            traceback.print_exc()
-            words = one_line(f"internal error: {type(error).__name__}: {error}")
-            send({"error": {"kind": "GpuoptError", "message": words}})
-        os._exit(0)  # nothing is left to be done, and a thread waits for stdin
+    with answering() as send, logging_to(None, on_screen=False):
+        _serve(_requests(), send)
 
 
 def _serve(requests: "queue.Queue[str]", send: Callable[[Mapping[str, Any]], None]) -> None:
@@ -200,19 +188,6 @@ def _requests() -> "queue.Queue[str]":
 
     threading.Thread(target=read, daemon=True).start()
     return lines
-
-
-@contextlib.contextmanager
-def _answers() -> Iterator[Callable[[Mapping[str, Any]], None]]:
-    """Keep stdout for answers; what libraries print goes to stderr."""
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stream:
-        os.dup2(2, 1)
-
-        def send(message: Mapping[str, Any]) -> None:
-            stream.write(json.dumps(message) + "\n")
-            stream.flush()
-
-        yield send
 
 
 if __name__ == "__main__":

@@ -325,13 +325,21 @@ def test_the_answer_becomes_an_experiment_and_the_printed_command_trains_with_it
     answer = json.loads(out)
     assert (answer["model"], answer["image_size"]) == ("test_vit", 32)
     assert answer["command"] == "gpuopt predict run=latest gpu=rtx3060 batch_size=256"
+    # And from the first trained one of the folds of a run.
+    folds = tmp_path / "folds"
+    folds.mkdir()
+    (folds / "config.yaml").write_text("folds: 3\n")
+    run.rename(folds / "fold_1")
+    code, out, err = call("purpose=predict", "run=folds", "gpu=rtx3060", "format=json")
+    assert code == 0, err
+    assert json.loads(out)["image_size"] == 32
 
 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
         (["micro_batch_size=4"], "micro_batch_size is what is looked for"),
-        (["run=nowhere", "purpose=predict"], "run=nowhere has no checkpoint"),
+        (["run=nowhere", "purpose=predict"], "run=nowhere does not exist: name a run folder"),
         (["purpose=infer"], "purpose=infer is not one of train, predict, tta"),
         (["gpu_ids=[0,0]"], "gpu_ids=[0, 0]: give CUDA's numbers"),
         (["gpu_ids=[0]"], "no NVIDIA GPU was found"),

@@ -74,3 +74,13 @@ def test_weights_that_cannot_be_followed_are_other_ones(run):
 def test_there_must_be_a_run():
     with pytest.raises(InputError, match="does not exist"):
         known_run("nowhere")
+
+
+def test_a_run_of_folds_counts_those_that_were_trained(trained, tmp_path):
+    folds = tmp_path / "folds"
+    for fold in (1, 2):
+        shutil.copytree(trained, folds / f"fold_{fold}")
+    (folds / "fold_0").mkdir()
+    (folds / "config.yaml").write_text("folds: 3\n")
+    found = known_run(str(folds))
+    assert (found.model_name, found.image_size, found.models) == ("test_vit", 32, 2)

@@ -6,6 +6,7 @@ import gpuopt.data
 import gpuopt.measure
 import gpuopt.model
 import gpuopt.report
+import gpuopt.tta
 from gpuopt.lazy import on_demand
 
 
@@ -35,7 +36,9 @@ def test_other_names_are_unknown_as_in_any_module(package):
 
 
 @pytest.mark.parametrize(
-    "module", [gpuopt.data, gpuopt.measure, gpuopt.model, gpuopt.report], ids=lambda m: m.__name__
+    "module",
+    [gpuopt.data, gpuopt.measure, gpuopt.model, gpuopt.report, gpuopt.tta],
+    ids=lambda m: m.__name__,
 )
 def test_every_public_name_is_there(module):
     for name in module.__all__:

@@ -184,9 +184,9 @@ def test_an_output_is_never_overwritten(tmp_path):
     )
 
 
-@pytest.mark.parametrize("content", ["", "- a", "a: [", "\x00"])
+@pytest.mark.parametrize("content", ["", "- a", "a: [", "\x00", "\xff", "a: 2024-99-99"])
 def test_a_damaged_configuration_is_one_line(tmp_path, content):
-    (tmp_path / "config.yaml").write_text(content)
+    (tmp_path / "config.yaml").write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=r"config\.yaml"):
         RunFolder(tmp_path).read_config()
 

@@ -11,10 +11,8 @@ from lightning.fabric.utilities.apply_func import move_data_to_device
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import _TunerExitException
 
-from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.device_trace import DeviceTrace
-from gpuopt.callbacks.oom_recovery import OomRecovery
-from gpuopt.callbacks.trial_steps import TrialSteps, no_steps_because
+from gpuopt.callbacks.trial_steps import TrialSteps, no_steps_because, without_recoveries
 from gpuopt.errors import InputError
 from gpuopt.measure.device_work import DeviceWork
 from gpuopt.measure.pairs import abba_orders
@@ -130,7 +128,7 @@ class _Course:
         self._set_callbacks([c for c in before if not isinstance(c, Checkpoint)])
         self._source = BatchSource(trainer)
         undo.callback(self._source.give_back)
-        self._step = ShortenedStep(trainer, module, probe, self._aside)
+        self._step = ShortenedStep(trainer, module, probe, lambda: without_recoveries(trainer))
         undo.callback(self._step.restore)
         self._taker = TrialSteps(trainer, module)
         self._batches: dict[str, Any] = {}
@@ -208,14 +206,6 @@ class _Course:
 
     def _set_callbacks(self, callbacks: list[L.Callback]) -> None:
         self._trainer.callbacks = callbacks
-
-    @contextlib.contextmanager
-    def _aside(self) -> Iterator[None]:
-        with contextlib.ExitStack() as stack:
-            for callback in callbacks_of(self._trainer):
-                if isinstance(callback, (OomRecovery, AdaptiveBatchSize)):
-                    stack.enter_context(callback.standing_aside())
-            yield
 
     # --- timing ------------------------------------------------------------------------------
 

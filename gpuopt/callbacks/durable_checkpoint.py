@@ -30,7 +30,8 @@ class DurableCheckpoint(Checkpoint):
 
     Args:
         folder: Where the files go.
-        monitor: Logged value that decides what is best.
+        monitor: Logged value that decides what is best; while it is no number, the newest epoch is
+            kept as the best.
         mode: `max` or `min`.
         every_n_steps: Save inside an epoch after this many optimizer steps; None: never.
         every_n_seconds: Save inside an epoch after this much time; None: never.
@@ -41,7 +42,7 @@ class DurableCheckpoint(Checkpoint):
 
     def __init__(
         self,
-        folder: Path,
+        folder: str | Path,
         monitor: str = "val/f1",
         mode: str = "max",
         every_n_steps: int | None = None,
@@ -68,6 +69,11 @@ class DurableCheckpoint(Checkpoint):
     def best_path(self) -> Path:
         """The checkpoint of the best epoch."""
         return self.folder / "best.ckpt"
+
+    @property
+    def best_model_path(self) -> str:
+        """The same as Lightning asks for it, in `trainer.test(ckpt_path="best")`; may be empty."""
+        return str(self.best_path) if self.best_path.is_file() else ""
 
     def state_dict(self) -> dict[str, Any]:
         """Remember the best score, so that a resumed run does not forget it."""
@@ -107,8 +113,18 @@ class DurableCheckpoint(Checkpoint):
             self.best_score, self.best_epoch = float(score), trainer.current_epoch
         if not self.save_or_warn(trainer):
             self.best_score, self.best_epoch = before
-        elif (is_best or not self.best_path.exists()) and trainer.is_global_zero:
+        elif (is_best or self.best_score is None) and trainer.is_global_zero:
             self._keep_as_best()
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say when nothing told which epoch is the best."""
+        if self.best_score is None and trainer.is_global_zero and self.best_path.exists():
+            _log.warning(
+                "%s was never logged as a number, so %s holds the newest epoch; logged were: %s",
+                self.monitor,
+                self.best_path.name,
+                ", ".join(sorted(trainer.callback_metrics)) or "nothing",
+            )
 
     def _keep_as_best(self) -> None:
         record = Sidecar(self.last_path).match()

@@ -19,6 +19,7 @@ from gpuopt.engine.protocol import EngineRequest, TrainedNetwork
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import GpuoptError, InputError
+from gpuopt.steps.batch_parts import tensors_of
 from gpuopt.steps.trainer_parts import callbacks_of, data_module_of
 from gpuopt.storage.checkpoint import read_checkpoint
 
@@ -31,7 +32,9 @@ class EngineExport(L.Callback):
     """Builds and proves an engine of the best weights, on rank 0, once the fit is over.
 
     Nothing that goes wrong here spoils the training: the reason is logged as one line. Works in
-    any Trainer, for a module that holds its network in one attribute.
+    any Trainer, for a module that holds its network in one attribute. The proof compares the
+    engine with PyTorch on the validation images; where batches hold none as uint8 tensors, the
+    engine is written without it, and a warning says so.
 
     Args:
         engine: `auto`, `aot_inductor`, `onnx` or `tensorrt`.
@@ -94,6 +97,11 @@ class EngineExport(L.Callback):
             raise InputError(
                 "the validation images are no uint8 tensors, so nothing tells their size: give "
                 "image_size"
+            )
+        if proof is None:
+            _log.warning(
+                "the validation batches hold no uint8 images, so the engine is not compared with "
+                "PyTorch"
             )
         # Not the module's: Lightning has put it back on the CPU when a fit ends.
         device = trainer.strategy.root_device
@@ -209,26 +217,27 @@ def _proof_images(trainer: L.Trainer, count: int) -> ProofImages | None:
     loaders: Any = trainer.val_dataloaders
     images: list[Tensor] = []
     for loader in loaders if isinstance(loaders, list | tuple) else [loaders]:
-        for batch in () if loader is None else loader:
-            found = _uint8_images(batch)
-            if found is None:
-                break
-            images.append(found)
-            if sum(map(len, images)) >= count:
-                break
+        missing = count - sum(map(len, images))
+        if loader is not None and missing > 0:
+            images += _images_of(loader, missing)
     if not images:
         return None
     joined = torch.cat(images)[:count]
     return ProofImages(joined, tuple(f"validation {row}" for row in range(len(joined))))
 
 
-def _uint8_images(batch: Any) -> Tensor | None:
-    parts = batch.values() if isinstance(batch, dict) else batch
-    parts = [parts] if isinstance(parts, Tensor) else parts
-    return next(
-        (p for p in parts if isinstance(p, Tensor) and p.ndim == 4 and p.dtype == torch.uint8),
-        None,
-    )
+def _images_of(loader: Any, count: int) -> list[Tensor]:
+    """Take batches of uint8 images until there are enough; none where the first has none."""
+    images: list[Tensor] = []
+    for batch in loader:
+        tensors = tensors_of(batch)
+        found = next((t for t in tensors if t.ndim == 4 and t.dtype == torch.uint8), None)
+        if found is None:
+            break
+        images.append(found)
+        if sum(map(len, images)) >= count:
+            break
+    return images
 
 
 @torch.no_grad()

@@ -4,7 +4,7 @@ import contextlib
 import logging
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import lightning.pytorch as L
@@ -18,6 +18,7 @@ from gpuopt.callbacks.device_stats import DeviceStats, devices_of
 from gpuopt.callbacks.flops_utilisation import FlopsUtilisation
 from gpuopt.hardware import Device, Gpu, cuda_devices
 from gpuopt.measure import Segment, StepTimer, TimedSteps
+from gpuopt.steps.batch_parts import sample_count
 from gpuopt.steps.step_count import ends_step, is_logged, steps_done
 from gpuopt.steps.trainer_parts import callbacks_of, show_in_progress_bar
 from gpuopt.telemetry.sampler import check_interval
@@ -91,7 +92,7 @@ class GpuStats(L.Callback):
             if devices is None:
                 found = cuda_devices() if device.type == "cuda" else []
                 devices = devices_of(trainer, found)
-            share = len(devices) / trainer.world_size
+            share = min(1.0, len(devices) / trainer.world_size)  # a user may list idle ones too
             try:
                 self._stats = DeviceStats(devices, self._interval_s, share)
             except RuntimeError as error:  # there may be no thread more
@@ -125,7 +126,7 @@ class GpuStats(L.Callback):
         batch_idx: int,
     ) -> None:
         """Count the batch, and log when the Trainer does."""
-        samples = _sample_count(batch)
+        samples = sample_count(batch)
         self._flops.batch_ends(samples)
         step, stepped = steps_done(trainer), ends_step(trainer)
         self._last_step, self._is_in_window = step, not stepped
@@ -247,14 +248,3 @@ class GpuStats(L.Callback):
         if what not in self._warned:
             self._warned.add(what)
             _log.warning("%s: %s", what, error)
-
-
-def _sample_count(batch: Any) -> int:
-    """Find the first tensor of a batch of any shape; its first dimension counts the samples."""
-    if isinstance(batch, Tensor):
-        return len(batch) if batch.ndim else 1
-    if isinstance(batch, Mapping):
-        batch = list(batch.values())
-    if isinstance(batch, Sequence) and not isinstance(batch, str) and batch:
-        return _sample_count(batch[0])
-    return 1

@@ -135,6 +135,10 @@ class LeakWatch(L.Callback):
         """Stop tracing."""
         self._stop()
 
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Stop tracing, also where another callback has ended the fit in the middle."""
+        self._stop()
+
     def _set_aside(self) -> None:
         """Leave what is there by now out of every look at all objects: it takes 0.1 s."""
         self._was_frozen = gc.get_freeze_count() > 0

@@ -10,9 +10,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signature
 
-from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
-from gpuopt.callbacks.oom_recovery import OomRecovery
-from gpuopt.callbacks.trial_steps import TrialSteps, no_steps_because
+from gpuopt.callbacks.trial_steps import TrialSteps, no_steps_because, recoveries_of
 from gpuopt.errors import InputError
 from gpuopt.memory.batch_dependence import depends_on_batch
 from gpuopt.memory.device_errors import free_memory
@@ -22,7 +20,6 @@ from gpuopt.steps.fit_state import FitState, averages_of
 from gpuopt.steps.gradients import take_gradients
 from gpuopt.steps.optimizer_state import make_state
 from gpuopt.steps.split_step import Binding, is_fit_for
-from gpuopt.steps.trainer_parts import callbacks_of
 
 __all__ = ["ModuleProbe"]
 
@@ -71,12 +68,8 @@ class ModuleProbe:
         self._averages = averages_of(trainer)
         self._steps = max(2, steps)
         self._accumulates = accumulates
-        self._recovers = recovers
-        self._recovering = [
-            callback
-            for callback in callbacks_of(trainer)
-            if isinstance(callback, (OomRecovery, AdaptiveBatchSize))
-        ]
+        # Known before the callbacks are kept out of the steps.
+        self._recovers = bool(recoveries_of(trainer)) if recovers is None else recovers
 
     def __call__(self, samples: int) -> ProbeResult:
         """Measure a batch size; running out of memory is a result."""
@@ -191,8 +184,7 @@ class ModuleProbe:
     def _keeps_apart(self) -> bool:
         """Tell whether training will keep a pass's gradients beside the window's."""
         is_alone = self._trainer.world_size == 1  # else nothing can be taken back
-        recovers = self._recovers if self._recovers is not None else bool(self._recovering)
-        return recovers and is_alone and bool(depends_on_batch(self._module))
+        return self._recovers and is_alone and bool(depends_on_batch(self._module))
 
     @contextlib.contextmanager
     def _quiet(self) -> Iterator[None]:

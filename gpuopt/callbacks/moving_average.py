@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import lightning.pytorch as L
 import torch
 from lightning.pytorch.callbacks import WeightAveraging
 from torch import Tensor
@@ -22,7 +23,13 @@ class MovingAverage(WeightAveraging):
 
     def __init__(self, decay: float = 0.999) -> None:
         self.decay = decay
+        self._masks: dict[tuple[torch.device, torch.dtype], list[int]] = {}
         super().__init__(use_buffers=True, multi_avg_fn=self._average)
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        """Make the average; what was known of another module is forgotten."""
+        self._masks = {}
+        super().setup(trainer, pl_module, stage)
 
     def _average(self, averaged: Any, current: Any, count: Tensor | int) -> None:
         # Called once per device and dtype.
@@ -34,3 +41,13 @@ class MovingAverage(WeightAveraging):
         updates = self._latest_update_step
         decay = min(self.decay, (1 + updates) / (10 + updates))
         torch._foreach_lerp_(averaged, current, 1.0 - decay)
+        for place in self._masks_among(current):
+            averaged[place].copy_(current[place])
+
+    def _masks_among(self, tensors: list[Tensor]) -> list[int]:
+        """Tell which hold infinities, as masks of attention do: their difference is no number."""
+        key = tensors[0].device, tensors[0].dtype
+        if key not in self._masks:  # looked at once only: the device is waited for
+            flags = torch.stack([tensor.isinf().any() for tensor in tensors]).tolist()
+            self._masks[key] = [place for place, flag in enumerate(flags) if flag]
+        return self._masks[key]

@@ -21,13 +21,15 @@ class NonFiniteLoss(L.Callback):
     a GPU reading it would stall the queue; the value travels while the next batch runs.
 
     Args:
-        report: Called once with the step and the faulty batch, to save which samples it held.
+        report: Called once with the step and the faulty batch, to save to `bad_batch.json` which
+            samples it held.
     """
 
     changes_no_step = True  # see `gpuopt.steps.hook_changes`
 
     def __init__(self, report: Callable[[int, Any], None] | None = None) -> None:
         self._report = report
+        self._batch: Any = None
         self._pending: tuple[HostCopy, int, Any] | None = None
 
     def on_before_backward(
@@ -72,7 +74,8 @@ class NonFiniteLoss(L.Callback):
     def _fail(self, step: int, batch: Any) -> None:
         if self._report is not None:
             self._report(step, batch)
+        batch_name = "its batch" if self._report is None else "bad_batch.json"
         raise FaultError(
-            f"the loss is not finite at step {step}: look at the samples of bad_batch.json, lower "
+            f"the loss is not finite at step {step}: look at the samples of {batch_name}, lower "
             "model.learning_rate, or train with precision=fp32"
         )

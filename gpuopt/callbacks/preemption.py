@@ -6,6 +6,7 @@ end the epoch, after which a resume is not exact; its SIGTERM handler deadlocks 
 
 import logging
 import signal
+import threading
 from types import FrameType
 from typing import Any
 
@@ -40,9 +41,19 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
         self._received: list[signal.Signals] = []
         self._previous: dict[signal.Signals, Any] = {}
 
+    @property
+    def best_model_path(self) -> str:
+        """That of the checkpoint: Lightning asks the first `Checkpoint`, which may be this one."""
+        return self._checkpoint.best_model_path
+
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Install the handlers, after Lightning installed its own."""
         self._received = []
+        if threading.current_thread() is not threading.main_thread():
+            _log.warning(
+                "no signal stops this training: Python handles them in the main thread only"
+            )
+            return
         for number in self.signals:
             self._previous[number] = signal.signal(number, self._handle)
 
@@ -86,8 +97,9 @@ class Preemption(Checkpoint):  # a Checkpoint, so that Lightning runs it after a
         return any_rank(trainer, bool(self._received))
 
     def _stop(self, trainer: L.Trainer) -> None:
-        self._previous[signal.SIGUSR2] = signal.SIG_IGN
-        signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+        if self._previous:  # empty outside of the main thread
+            self._previous[signal.SIGUSR2] = signal.SIG_IGN
+            signal.signal(signal.SIGUSR2, signal.SIG_IGN)
         path = self._checkpoint.save(trainer)
         trainer.strategy.barrier()
         reason = self._received[0].name if self._received else "a signal to another rank"

@@ -86,7 +86,8 @@ class StepLog(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
         """Write what is left of an interrupted run."""
-        with contextlib.suppress(RuntimeError):  # a failed device must not hide the first error
+        # A failed device or a full disk must not hide the first error.
+        with contextlib.suppress(OSError, RuntimeError):
             self._write(trainer, wait=True)
 
     def _add(self, outputs: Any) -> None:

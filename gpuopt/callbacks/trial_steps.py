@@ -15,8 +15,9 @@ from lightning.pytorch.utilities.signature_utils import is_param_in_hook_signatu
 from gpuopt.callbacks.adaptive_batch_size import AdaptiveBatchSize
 from gpuopt.callbacks.oom_recovery import OomRecovery
 from gpuopt.steps.step_logs import recorded_logs
+from gpuopt.steps.trainer_parts import callbacks_of
 
-__all__ = ["TrialSteps", "no_steps_because"]
+__all__ = ["TrialSteps", "no_steps_because", "recoveries_of", "without_recoveries"]
 
 
 class TrialSteps:
@@ -55,15 +56,27 @@ class TrialSteps:
         """Keep callbacks, loggers and other ranks out of it."""
         trainer: Any = self._trainer
         with contextlib.ExitStack() as stack:
-            for callback in trainer.callbacks:
-                if isinstance(callback, (OomRecovery, AdaptiveBatchSize)):
-                    stack.enter_context(callback.standing_aside())
+            stack.enter_context(without_recoveries(trainer))
             stack.enter_context(recorded_logs(self._module))
             stack.enter_context(_replaced(trainer, "callbacks", []))
             loggers = [DummyLogger()] if trainer.loggers else []
             stack.enter_context(_replaced(trainer, "_loggers", loggers))
             stack.enter_context(_replaced(trainer.strategy, "model", self._module))
             yield
+
+
+def recoveries_of(trainer: L.Trainer) -> list[OomRecovery | AdaptiveBatchSize]:
+    """List the callbacks that go on with parts of a batch when memory runs out."""
+    return [c for c in callbacks_of(trainer) if isinstance(c, (OomRecovery, AdaptiveBatchSize))]
+
+
+@contextlib.contextmanager
+def without_recoveries(trainer: L.Trainer) -> Iterator[None]:
+    """Let errors of memory show for a while."""
+    with contextlib.ExitStack() as stack:
+        for callback in recoveries_of(trainer):
+            stack.enter_context(callback.standing_aside())
+        yield
 
 
 @contextlib.contextmanager

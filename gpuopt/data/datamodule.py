@@ -114,7 +114,7 @@ class ImageDataModule(L.LightningDataModule, ABC):
         self.cutmix_alpha = cutmix_alpha
         self.augmentation = augmentation
         self.cache = cache
-        self.cache_dir = Path(cache_dir) if cache_dir is not None else None
+        self.cache_dir = Path(cache_dir).expanduser() if cache_dir is not None else None
         self.cache_limit_gib = cache_limit_gib
         self.max_rejected_ratio = max_rejected_ratio
         self.worker_timeout_s = worker_timeout_s

@@ -111,7 +111,9 @@ class ImageCsv(ImageDataModule):
         if self.classes_csv is None:
             distinct = set(values)
             try:
-                return {value: value for value in sorted(distinct, key=int)}
+                # By their text where numbers are equal, as 1 and 01, and the same on every rank.
+                ordered = sorted(distinct, key=lambda value: (int(value), value))
+                return {value: value for value in ordered}
             except ValueError:
                 return {value: value for value in sorted(distinct)}
         table = read_csv(self.classes_csv, "data.classes_csv")

@@ -100,7 +100,7 @@ class PredictionImages:
             [path for _, path in images],
             image_size,
             cache=cache,
-            cache_dir=Path(cache_dir) if cache_dir is not None else None,
+            cache_dir=Path(cache_dir).expanduser() if cache_dir is not None else None,
             cache_limit_gib=cache_limit_gib,
         )
         self.rejected = [

@@ -15,7 +15,7 @@ from torch.export import ExportedProgram
 from gpuopt.engine.aot_package import SHARED_CODE, fill, layout_of, open_package, write_layout
 from gpuopt.engine.cache_key import processor_key
 from gpuopt.engine.calls import CallableEngine
-from gpuopt.engine.compiled import missing_compiler
+from gpuopt.engine.compiled import compiling_obstacle
 from gpuopt.engine.exporting import export_program, export_served, first_line, quiet
 from gpuopt.engine.package_trial import require_no_crash
 from gpuopt.engine.protocol import Backend, Engine, EngineRequest, TrainedNetwork
@@ -36,7 +36,7 @@ class _Compiler:
 
     def unavailable(self, device: torch.device) -> str | None:
         """Say that a CPU needs a compiler; None when there is one."""
-        return missing_compiler(self.name, device)
+        return compiling_obstacle(self.name, device) if device.type == "cpu" else None
 
     def versions(self, device: torch.device) -> dict[str, str]:
         """Name the CPU: the code that starts kernels is compiled for it, on a GPU as well."""

@@ -64,7 +64,7 @@ class EngineCache:
         seal: Seal | None = None,
         tell: Callable[[str], None] | None = None,
     ) -> None:
-        self.folder = Path(folder or default_cache_dir()) / "engines"
+        self.folder = Path(folder or default_cache_dir()).expanduser() / "engines"
         self.seal = seal or Seal()
         self._tell = tell or (lambda line: _log.info("%s", line))
 

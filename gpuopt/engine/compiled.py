@@ -1,6 +1,5 @@
 """torch.compile of the served network, for batches of two constant sizes."""
 
-import shutil
 from collections.abc import Callable
 
 import torch
@@ -10,8 +9,9 @@ from gpuopt.engine.calls import CallableEngine
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.served_model import serve
 from gpuopt.errors import InputError
+from gpuopt.steps.compiler_cache import missing_compiler
 
-__all__ = ["Compiled", "missing_compiler"]
+__all__ = ["Compiled", "compiling_obstacle"]
 
 
 class Compiled:
@@ -30,10 +30,8 @@ class Compiled:
         self._backend = backend
 
     def unavailable(self, device: torch.device) -> str | None:
-        """Say that a CPU needs a compiler; None when there is one."""
-        if self._backend != "inductor":
-            return None
-        return missing_compiler(self.name, device)
+        """Say that there is no compiler; None when there is one."""
+        return compiling_obstacle(self.name, device) if self._backend == "inductor" else None
 
     def wrap(self, request: EngineRequest, network: TrainedNetwork) -> Engine:
         """Make the engine.
@@ -58,16 +56,7 @@ class Compiled:
         return CallableEngine(self.name, request, run, sizes)
 
 
-def missing_compiler(engine: str, device: torch.device) -> str | None:
-    """Say in one line that a CPU needs a C++ compiler for an engine; None when there is one."""
-    if device.type != "cpu":
-        return None
-    from torch._inductor import config
-
-    names = [name for name in config.cpp.cxx if name]
-    if any(shutil.which(name) for name in names):
-        return None
-    return (
-        f"engine={engine} needs a C++ compiler on a CPU ({' or '.join(names)}): install g++, or "
-        "take engine=onnx"
-    )
+def compiling_obstacle(engine: str, device: torch.device) -> str | None:
+    """Say in one line what a device lacks to compile an engine for it; None when nothing."""
+    reason = missing_compiler(device, "inductor")
+    return None if reason is None else f"engine={engine}: {reason}; or take engine=onnx"

@@ -123,7 +123,7 @@ def kept_forward_flops(
         image_size: Side in pixels.
         cache_dir: Folder of all caches; None means the user's cache folder.
     """
-    cache = AnswerCache(Path(cache_dir or default_cache_dir()) / "flops")
+    cache = AnswerCache(Path(cache_dir or default_cache_dir()).expanduser() / "flops")
     question = {
         "kind": "operations of a forward pass",
         "model": model_name,

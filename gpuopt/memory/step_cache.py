@@ -26,7 +26,7 @@ class StepCache:
     """
 
     def __init__(self, folder: str | Path | None = None) -> None:
-        self.folder = Path(folder or default_cache_dir()) / "memory"
+        self.folder = Path(folder or default_cache_dir()).expanduser() / "memory"
 
     def read(self, setup: MemorySetup) -> StepMemory | None:
         """Return what is kept, or None when there is nothing or it is damaged."""

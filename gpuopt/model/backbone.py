@@ -106,8 +106,14 @@ def _shrink_head(network: Any, num_classes: int) -> None:
 
 
 def _require_known(name: str) -> None:
-    if not timm.is_model(name.split(".")[0]):
+    architecture = name.split(".")[0]
+    if not timm.is_model(architecture):
         raise InputError(f"timm has no model named {name!r}{nearest(name, timm.list_models())}")
+    try:
+        timm.models.get_pretrained_cfg(name)
+    except RuntimeError as error:  # a tag that it does not know, even where nothing is loaded
+        known = timm.list_pretrained(f"{architecture}.*")
+        raise InputError(f"timm has no weights named {name!r}{nearest(name, known)}") from error
 
 
 def _describe(network: nn.Module, weights: str) -> Backbone:

@@ -1,4 +1,4 @@
-"""Floor 5: what a recorded trace of a training says. Imports no torch."""
+"""Floor 6: what a recorded trace of a training says. Imports no torch."""
 
 from gpuopt.profiling.profile import Profile, profile_of, profile_trace
 from gpuopt.profiling.trace import Trace, read_trace, trace_of

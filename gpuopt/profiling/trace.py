@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +14,8 @@ from gpuopt.steps.phase_names import phase_of
 __all__ = ["Allocation", "DeviceWork", "HostCall", "Span", "Trace", "read_trace", "trace_of"]
 
 _STEP = "ProfilerStep#"
+# Raised by a file that is cut off, damaged, or something else.
+_NO_TRACE = (AttributeError, EOFError, LookupError, OSError, TypeError, ValueError, zlib.error)
 _CUDA = 1  # how PyTorch numbers the kind of a device that memory belongs to
 
 
@@ -111,7 +114,7 @@ def read_trace(path: Path) -> Trace:
         data = path.read_bytes()
         content = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
         trace = trace_of(content["traceEvents"])
-    except (AttributeError, EOFError, LookupError, OSError, TypeError, ValueError) as error:
+    except _NO_TRACE as error:
         raise InputError(
             f"{path} is no trace of torch.profiler ({type(error).__name__}): record it again"
         ) from error

@@ -109,7 +109,7 @@ class SweepFolder:
         """Read a job's resolved configuration; empty when it was refused before it had one."""
         try:
             content = yaml.safe_load((self.job_folder(number) / "config.yaml").read_text("utf-8"))
-        except (OSError, yaml.YAMLError):
+        except (OSError, ValueError, yaml.YAMLError):
             return {}
         return content if isinstance(content, dict) else {}
 
@@ -137,7 +137,7 @@ class SweepFolder:
             raise InputError(
                 f"{from_here(self.path)} is not a sweep: it holds no {_SWEEP}"
             ) from error
-        except (OSError, yaml.YAMLError) as error:
+        except (OSError, ValueError, yaml.YAMLError) as error:
             raise InputError(f"{path} cannot be read ({type(error).__name__})") from error
         lists = [content.get(key) for key in ("words", "jobs")] if isinstance(content, dict) else []
         if not lists or not all(isinstance(value, list) for value in lists):
@@ -174,7 +174,7 @@ def swept_settings(run_folder: Path) -> dict[str, Any]:
         run_folder: Of any run; empty when it belongs to no sweep.
     """
     sweep = SweepFolder(run_folder.absolute().parent)
-    if not (sweep.exists and run_folder.name.isdigit()):
+    if not (sweep.exists and run_folder.name.isdecimal()):
         return {}
     varied, jobs = sweep.varied_keys(), sweep.jobs
     number = int(run_folder.name)
@@ -187,7 +187,7 @@ def _scalar(text: str) -> Any:
     """Read a number or a switch; TensorBoard sorts numbers."""
     try:
         value = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (ValueError, yaml.YAMLError):  # the former for a date that is none
         return text
     return value if isinstance(value, bool | int | float) else text
 

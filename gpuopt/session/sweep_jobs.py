@@ -4,8 +4,6 @@ import sys
 from collections import Counter
 from dataclasses import replace
 
-from rich.console import Console
-
 from gpuopt.errors import FaultError, GpuoptError, InputError, PreemptedError
 from gpuopt.override_words import quoted
 from gpuopt.parallel import JobEnd, StopRequest, run_job
@@ -14,7 +12,6 @@ from gpuopt.session.sweep_folder import Job, SweepFolder, from_here
 __all__ = ["carry_out", "conclude", "ended", "give_up", "refuse", "report", "stopped"]
 
 _STATES = {0: "done", InputError.exit_code: "refused", PreemptedError.exit_code: "stopped"}
-_WIDTH_OF_FILES = 110
 
 
 def carry_out(sweep: SweepFolder, job: Job, *, debug: bool = False) -> bool:
@@ -87,15 +84,13 @@ def give_up(sweep: SweepFolder, reason: str, *, only: int | None = None) -> None
 
 def report(sweep: SweepFolder) -> None:
     """Rewrite the table's files and print it."""
-    # Only now: matplotlib takes half a second, and bad input ends before.
+    # Only now: drawing takes half a second to import, and bad input ends before.
     from gpuopt.report import sweep_table
+    from gpuopt.session.console import make_console
     from gpuopt.session.sweep_table import write_sweep_files
 
     rows = write_sweep_files(sweep)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(width=_WIDTH_OF_FILES, highlight=False)
-    console.print(sweep_table(rows, f"Sweep {sweep.path.name}"))
+    make_console().print(sweep_table(rows, f"Sweep {sweep.path.name}"))
 
 
 def stopped(sweep: SweepFolder) -> PreemptedError:

@@ -35,7 +35,7 @@ def sweep_row(
 
     def batch(key: str) -> int | str | None:
         for source in (plan, settings, values):
-            if str(source.get(key, "")).isdigit():
+            if str(source.get(key, "")).isdecimal():
                 return int(source[key])
         return values.get(key)  # what was refused, as it was typed
 

@@ -33,7 +33,7 @@ class CompilerCache:
 
     def __init__(self, folder: str | Path | None = None) -> None:
         given = os.environ.get(_VARIABLE)
-        own = Path(folder or default_cache_dir()) / "compiled"
+        own = Path(folder or default_cache_dir()).expanduser() / "compiled"
         self.folder = own if given is None or _is_default(given) else Path(given)
 
     @contextlib.contextmanager

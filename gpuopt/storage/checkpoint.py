@@ -13,7 +13,7 @@ import pickle
 import warnings
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 
@@ -36,6 +36,7 @@ _log = logging.getLogger(__name__)
 _UNSAFE_VARIABLE = "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD"
 # Lightning once imported and called what stood under this key (CVE-2026-58659).
 _HOSTILE_KEY = "_instantiator"
+_looked_through: set[Path] = set()  # files that this process has written
 
 
 def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
@@ -56,6 +57,8 @@ def write_checkpoint(checkpoint: dict[str, Any], path: Path) -> None:
     # Serialised in memory first: torch's zip writer aborts the process when a write fails half-way.
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
+    buffer.seek(0)
+    _warn_of_code(buffer, path)
     content = buffer.getbuffer()
     staged = path.with_name(f".{path.name}.new")
     with atomic_write(staged) as stream:
@@ -181,9 +184,32 @@ def _require_finite(checkpoint: dict[str, Any]) -> None:
     tensors = [v for v in state.values() if isinstance(v, torch.Tensor) and v.is_floating_point()]
     flags = [torch.isfinite(tensor).all() for tensor in tensors]
     if flags and not bool(torch.stack(flags).all()):
+        spoilt = [tensor for tensor, flag in zip(tensors, flags, strict=True) if not bool(flag)]
+        if all(map(_is_mask, spoilt)):
+            return
         raise FaultError(
             "the weights are not finite (NaN or infinity) and were not saved: lower "
             "model.learning_rate or train with precision=fp32"
+        )
+
+
+def _is_mask(tensor: torch.Tensor) -> bool:
+    """Tell what adds 0 or minus infinity to scores of attention, and is meant so."""
+    return bool(((tensor == 0) | (tensor == -torch.inf)).all()) and bool((tensor == 0).any())
+
+
+def _warn_of_code(content: IO[bytes], path: Path) -> None:
+    """Say at the first save of a file what a resume would refuse; hours lie between them."""
+    if path in _looked_through:
+        return
+    _looked_through.add(path)
+    if found := torch.serialization.get_unsafe_globals_in_checkpoint(content):
+        _log.warning(
+            "%s cannot be resumed from: it holds %s, and reading that could run code; keep it out "
+            "of the checkpoint (save_hyperparameters(ignore=...)), or allow it with "
+            "torch.serialization.add_safe_globals",
+            path.name,
+            ", ".join(found[:3]),
         )
 
 

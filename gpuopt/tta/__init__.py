@@ -4,9 +4,9 @@ Importing this package imports no torch, so that a configuration is checked in m
 names that compute load on first use.
 """
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from gpuopt.lazy import on_demand
 from gpuopt.tta.policy import TestTimeAugmentation
 from gpuopt.tta.views import OPERATIONS, View, parse_views
 
@@ -35,23 +35,14 @@ __all__ = [
     "stream_pass",
 ]
 
-_NEEDS_TORCH = {
-    "LastPass": "streaming",
-    "PredictionBlock": "prediction_file",
-    "PredictionFile": "prediction_file",
-    "Predictions": "predictions",
-    "TtaPredictor": "predictor",
-    "ViewScores": "view_scores",
-    "apply_view": "apply",
-    "predict_loader": "predictions",
-    "score_views": "view_scores",
-    "stream_pass": "streaming",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Load a name that needs torch when it is first asked for."""
-    if name not in _NEEDS_TORCH:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = importlib.import_module(f"{__name__}.{_NEEDS_TORCH[name]}")
-    return getattr(module, name)
+__getattr__ = on_demand(
+    __name__,
+    {
+        "apply": ("apply_view",),
+        "prediction_file": ("PredictionBlock", "PredictionFile"),
+        "predictions": ("Predictions", "predict_loader"),
+        "predictor": ("TtaPredictor",),
+        "streaming": ("LastPass", "stream_pass"),
+        "view_scores": ("ViewScores", "score_views"),
+    },
+)

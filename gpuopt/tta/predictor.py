@@ -6,7 +6,7 @@ from contextlib import AbstractContextManager
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gpuopt.errors import InputError
 from gpuopt.tta.chunks import TooLittleMemoryError, ViewChunks
@@ -55,7 +55,10 @@ class TtaPredictor:
     ) -> None:
         if merge not in ("mean", "geometric"):
             raise InputError(f"views are merged by mean or geometric, not {merge!r}")
-        forwards = [forward] if callable(forward) else forward
+        # A list of modules is callable as well, but a call only raises.
+        forwards: list[Callable[[Tensor], Tensor]] = [
+            *(forward if isinstance(forward, Sequence | nn.ModuleList) else [forward])
+        ]
         self._chunks = ViewChunks(
             forwards, views, device=device, chunk_size=chunk_size, autocast=autocast
         )

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
-from gpuopt.steps.batch_parts import sample_count
+from gpuopt.steps.batch_parts import sample_count, tensors_of
 from gpuopt.tuning.goal import Figures, Goal
 from gpuopt.tuning.loader_limits import WorkerLimit, worker_limit
 from gpuopt.tuning.loader_search import LoaderReading, LoaderResult, search_loader
@@ -143,13 +142,7 @@ def read_alone(make_loader: Callable[[], Iterable[Any]]) -> LoaderReading:
 
 def batch_bytes_of(batch: Any) -> int:
     """Add up the sizes of the tensors in a batch, however deep they lie."""
-    if isinstance(batch, Tensor):
-        return batch.nbytes
-    if isinstance(batch, dict):
-        return sum(map(batch_bytes_of, batch.values()))
-    if isinstance(batch, (list, tuple)):
-        return sum(map(batch_bytes_of, batch))
-    return 0
+    return sum(tensor.nbytes for tensor in tensors_of(batch))
 
 
 def _endless(loader: Iterable[Any]) -> Iterator[Any]:

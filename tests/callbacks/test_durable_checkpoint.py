@@ -5,7 +5,7 @@ import lightning.pytorch as L
 import pytest
 import torch
 
-from gpuopt.callbacks import DurableCheckpoint
+from gpuopt.callbacks import DurableCheckpoint, Preemption
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import Sidecar
 from gpuopt.storage import checkpoint as storage
@@ -84,6 +84,35 @@ def test_a_score_that_is_no_number_is_never_best(fit, module):
     module.validation_step = lambda batch, batch_idx: None
     module.on_validation_epoch_end = lambda: module.log("val/f1", next(scores))
     assert fit().best_epoch == 0
+
+
+def test_while_nothing_tells_the_best_epoch_it_is_the_newest(fit, tmp_path, caplog):
+    found = fit(checkpoint=DurableCheckpoint(str(tmp_path / "c"), monitor="val/accuracy"))
+    assert read_checkpoint(found.best_path)["epoch"] == 2
+    assert (found.best_score, found.best_epoch) == (None, None)
+    told = "val/accuracy was never logged as a number, so best.ckpt holds the newest epoch"
+    assert caplog.text.count(f"{told}; logged were: val/f1") == 1
+
+
+def test_what_is_measured_late_is_best_from_then_on(fit, module, caplog):
+    scores = iter([float("nan"), 0.5, 0.4])
+    module.validation_step = lambda batch, batch_idx: None
+    module.on_validation_epoch_end = lambda: module.log("val/f1", next(scores))
+    found = fit()
+    assert read_checkpoint(found.best_path)["epoch"] == found.best_epoch == 1
+    assert "never logged" not in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore:.*configured with multiple")
+@pytest.mark.parametrize("is_first", [True, False])
+def test_lightning_finds_the_best_weights(make_trainer, module, loader, tmp_path, is_first):
+    checkpoint = DurableCheckpoint(tmp_path / "c")
+    both = [checkpoint, Preemption(checkpoint)]
+    trainer = make_trainer(*(both if is_first else both[::-1]), plugins=[DurableCheckpointIO()])
+    assert checkpoint.best_model_path == ""
+    trainer.fit(module, loader, loader)
+    trainer.validate(module, loader, ckpt_path="best")
+    assert trainer.ckpt_path == str(checkpoint.best_path)
 
 
 def test_a_resumed_run_remembers_the_best_score(fit, tmp_path):

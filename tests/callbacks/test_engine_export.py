@@ -103,8 +103,13 @@ def test_without_uint8_images_the_size_must_be_given(exports, tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
         fit(EngineExport(engine="onnx", **OPTIONS), tmp_path, torch.float32)
     assert "no engine was written: the validation images are no uint8 tensors" in caplog.text
+    assert "not compared" not in caplog.text
+
+
+def test_without_uint8_images_an_engine_is_not_proved_and_that_is_said(exports, tmp_path, caplog):
     fit(EngineExport(engine="onnx", image_size=8, **OPTIONS), tmp_path, torch.float32)
     assert exports[0].proof is None
+    assert caplog.text.count("so the engine is not compared with PyTorch") == 1
 
 
 def test_a_failure_does_not_spoil_the_training(tmp_path, caplog, monkeypatch):
@@ -164,6 +169,18 @@ def test_images_of_a_stream_prove_an_engine():
         datamodule=None, val_dataloaders=[None, DataLoader(Stream(), batch_size=4)]
     )
     assert len(module._proof_images(trainer, 5).images) == 5
+
+
+def test_no_more_images_than_needed_are_read():
+    class Second:
+        def __iter__(self):
+            raise AssertionError("not needed")
+
+    first = DataLoader([{"name": "a", "image": image} for image, _ in pairs(6)], batch_size=3)
+    trainer = SimpleNamespace(datamodule=None, val_dataloaders=[first, Second()])
+    assert torch.equal(
+        module._proof_images(trainer, 5).images, torch.stack([i for i, _ in pairs(5)])
+    )
 
 
 def test_a_try_of_one_batch_writes_nothing(exports, tmp_path):

@@ -5,10 +5,10 @@ import lightning.pytorch as L
 import pytest
 import torch
 from lightning.pytorch.loggers import Logger
+from torch.utils.data import DataLoader, Dataset
 
 from gpuopt.callbacks import GpuStats
 from gpuopt.callbacks.device_stats import devices_of
-from gpuopt.callbacks.gpu_stats import _sample_count
 from gpuopt.errors import InputError
 from gpuopt.hardware import DeviceReading, Gpu
 from gpuopt.measure import Instant, StepTimer
@@ -95,6 +95,14 @@ def test_joules_per_sample_are_logged_and_summed_up(make_trainer, module, loader
     summary = stats.summary()
     # The card draws 70.5 W without a break, so each sample takes its share of the time.
     expected = 70.5 / summary["samples_per_second"]
+    assert summary["joules_per_sample"] == pytest.approx(expected, rel=0.01)
+
+
+def test_joules_of_idle_devices_that_the_user_lists_count_too(make_trainer, module, loader):
+    stats = GpuStats(interval_s=0.001, devices=[Card(0), Card(1)])
+    make_trainer(Waiting(stats), stats, enable_checkpointing=False).fit(module, loader, loader)
+    summary = stats.summary()
+    expected = 2 * 70.5 / summary["samples_per_second"]
     assert summary["joules_per_sample"] == pytest.approx(expected, rel=0.01)
 
 
@@ -336,18 +344,26 @@ def test_without_steps_there_is_no_summary():
     assert GpuStats().summary() == {}
 
 
-@pytest.mark.parametrize(
-    ("batch", "count"),
-    [
-        (torch.zeros(5, 2), 5),
-        ([torch.zeros(3), torch.zeros(3)], 3),
-        ({"x": torch.zeros(7)}, 7),
-        (torch.zeros(()), 1),
-        ("text", 1),
-    ],
-)
-def test_samples_are_counted_in_any_batch(batch, count):
-    assert _sample_count(batch) == count
+class Named(Dataset):
+    """Images with the names of their files in front."""
+
+    def __init__(self, dataset):
+        self.dataset = dataset
+
+    def __len__(self):
+        return len(self.dataset)
+
+    def __getitem__(self, row):
+        return f"{row}.png", *self.dataset[row]
+
+
+def test_samples_are_counted_behind_the_names_of_their_files(make_trainer, module, loader):
+    train = module.training_step
+    module.training_step = lambda batch, batch_idx: train(batch[1:], batch_idx)
+    stats = GpuStats(devices=[])
+    named = DataLoader(Named(loader.dataset), batch_size=4)
+    make_trainer(stats, enable_checkpointing=False).fit(module, named, loader)
+    assert {segment.samples / segment.steps for segment in stats.segments} == {4}
 
 
 @pytest.mark.gpu

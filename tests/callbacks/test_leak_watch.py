@@ -12,6 +12,7 @@ import lightning.pytorch as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import _TunerExitException
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -210,6 +211,22 @@ def test_a_fit_that_fails_in_mid_watch_stops_tracing():
         watch(Fails(), duration_s=60, threshold_mib=4)
     assert not tracemalloc.is_tracing()
     assert gc.isenabled()
+
+
+def test_a_fit_that_another_callback_ends_in_mid_watch_stops_tracing():
+    class Ends(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if trainer.global_step == 55:
+                raise _TunerExitException
+
+    clock, module = Clock(), KeepsArrays()
+    frozen = gc.get_freeze_count()
+    watching = LeakWatch(60, 4, clock=clock)
+    loader = DataLoader(TensorDataset(torch.randn(560, 8), torch.arange(560) % 4), 8)
+    trainer_with(watching, Ticks(clock), Ends()).fit(module, loader)
+    assert len(module.kept) == 55
+    assert not tracemalloc.is_tracing()
+    assert frozen or not gc.get_freeze_count()
 
 
 def test_the_training_goes_on_where_it_is_only_watched():

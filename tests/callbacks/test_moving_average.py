@@ -24,6 +24,20 @@ def test_the_decay_is_its_upper_limit():
     assert float(averaged[0]) == pytest.approx(0.1)
 
 
+def test_a_mask_of_infinities_stays_as_it_is(make_trainer, module, loader):
+    mask = torch.full((4, 4), -torch.inf).triu(1)
+    module.register_buffer("mask", mask.clone())
+    seen = []
+
+    class Look(L.Callback):
+        def on_validation_batch_start(self, trainer, pl_module, *_):
+            seen.append(pl_module.mask.clone())
+            assert all(p.isfinite().all() for p in pl_module.parameters())
+
+    make_trainer(MovingAverage(), Look(), enable_checkpointing=False).fit(module, loader, loader)
+    assert all(torch.equal(other, mask) for other in [*seen, module.mask])
+
+
 def test_validation_sees_the_average_and_training_goes_on_with_its_own(
     make_trainer, module, loader
 ):

@@ -28,6 +28,15 @@ def test_it_stops_before_the_weights_are_touched(make_trainer, module, loader, v
     assert all(torch.equal(module.state_dict()[n], seen["weights"][n]) for n in names)
 
 
+@pytest.mark.parametrize(
+    ("report", "samples"), [(None, "its batch"), (lambda step, batch: None, "bad_batch.json")]
+)
+def test_only_a_report_that_was_written_is_named(make_trainer, module, loader, report, samples):
+    module.training_step = lambda batch, batch_idx: module.net(batch[0]).sum() * float("nan")
+    with pytest.raises(FaultError, match=f"look at the samples of {samples}, lower"):
+        make_trainer(NonFiniteLoss(report), enable_checkpointing=False).fit(module, loader, loader)
+
+
 def test_a_healthy_run_is_left_alone(make_trainer, module, loader):
     trainer = make_trainer(NonFiniteLoss(), enable_checkpointing=False)
     trainer.fit(module, loader, loader)

@@ -1,5 +1,6 @@
 import os
 import signal
+from concurrent.futures import ThreadPoolExecutor
 
 import lightning.pytorch as L
 import pytest
@@ -112,3 +113,12 @@ def test_what_a_launcher_passes_on_is_no_second_signal(interrupted):
     saved, message = interrupted(Both("on_train_batch_start", 2))
     assert saved["global_step"] == 3
     assert "at once" not in message
+
+
+def test_a_training_in_a_thread_runs_without_them(make_trainer, module, loader, tmp_path, caplog):
+    checkpoint = DurableCheckpoint(tmp_path / "c")
+    trainer = make_trainer(checkpoint, Preemption(checkpoint), max_epochs=1)
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(trainer.fit, module, loader, loader).result()
+    assert trainer.global_step == 6
+    assert "no signal stops this training" in caplog.text

@@ -113,6 +113,27 @@ def test_a_failed_device_does_not_hide_the_first_error(make_trainer, module, loa
         )
 
 
+def test_a_full_disk_does_not_hide_the_first_error(make_trainer, module, loader, monkeypatch):
+    class Late(Slow):
+        def is_ready(self):
+            return False
+
+    class Full(Collected):
+        def log_metrics(self, metrics, step=None):
+            raise OSError(28, "No space left on device")
+
+    class Stop(L.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            if batch_idx == 4:
+                raise ValueError("first")
+
+    monkeypatch.setattr(module_of_step_log, "HostCopy", Late)
+    with pytest.raises(ValueError, match="first"):
+        make_trainer(StepLog(), Stop(), logger=Full(), enable_checkpointing=False).fit(
+            module, loader, loader
+        )
+
+
 @pytest.fixture
 def two_optimizers(module):
     class Two(type(module)):

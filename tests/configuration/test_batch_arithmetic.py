@@ -136,6 +136,7 @@ def test_it_is_settled_once():
         ({2: 1}, {"devices": 2}, "global_batch_size=1 is smaller than trainer.devices=2"),
         (256, {}, "global_batch_schedule=256 names no epochs"),
         ({"x": 5}, {}, "global_batch_schedule: 'x' is no whole number"),
+        ({2: "²"}, {}, "global_batch_schedule: epoch 2: '²' is no whole number"),
         ({2: "many"}, {}, "global_batch_schedule: epoch 2: 'many' is no whole number"),
         (None, {"learning_rate_rule": "sqrt"}, "learning_rate_rule=sqrt changes nothing"),
         (None, {"learning_rate_reference_batch": 64}, "changes nothing without a rule"),

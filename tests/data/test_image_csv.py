@@ -49,6 +49,11 @@ def test_classes_sort_as_numbers(contest, settings):
     assert not data.has_test_set
 
 
+def test_equal_numbers_sort_by_their_text_on_every_rank(contest, settings):
+    values = ["0" * zeros + "1" for zeros in range(10)]
+    assert list(ImageCsv(contest, **settings)._classes(values)) == sorted(values)
+
+
 def test_classes_sort_as_words(contest, settings):
     write(contest / "train.csv", "file,kind", *[f"train{i}.png,{k}" for i, k in enumerate("baba")])
     data = opened(contest, settings, target_column="kind")

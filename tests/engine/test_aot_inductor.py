@@ -23,7 +23,7 @@ def test_a_package_takes_any_batch_size(tmp_path):
 
 def test_without_a_compiler_onnx_runtime_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"engine=aot_inductor needs a C\+\+ .* engine=onnx"):
+    with pytest.raises(InputError, match=r"engine=aot_inductor: no C\+\+ .* engine=onnx"):
         AotInductor().build(request(), small(), tmp_path / "engine.pt2")
 
 

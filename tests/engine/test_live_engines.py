@@ -81,11 +81,12 @@ def test_padding_repeats_the_images():
     assert padded(images, 3) is images
 
 
-def test_a_cpu_needs_a_compiler(monkeypatch):
+def test_a_compiler_is_needed(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    with pytest.raises(InputError, match=r"engine=compiled needs a C\+\+ compiler on a CPU"):
+    with pytest.raises(InputError, match=r"engine=compiled: no C\+\+ compiler: install"):
         Compiled().wrap(request(), small())
-    assert Compiled().unavailable(torch.device("cuda")) is None
+    assert "engine=compiled: no " in Compiled().unavailable(torch.device("cuda"))
+    assert Compiled(backend="eager").unavailable(CPU) is None
 
 
 @pytest.mark.skipif(not shutil.which("g++"), reason="needs a C++ compiler")

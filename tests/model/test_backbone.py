@@ -50,6 +50,12 @@ def test_an_unknown_name_gets_the_nearest_ones():
         create_backbone("resnet5", 2)
 
 
+@pytest.mark.parametrize("pretrained", [False, True])
+def test_an_unknown_tag_is_refused_also_without_weights(pretrained):
+    with pytest.raises(InputError, match=r"named 'resnet18\.a1_in2k' \(nearest: resnet18"):
+        create_backbone("resnet18.a1_in2k", 3, pretrained=pretrained, random_if_offline=True)
+
+
 @pytest.fixture
 def offline(monkeypatch):
     original = timm.create_model

@@ -18,7 +18,15 @@ def test_files_are_read_with_and_without_compression(tmp_path):
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"[]", b"{}", b"\x1f\x8b", gzip.compress(b"{", mtime=0)[:-4], b'{"traceEvents": 3}'],
+    [
+        b"",
+        b"[]",
+        b"{}",
+        b"\x1f\x8b",
+        gzip.compress(b"{", mtime=0)[:-4],
+        gzip.compress(b"", mtime=0)[:10] + b"\xff" * 20,  # damaged behind its header
+        b'{"traceEvents": 3}',
+    ],
 )
 def test_what_is_no_trace_is_refused(tmp_path, content):
     for name in ("a.json", "a.json.gz"):

@@ -40,18 +40,23 @@ def test_a_run_of_a_sweep_knows_what_varies(sweep):
     assert swept_settings(sweep.job_folder(1)) == {"seed": 2}
     assert swept_settings(sweep.path) == {}
     assert swept_settings(sweep.path / "7") == {}
+    assert swept_settings(sweep.path / "²") == {}  # a digit that is no number
 
 
 def test_text_stays_text(tmp_path):
     sweep = SweepFolder(tmp_path)
-    sweep.start([], [["model=vit_base", "a.b=[1"], ["model=resnet50", "a.b=true"]])
-    assert swept_settings(tmp_path / "0") == {"model": "vit_base", "a.b": "[1"}
-    assert swept_settings(tmp_path / "1") == {"model": "resnet50", "a.b": True}
+    sweep.start(
+        [], [["model=vit_base", "a.b=[1", "c=2024-99-99"], ["model=resnet50", "a.b=true", "c=1"]]
+    )
+    assert swept_settings(tmp_path / "0") == {"model": "vit_base", "a.b": "[1", "c": "2024-99-99"}
+    assert swept_settings(tmp_path / "1") == {"model": "resnet50", "a.b": True, "c": 1}
 
 
-@pytest.mark.parametrize("content", ["", "[1, 2]", "words: 3\njobs: []", "words: [", "\x00"])
+@pytest.mark.parametrize(
+    "content", ["", "[1, 2]", "words: 3\njobs: []", "words: [", "\x00", "\xff"]
+)
 def test_a_damaged_sweep_is_refused(tmp_path, content):
-    (tmp_path / "sweep.yaml").write_text(content)
+    (tmp_path / "sweep.yaml").write_bytes(content.encode("latin-1"))
     with pytest.raises(InputError, match=r"sweep.yaml"):
         _ = SweepFolder(tmp_path).jobs
 

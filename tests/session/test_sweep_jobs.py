@@ -166,9 +166,9 @@ def test_the_memory_that_a_job_measured_on_a_card_is_in_every_file_of_the_sweep(
 
 
 def test_a_row_without_results_has_what_was_asked_for():
-    job = Job(0, ("micro_batch_size=8", "global_batch_size=x"), "refused", "bad")
+    job = Job(0, ("micro_batch_size=8", "global_batch_size=²"), "refused", "bad")
     row = sweep_row(job, ["micro_batch_size"], {}, {})
-    assert (row.micro_batch_size, row.global_batch_size) == (8, "x")
+    assert (row.micro_batch_size, row.global_batch_size) == (8, "²")
     assert row.samples_per_second is None
     assert row.f1 is None
     job = Job(0, ("data.root='사진'",), "waiting", "")

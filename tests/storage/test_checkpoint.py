@@ -98,6 +98,26 @@ def test_a_crash_at_any_rename_leaves_a_valid_checkpoint(folder, monkeypatch, ca
     assert newest_valid(folder)[1].step == 40
 
 
+def test_a_mask_of_minus_infinities_is_no_spoilt_weight(tmp_path):
+    mask = torch.full((4, 4), -torch.inf).triu(1)
+    write_checkpoint({"state_dict": {"mask": mask}}, tmp_path / "last.ckpt")
+    assert torch.equal(read_checkpoint(tmp_path / "last.ckpt")["state_dict"]["mask"], mask)
+    for spoilt in (mask + 1, -mask, torch.full((4,), -torch.inf), torch.tensor([0.0, torch.nan])):
+        with pytest.raises(FaultError, match="not finite"):
+            write_checkpoint({"state_dict": {"mask": mask, "w": spoilt}}, tmp_path / "last.ckpt")
+
+
+def test_what_a_resume_would_refuse_is_said_at_the_first_save(tmp_path, caplog):
+    strange = {**state(1), "hyper_parameters": {"folder": tmp_path}}
+    for _ in range(2):
+        write_checkpoint(strange, tmp_path / "last.ckpt")
+    assert caplog.text.count("last.ckpt cannot be resumed from: it holds pathlib") == 1
+    with pytest.raises(InputError, match="refused"):
+        read_checkpoint(tmp_path / "last.ckpt")
+    write_checkpoint(state(1), tmp_path / "other.ckpt")
+    assert "other.ckpt" not in caplog.text
+
+
 def test_a_damaged_last_never_replaces_the_good_one_before_it(folder, monkeypatch):
     """Fallen back to `previous`, the next save dies before it ends: `previous` must be there."""
     last = folder / "last.ckpt"

@@ -132,6 +132,8 @@ def test_several_models_are_averaged_after_their_views_are_merged():
         assert not torch.allclose(alone[0], alone[1], atol=1e-2)
         assert all(map(torch.equal, predictor.of_each_model(images), alone))
         assert torch.equal(predictor(images), (alone[0] + alone[1]) / 2)
+        kept = TtaPredictor(nn.ModuleList(nets), MIXED, chunk_size=4, merge=merge)
+        assert torch.equal(kept(images), predictor(images))
     both, plain = TtaPredictor(nets, FIVE).with_single_view(images)
     first = [TtaPredictor(net, FIVE[:1])(images) for net in nets]
     assert torch.allclose(plain, (first[0] + first[1]) / 2, atol=1e-6)

@@ -2,6 +2,7 @@
 
 import threading
 import time
+from collections import UserDict
 
 import pytest
 import torch
@@ -83,6 +84,7 @@ def test_an_empty_loader_is_said():
 def test_batches_are_added_up_however_deep():
     batch = {"x": torch.zeros(2, dtype=torch.float32), "y": [(torch.zeros(3, dtype=torch.int8),)]}
     assert batch_bytes_of({**batch, "name": "a"}) == 8 + 3
+    assert batch_bytes_of(UserDict(batch)) == 8 + 3  # as a tokenizer returns
 
 
 def test_no_thread_is_left():
