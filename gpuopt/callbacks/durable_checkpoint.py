@@ -113,7 +113,9 @@ class DurableCheckpoint(Checkpoint):
             self.best_score, self.best_epoch = float(score), trainer.current_epoch
         if not self.save_or_warn(trainer):
             self.best_score, self.best_epoch = before
-        elif (is_best or self.best_score is None) and trainer.is_global_zero:
+        elif trainer.is_global_zero and (
+            is_best or self.best_score is None or not self.best_path.exists()
+        ):
             self._keep_as_best()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import available_cpus
-from gpuopt.storage import existing_folder, shown
+from gpuopt.storage import existing_folder, place_below, shown
 
 __all__ = ["check_machine", "check_prediction_places"]
 
@@ -58,10 +58,10 @@ def _is_of(node: Mapping[str, Any], kind: str) -> bool:
 
 
 def _check_lists(node: Mapping[str, Any], files: tuple[str, ...], folders: tuple[str, ...]) -> None:
-    base = Path(node["root"]).expanduser() if node.get("root") is not None else Path()
-    for key in files:
-        if node.get(key) is not None and not (base / node[key]).exists():
-            raise InputError(f"there is no file {shown(base / node[key])}: set data.{key}")
-    for key in folders:
-        if node.get(key) is not None:
-            existing_folder(base / node[key], f"data.{key}")
+    given = {key: node[key] for key in (*files, *folders) if node.get(key) is not None}
+    places = {key: place_below(node.get("root"), place) for key, place in given.items()}
+    for key, place in places.items():
+        if key in folders:
+            existing_folder(place, f"data.{key}")
+        elif not place.exists():
+            raise InputError(f"there is no file {shown(place)}: set data.{key}")

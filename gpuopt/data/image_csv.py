@@ -10,6 +10,7 @@ from gpuopt.data.datamodule import ImageDataModule
 from gpuopt.data.image_files import existing_folder, list_images, listed_files, shown
 from gpuopt.data.splits import DataSets, ImageSet
 from gpuopt.errors import InputError, nearest
+from gpuopt.storage import place_below
 
 __all__ = ["ImageCsv"]
 
@@ -54,14 +55,14 @@ class ImageCsv(ImageDataModule):
         classes_csv: str | Path | None = None,
         **options: Any,
     ) -> None:
-        base = Path(root).expanduser() if root is not None else Path()
         if test_csv is not None and test_dir is None:
             raise InputError("data.test_csv needs data.test_dir, the folder of its images")
-        self.train_csv = base / train_csv
-        self.train_dir = base / train_dir
-        self.test_csv = base / test_csv if test_csv is not None else None
-        self.test_dir = base / test_dir if test_dir is not None else None
-        self.classes_csv = base / classes_csv if classes_csv is not None else None
+        self.train_csv = place_below(root, train_csv)
+        self.train_dir = place_below(root, train_dir)
+        self.test_csv, self.test_dir, self.classes_csv = (
+            None if place is None else place_below(root, place)
+            for place in (test_csv, test_dir, classes_csv)
+        )
         self.id_column = id_column
         self.target_column = target_column
         self.group_column = group_column

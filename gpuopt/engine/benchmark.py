@@ -5,7 +5,6 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from gpuopt.engine.record import EngineRecord
 from gpuopt.engine.served_model import example_images
 from gpuopt.engine.verification import Bounds
 from gpuopt.memory.device_errors import free_memory
+from gpuopt.memory.process_memory import resident_bytes
 
 __all__ = [
     "MadeEngine",
@@ -251,13 +251,7 @@ def used_bytes(device: torch.device, *, settle: bool = False) -> int | None:
             torch.cuda.empty_cache()
         free, total = torch.cuda.mem_get_info(device)
         return total - free
-    try:
-        pages = int(Path("/proc/self/statm").read_text("ascii").split()[1])
-    except (OSError, ValueError, IndexError):
-        return None
-    import resource
-
-    return pages * resource.getpagesize()
+    return resident_bytes()
 
 
 def grown_bytes(before: int | None, after: int | None) -> int | None:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from gpuopt.data.csv_table import read_csv
 from gpuopt.errors import InputError
 from gpuopt.report import write_contest_csv
+from gpuopt.storage import place_below
 
 __all__ = [
     "SUBMISSION",
@@ -80,9 +81,8 @@ def contest_of_settings(node: Mapping[str, Any], class_names: Sequence[str]) -> 
     is_csv = str(node["_target_"]).rpartition(".")[2] == "ImageCsv"
     if not is_csv or not (node.get("test_csv") or node.get("test_dir")):
         return None
-    root = Path(node["root"]).expanduser() if node.get("root") else Path()
     classes, test, train = (
-        root / node[key] if node.get(key) else None
+        place_below(node.get("root"), node[key]) if node.get(key) else None
         for key in ("classes_csv", "test_csv", "train_csv")
     )
     lists = [file for file in (test, train) if file is not None]

@@ -19,7 +19,7 @@ from gpuopt.measure import Interval, bootstrap_interval, macro_f1
 from gpuopt.memory import MemorySetup, choose_prediction_batch, predict_memory
 from gpuopt.session.device import cuda_properties, faults_in_words, torch_settings
 from gpuopt.session.weights import ModelDescription
-from gpuopt.storage import Sidecar
+from gpuopt.storage import Sidecar, place_below
 from gpuopt.storage.checkpoint import newest_valid
 
 if TYPE_CHECKING:
@@ -185,13 +185,13 @@ def source_of(node: Mapping[str, Any]) -> ImageSource | None:
     if name == "ImageCsv":
         if not node.get("test_csv") and not node.get("test_dir"):
             raise InputError("data=image_csv needs data.test_csv=FILE and data.test_dir=FOLDER")
-        root = Path(node["root"]).expanduser() if node.get("root") else Path()
-        folder = str(root / node["test_dir"]) if node.get("test_dir") else None
-        if not node.get("test_csv"):
-            return ImageSource(str(folder), options=_reading_options(node))
-        return ImageSource(
-            str(root / node["test_csv"]), folder, node.get("id_column"), _reading_options(node)
+        table, folder = (
+            str(place_below(node.get("root"), node[key])) if node.get(key) else None
+            for key in ("test_csv", "test_dir")
         )
+        if table is None:
+            return ImageSource(str(folder), options=_reading_options(node))
+        return ImageSource(table, folder, node.get("id_column"), _reading_options(node))
     return None
 
 

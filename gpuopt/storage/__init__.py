@@ -6,7 +6,7 @@ from gpuopt.storage.cache_folder import default_cache_dir
 from gpuopt.storage.journal import Journal
 from gpuopt.storage.lock import FolderLock, wait_for_folder
 from gpuopt.storage.part_file import has_parts, part_file
-from gpuopt.storage.paths import existing_folder, shown
+from gpuopt.storage.paths import existing_folder, place_below, shown
 from gpuopt.storage.sidecar import FileRecord, IntactFile, Sidecar, sha256_of
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "existing_folder",
     "has_parts",
     "part_file",
+    "place_below",
     "sha256_of",
     "shown",
     "sync_folder",

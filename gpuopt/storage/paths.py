@@ -5,7 +5,7 @@ from pathlib import Path
 
 from gpuopt.errors import InputError
 
-__all__ = ["existing_folder", "shown"]
+__all__ = ["existing_folder", "place_below", "shown"]
 
 
 def shown(path: Path | str) -> str:
@@ -26,3 +26,8 @@ def existing_folder(folder: Path, key: str) -> Path:
     if not os.access(folder, os.R_OK | os.X_OK):
         raise InputError(f"{key}={shown(folder)} cannot be read: change its permissions")
     return folder
+
+
+def place_below(root: str | Path | None, place: str | Path) -> Path:
+    """Return a place that is relative to a folder, or to the present one; `~` is the home."""
+    return Path(root or ".").expanduser() / Path(place).expanduser()

@@ -94,6 +94,18 @@ def test_while_nothing_tells_the_best_epoch_it_is_the_newest(fit, tmp_path, capl
     assert caplog.text.count(f"{told}; logged were: val/f1") == 1
 
 
+def test_a_best_checkpoint_that_was_lost_is_replaced_by_the_next_epoch(fit, tmp_path):
+    class Loses(L.Callback):
+        def on_train_epoch_start(self, trainer, pl_module):
+            if trainer.current_epoch == 2:
+                checkpoint.best_score = float("inf")  # of the epoch that is lost
+                checkpoint.best_path.unlink()
+
+    checkpoint = DurableCheckpoint(tmp_path / "c")
+    fit(Loses(), checkpoint=checkpoint)
+    assert read_checkpoint(checkpoint.best_path)["epoch"] == 2
+
+
 def test_what_is_measured_late_is_best_from_then_on(fit, module, caplog):
     scores = iter([float("nan"), 0.5, 0.4])
     module.validation_step = lambda batch, batch_idx: None

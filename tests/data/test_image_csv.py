@@ -90,6 +90,15 @@ def test_test_set_without_target_column_keeps_the_order_of_the_list(contest, set
     assert not data.has_test_targets
 
 
+def test_a_home_folder_is_expanded_in_every_place(contest, settings, monkeypatch):
+    monkeypatch.setenv("HOME", str(contest))
+    places = {"train_csv": "~/train.csv", "train_dir": "~/train", "test_csv": "~/test.csv"}
+    places |= {"test_dir": "~/test", "classes_csv": "~/meta.csv"}
+    data = opened(None, settings, **places)
+    assert data.has_test_set
+    assert data.class_names == ["invoice", "letter", "card"]
+
+
 def test_test_folder_without_a_list(contest, settings):
     data = opened(contest, settings, test_dir="test")
     assert data.test_ids == [f"test{number}.png" for number in range(5)]
