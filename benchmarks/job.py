@@ -12,7 +12,7 @@ import torch
 
 from benchmarks.fold_run import RANDOM_WEIGHTS, FoldRun, make_fold_run
 from gpuopt.data.drawing import DocumentSet
-from gpuopt.session.sweep_words import quoted
+from gpuopt.override_words import quoted
 from gpuopt.storage import default_cache_dir
 
 __all__ = ["JPEG_COUNT", "Job", "used_engines"]
@@ -79,10 +79,10 @@ class Job:
             more: Further settings.
         """
         return [
-            f"run={quoted(self.run_folder)}",
+            f"run={quoted(str(self.run_folder))}",
             "data=image_folder",
-            f"data.root={quoted(self.images(images))}",
-            f"cache_dir={quoted(self.run.cache_dir)}",
+            f"data.root={quoted(str(self.images(images)))}",
+            f"cache_dir={quoted(str(self.run.cache_dir))}",
             *(["gpu=cpu"] if self.device == "cpu" else []),
             *more,
         ]
