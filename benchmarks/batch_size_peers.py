@@ -57,7 +57,7 @@ class Found:
     note: str = ""
 
 
-Peer = Callable[[Cell, int], Found]
+Peer = Callable[[Cell, int | None], Found]
 """Searches for the largest batch of a network on an emulated card of so many MiB."""
 
 
@@ -191,7 +191,8 @@ def ultralytics_rule(points: list[tuple[int, float]], failed: list[int], total_g
     """
     if len(points) < 2:
         return 16
-    slope, start = np.polyfit(*zip(*points, strict=True), deg=1)
+    sizes, used_gib = zip(*points, strict=True)
+    slope, start = np.polyfit(sizes, used_gib, deg=1)
     size = int((round(total_gib * 0.6) - start) / slope) if slope > 0 else 0
     if failed and size >= failed[0]:
         size = points[-1][0]
@@ -207,7 +208,7 @@ def _pass_peak_gib(network: torch.nn.Module, cell: Cell, size: int) -> float | N
         for _ in range(_STEPS):
             with torch.autocast(cell.device, kinds.get(cell.precision), cell.precision in kinds):
                 loss: Tensor = network(images).sum()
-            loss.backward()
+            torch.autograd.backward(loss)
             network.zero_grad()
     except Exception as error:
         if not is_out_of_memory(error):

@@ -122,9 +122,15 @@ def main(words: Sequence[str] | None = None) -> Path:
             nonlocal path
             with shared.taken(task.memory_gib or 0) as device:
                 threads = max(1, available_cpus() // (1 if is_alone else arguments.jobs))
-                place = {"is_alone": is_alone, "device": device, "threads": threads}
-                place["headroom"] = arguments.headroom
-                outcome = _judge(task, Path(folder), deadline_s, **place)
+                outcome = _judge(
+                    task,
+                    Path(folder),
+                    deadline_s,
+                    is_alone=is_alone,
+                    device=device,
+                    threads=threads,
+                    headroom=arguments.headroom,
+                )
             with kept:
                 if isinstance(outcome, Judged):
                     judged.append(outcome)
@@ -234,8 +240,8 @@ def _run_task(content: Mapping[str, Any], target: Path, headroom: float) -> None
         device="cuda" if is_cuda else "cpu",
     )
     memory_mib = None if task.memory_gib is None else task.memory_gib * _GIB
-    found, probes = {}, []
-    found[GPUOPT], probes = _gpuopt(cell, memory_mib, headroom)
+    own, probes = _gpuopt(cell, memory_mib, headroom)
+    found = {GPUOPT: own}
     start = max(1, found[GPUOPT].batch_size)
     with capped(memory_mib):
         survived = _survives(cell, start) if found[GPUOPT].batch_size else None

@@ -126,14 +126,15 @@ def _write_fold(
     rounding = _features(_rounded(model), images.images) - features
     weight, bias = _fit_head(features, rounding, images.targets)
     is_own = np.arange(len(images.names)) % run.folds == fold
-    head = model.backbone.get_classifier()
+    network: Any = model.backbone  # timm has no types
+    head = network.get_classifier()
     assert isinstance(head, nn.Linear)  # the networks of these programs end so
     with torch.no_grad():
         head.weight.copy_(weight)
         head.bias.copy_(bias)
     shares = torch.softmax(features[is_own] @ weight.T + bias, 1).numpy()
     _write_out_of_fold(
-        folder, fold, [images.names[row] for row in np.flatnonzero(is_own)],
+        folder, fold, [images.names[row] for row in np.flatnonzero(is_own).tolist()],
         images.targets[is_own], shares,
     )  # fmt: skip
     described = describe_model(model, CLASS_NAMES, run.image_size)
@@ -152,7 +153,7 @@ def _features(model: Classifier, images: Tensor) -> Tensor:
     network: Any = model.backbone  # timm has no types
     parts = []
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        for part in images.split(_BATCH_SIZE):
+        for part in torch.split(images, _BATCH_SIZE):
             pixels = (part.to(model.device).float() - model.mean) / model.std
             features = network.forward_features(pixels)
             parts.append(network.forward_head(features, pre_logits=True).cpu())

@@ -84,6 +84,7 @@ def main(words: Sequence[str] | None = None) -> Path:
         )
         found = overhead_rows(f"{cell}, batch {samples}", timer.step_s[WITHOUT], timer.step_s[WITH])
         print(format_rows(found), timer.blocks, flush=True)
+        assert timer.blocks is not None  # settled before the first block
         rows += found
         steps = {f"{name}_s": times for name, times in timer.step_s.items()}
         details[f"{cell}, batch {samples}"] = {

@@ -138,7 +138,8 @@ def _measure(dataset: Dataset[Any], arguments: argparse.Namespace) -> list[Round
     demand = batches * arguments.batch_size / (time.perf_counter() - started_s)
 
     def run_grid() -> int:
-        speeds = {n: exhaustive.probe(LoaderSetting(n)).samples_per_second for n in arguments.grid}
+        grid: list[int] = arguments.grid
+        speeds = {n: exhaustive.probe(LoaderSetting(n)).samples_per_second for n in grid}
         return max(speeds, key=lambda number: speeds[number])
 
     rounds = []

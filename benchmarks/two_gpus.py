@@ -261,7 +261,7 @@ def ended_after_death(process: "subprocess.Popen[str]", folder: Path) -> float |
 
 def _ranks(parent: int) -> dict[int, int]:
     """Find the ranks that a command has started, by process number."""
-    found = {}
+    found: dict[int, int] = {}
     for name in Path("/proc").glob("[0-9]*"):
         try:
             told = int((name / "stat").read_text().rpartition(")")[2].split()[1])

@@ -133,7 +133,8 @@ class _Files(Dataset[Tensor]):
             small = small.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
         if self._turn:
             small = small.rotate(self._turn)
-        return functional.pil_to_tensor(small)
+        pixels: Tensor = functional.pil_to_tensor(small)
+        return pixels
 
 
 @torch.inference_mode()
