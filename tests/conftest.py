@@ -1,5 +1,6 @@
 """Shared by all tests: small settings that train in a second or two on one core."""
 
+import contextlib
 import copy
 import functools
 import gc
@@ -52,7 +53,14 @@ LONG = (
 
 
 def pytest_collection_modifyitems(items):
-    """Put the files with long tests first, so that no process is left alone with one at the end."""
+    """Leave out what needs a GPU where none is, and put the files with long tests first.
+
+    So no process is left alone with a long one at the end.
+    """
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("gpu"):
+                item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU"))
     long = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: (item.path not in long, item.path.name not in LONG))
 
@@ -161,21 +169,21 @@ def compose():
 @pytest.fixture(scope="session")
 def warm():
     """Forks commands that have imported everything."""
-    if not sys.platform.startswith("linux"):
-        pytest.skip("looks into /proc")
-    server = Warm()
-    yield server
-    server.close()
+    with contextlib.closing(_forking()) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")
 def light():
     """Forks commands that have not imported torch yet."""
+    with contextlib.closing(_forking("light")) as server:
+        yield server
+
+
+def _forking(*words: str) -> Warm:
     if not sys.platform.startswith("linux"):
-        pytest.skip("looks into /proc")
-    server = Warm("light")
-    yield server
-    server.close()
+        pytest.skip("tells how forked commands ended, which only Linux's /proc and prctl can")
+    return Warm(*words)
 
 
 @pytest.fixture

@@ -18,8 +18,7 @@ class _NoCollectives(TorchDispatchMode):
     """Raises before a collective operation begins."""
 
     def __init__(self, hook: str) -> None:
-        # PyTorch's is untyped, and what pyproject.toml says of such calls does not reach super().
-        super().__init__()  # type: ignore[no-untyped-call]
+        TorchDispatchMode.__init__(self)  # by name: pyproject.toml excuses its missing types
         self._hook = hook
 
     def __torch_dispatch__(

@@ -11,10 +11,7 @@ from gpuopt.memory import MOST_PROBES
 
 CAP_GIB = 3
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = pytest.mark.gpu
 
 
 class Images(Dataset):

@@ -139,7 +139,6 @@ def test_a_part_of_several_tensors_stays_eager(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_modes_are_compiled_in_a_process_and_timed(tmp_path, monkeypatch):
     monkeypatch.setattr(trial_module, "CompilingProcess", CompilingProcess)
     monkeypatch.setattr("gpuopt.measure.compile_choice._MOST_SAVED_RATIO", 1e6)

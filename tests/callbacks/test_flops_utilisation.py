@@ -180,7 +180,6 @@ def test_the_presets_that_come_with_it_are_those_of_the_configuration():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_real_card_has_a_peak(make_trainer, module, loader):
     options = {"accelerator": "gpu", "devices": 1}
     summary = fitted(make_trainer, module, loader, GpuStats(), **options)

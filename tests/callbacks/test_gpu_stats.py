@@ -367,7 +367,6 @@ def test_samples_are_counted_behind_the_names_of_their_files(make_trainer, modul
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_peak_memory_is_that_of_training(make_trainer, module, loader):
     stats = GpuStats()
     options = {"accelerator": "gpu", "devices": 1, "enable_checkpointing": False}

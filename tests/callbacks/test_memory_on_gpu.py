@@ -12,10 +12,7 @@ from gpuopt.errors import FaultError
 from gpuopt.memory.meter import CudaMeter
 from tests.callbacks.memory_faults import Net, difference, fit
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = pytest.mark.gpu
 WIDTH = 200_000  # activations of some MB a sample, far above what libraries take
 ON_GPU = {"accelerator": "gpu", "devices": 1, "validates": False, "max_epochs": 4}
 

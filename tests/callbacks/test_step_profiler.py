@@ -164,8 +164,6 @@ def test_activities_are_those_of_this_machine(monkeypatch):
 
 @pytest.mark.gpu
 def test_on_a_gpu_kernels_and_the_allocator_are_recorded(make_trainer, module, loader, tmp_path):
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     profiler = StepProfiler(tmp_path, wait=5, warmup=2, active=3, profile_memory=True)
     make_trainer(profiler, accelerator="gpu", devices=1, **QUIET).fit(module, loader, loader)
     profile = profile_trace(profiler.trace_path, plain_step_ms=profiler.plain_step_ms)

@@ -9,10 +9,7 @@ from gpuopt.engine.cache import EngineCache
 from gpuopt.errors import FaultError
 from tests.engine.conftest import expected, pictures, trained
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU"),
-]
+pytestmark = pytest.mark.gpu
 NETWORKS = ("test_vit", "test_convnext", "test_efficientnet")
 # Relative to the largest logit.
 TOLERANCE = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 8e-2}

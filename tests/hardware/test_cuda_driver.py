@@ -95,8 +95,6 @@ def test_a_machine_without_the_library_has_no_devices(monkeypatch):
 def test_it_agrees_with_torch():
     import torch
 
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device on this machine")
     devices = driver_devices()
     assert len(devices) == torch.cuda.device_count()
     for device in devices:

@@ -16,7 +16,6 @@ def test_what_can_be_filled_is_what_is_held_and_what_is_free(limit, available):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_cuda_meter_sees_peaks_retries_and_blocks():
     device = torch.device("cuda", 0)
     meter = meter_of(device)

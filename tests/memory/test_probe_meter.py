@@ -11,7 +11,6 @@ def test_a_cpu_has_no_meter():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_a_step_is_measured_and_cannot_take_more_than_is_free():
     device = torch.device("cuda", 0)
     meter = probe_meter_of(device)
@@ -32,7 +31,6 @@ def test_a_step_is_measured_and_cannot_take_more_than_is_free():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_what_the_allocator_could_give_back_is_not_needed():
     def take(mib):
         return torch.empty(mib * MIB, dtype=torch.uint8, device="cuda")

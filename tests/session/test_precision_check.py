@@ -177,7 +177,6 @@ def test_a_micro_batch_that_does_not_fit_says_nothing_of_the_format(settle, monk
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_a_real_format_is_tried(model, data, tmp_path):
     plan = replace(PLAN, precision="bf16")
     settled = settle_precision(

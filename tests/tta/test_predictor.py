@@ -324,7 +324,6 @@ def test_bad_options_are_refused(views, options):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_fifteen_views_take_the_memory_of_one():
     net = nn.Sequential(
         nn.Conv2d(3, 64, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()

@@ -199,7 +199,6 @@ def test_a_delay_changes_when_items_come_and_nothing_else(count):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_on_a_gpu_every_batch_is_kept_in_order(files):
     heavy = torch.nn.Conv2d(3, 64, 3, padding=1).cuda()  # so that the host is ahead
 

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 from collections.abc import Callable, Collection
+from typing import Any
 
 import h11
 import uvicorn
@@ -122,8 +123,8 @@ class WebServer:
 class _Protocol(H11Protocol):
     """Lets a connection go on which there is no whole request after some time."""
 
-    # asyncio gives any transport; uvicorn's own method, too, takes those of streams alone.
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    # asyncio promises any transport, and uvicorn takes those of streams alone: it is passed on.
+    def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
         self.loop.call_later(_REQUEST_S, self._require_request)
 
