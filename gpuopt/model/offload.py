@@ -32,8 +32,7 @@ def offloaded(kind: type[Optimizer], groups: list[dict[str, Any]], **options: An
     """
     kind_of_torchao = _torchaos_class()
 
-    # Why it is ignored: the base is of an optional package, known only at run time; mypy accepts
-    # no variable as a base.
+    # The base comes from an optional package at run time, and mypy takes no variable for a base.
     class Offloaded(kind_of_torchao):  # type: ignore[misc, valid-type]
         """Sends complete gradients; see the module."""
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-# Documented under this name, which PyTorch's types do not re-export from its C++ part.
+# The documented name; PyTorch's types have it below the private torch._C alone.
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 from torch.distributed.elastic.multiprocessing import (
     DefaultLogsSpecs,
