@@ -144,16 +144,17 @@ def _lightning(cell: Cell, memory_mib: int | None, mode: str) -> Found:
 def _accelerate(cell: Cell, memory_mib: int | None) -> Found:
     from accelerate.utils import find_executable_batch_size
 
-    model, sizes = build(cell, 10_000), []
+    model = build(cell, 10_000)
+    sizes: list[int] = []
+
+    def train(batch_size: int) -> int:
+        sizes.append(batch_size)
+        train_cell(cell, batch_size, _STEPS, model=model)
+        return batch_size
 
     def search() -> tuple[int, int]:
-        @find_executable_batch_size(starting_batch_size=_ACCELERATE_START)  # type: ignore[untyped-decorator]
-        def train(batch_size: int) -> int:
-            sizes.append(batch_size)
-            train_cell(cell, batch_size, _STEPS, model=model)
-            return batch_size
-
-        return int(train()), len(sizes)
+        searching = find_executable_batch_size(train, starting_batch_size=_ACCELERATE_START)
+        return int(searching()), len(sizes)
 
     return timed(search, memory_mib)
 

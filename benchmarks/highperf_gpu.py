@@ -8,6 +8,7 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -178,7 +179,7 @@ def _jobs(arguments: argparse.Namespace, outcome: Outcome) -> list[Job]:
     ]
     for model, pixels, expected_s in ((b3, 288, 65), (r50, 224, 50)):
         setting = replace(base, model=model, image_size=32 if quick else pixels)
-        jobs.append(Job(f"steps of {setting}", expected_s, lambda s=setting: small(s)))  # type: ignore[misc]
+        jobs.append(Job(f"steps of {setting}", expected_s, partial(small, setting)))
     jobs += [_throughput_job(setting, speed, 25) for setting in smaller]
     jobs += [
         _throughput_job(replace(setting, compile_backend=backend), speed, 80)
