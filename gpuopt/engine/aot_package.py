@@ -21,7 +21,15 @@ from torch.export.graph_signature import InputKind
 
 from gpuopt.engine.protocol import CannotShare
 
-__all__ = ["SHARED_CODE", "Layout", "fill", "layout_of", "open_package", "write_layout"]
+__all__ = [
+    "SHARED_CODE",
+    "Layout",
+    "Package",
+    "fill",
+    "layout_of",
+    "open_package",
+    "write_layout",
+]
 
 SHARED_CODE: dict[str, Any] = {
     "aot_inductor.package_constants_in_so": False,
@@ -31,6 +39,7 @@ SHARED_CODE: dict[str, Any] = {
 """Options of inductor for code that takes its weights later."""
 
 _LAYOUT, _WEIGHTS = "constants.pt", "weights.pt"
+_MODEL = "model"  # the name that AOTInductor gives a package's only one
 _KINDS = (InputKind.PARAMETER, InputKind.BUFFER, InputKind.CONSTANT_TENSOR)
 _Place = tuple[torch.dtype, tuple[int, ...], tuple[int, ...]]
 
@@ -94,22 +103,60 @@ def fill(code: Path, served: nn.Module, path: Path, device: torch.device) -> Non
     )
     if changed:
         raise CannotShare(f"{changed[0]} is laid out otherwise in the code that is there")
-    baked = sorted(layout.used - set(_load(code, device).get_constant_fqns()))
+    baked = sorted(layout.used - set(Package(code, device).weight_names()))
     if baked:
         raise CannotShare(f"the compiler made {baked[0]} a part of the code")
     shutil.copyfile(code, path)
     _append(path, _WEIGHTS, {name: tensors[name] for name in layout.used})
 
 
-def open_package(path: Path, device: torch.device) -> Any:
-    """Load a package as a function of images; code without weights computes with zeros.
+class Package:
+    """Machine code as a function of images.
+
+    It is loaded without `torch._inductor.aoti_load_package`, which first asks what the host's
+    compiler could build: on a host with AMX PyTorch 2.11 starts ten processes for it that import
+    torch, 45 s in all. The key of an engine names the processor already.
+
+    Args:
+        path: A package.
+        device: Where it runs.
+
+    Attributes:
+        weights: What the code computes with. It keeps addresses only, so they are kept here.
+    """
+
+    def __init__(self, path: Path, device: torch.device) -> None:
+        index = device.index if device.type == "cuda" else None
+        self._loader = torch._C._aoti.AOTIModelPackageLoader(
+            str(path), _MODEL, False, 1, -1 if index is None else index
+        )
+        self.weights: Mapping[str, Tensor] = {}
+
+    def __call__(self, images: Tensor) -> Tensor:
+        """Classify uint8 images [n, 3, s, s]; returns float32 logits [n, classes]."""
+        logits: Tensor = self._loader.boxed_run([images])[0]
+        return logits
+
+    def weight_names(self) -> list[str]:
+        """Name the weights that the code takes; those that are a part of it are not among them."""
+        return list(self._loader.get_constant_fqns())
+
+    def take_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Compute with these from now on, without a copy of them."""
+        self.weights = {name: weights[name] for name in self.weight_names()}
+        use_inactive, check_full_update, user_managed = False, True, True
+        self._loader.load_constants(self.weights, use_inactive, check_full_update, user_managed)
+
+
+def open_package(path: Path, device: torch.device) -> Package:
+    """Load a package; code without weights computes with zeros.
 
     The weights are held once: the code reads the tensors that are loaded here.
 
     Raises:
         Exception: Of any kind, for a damaged or foreign package.
     """
-    run = _load(path, device)
+    package = Package(path, device)
     with zipfile.ZipFile(path) as archive:
         members = {Path(name).name: name for name in archive.namelist()}
     if _WEIGHTS in members:
@@ -121,17 +168,9 @@ def open_package(path: Path, device: torch.device) -> Any:
             for name, (dtype, shape, stride) in layout.places.items()
         }
     else:
-        return run
-    constants = {name: weights[name] for name in run.get_constant_fqns()}
-    run.load_constants(constants, check_full_update=True, user_managed=True)
-    # The code keeps addresses only: what calls it keeps the weights.
-    run.gpuopt_weights = constants
-    return run
-
-
-def _load(path: Path, device: torch.device) -> Any:
-    index = device.index if device.type == "cuda" else None
-    return torch._inductor.aoti_load_package(str(path), device_index=-1 if index is None else index)
+        return package
+    package.take_weights(weights)
+    return package
 
 
 def _tensors(served: nn.Module) -> dict[str, Tensor]:
