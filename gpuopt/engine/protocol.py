@@ -102,6 +102,8 @@ class TrainedNetwork:
         std: Per channel, in the unit of the pixels.
         name: Of the architecture, such as timm's; one of the keys of the engine cache.
         uses_channels_last: Whether the network is faster with channels last.
+        digest: Of the weights, as `weights_digest` computes it; None has it computed at each use.
+            Whoever gives it does not change them afterwards.
     """
 
     backbone: nn.Module
@@ -109,6 +111,7 @@ class TrainedNetwork:
     std: tuple[float, ...]
     name: str
     uses_channels_last: bool = False
+    digest: str | None = None
 
 
 class Backend(Protocol):

@@ -46,7 +46,8 @@ class ProvedEngines:
         provider: str = "auto",
         bounds: Bounds = _BOUNDS,
     ) -> None:
-        self._network = network
+        # Gigabytes with many folds: they are digested once, and not once for each question.
+        self._network = replace(network, digest=weights_digest(network))
         self._cache = cache
         self._tell = tell
         self._provider = provider
@@ -195,7 +196,8 @@ class ProvedEngines:
         return Choice("engine", name, evidence, reason)
 
     def _report(self, file: EngineFile | None) -> Verification | None:
-        report = None if file is None else read_report(file.path)
+        # Its content was digested when it was found whole.
+        report = None if file is None else read_report(file.path, file.content().get("sha256"))
         enough = report is not None and report.accepted and report.bounds == self._bounds
         return report if enough else None
 

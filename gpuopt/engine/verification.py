@@ -196,8 +196,12 @@ def write_report(engine_file: Path, verification: Verification) -> Path:
     return path
 
 
-def read_report(engine_file: Path) -> Verification | None:
+def read_report(engine_file: Path, sha256: str | None = None) -> Verification | None:
     """Read the report beside an engine.
+
+    Args:
+        engine_file: The engine.
+        sha256: Of its content, where it is known; None digests it.
 
     Returns:
         None when there is none, it is damaged, or it speaks of other content than the file's.
@@ -207,7 +211,9 @@ def read_report(engine_file: Path) -> Verification | None:
         if path.stat().st_size > _MOST_REPORT_BYTES:
             return None
         content = json.loads(path.read_text("utf-8"))
-        if content["schema"] != _SCHEMA or content["engine_sha256"] != sha256_of(engine_file):
+        if content["schema"] != _SCHEMA:
+            return None
+        if content["engine_sha256"] != (sha256 or sha256_of(engine_file)):
             return None
         return _verification(content)
     except (OSError, ValueError, KeyError, TypeError, RecursionError):

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from gpuopt.engine import files, verification
 from gpuopt.engine import proved as module
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.calls import CallableEngine
@@ -14,6 +15,7 @@ from gpuopt.engine.files import EngineFile
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.verification import Bounds, read_report
 from gpuopt.errors import FaultError, InputError, TargetNotMetError
+from gpuopt.storage import sha256_of
 from tests.engine.conftest import pictures, request, small
 
 BOUNDS = Bounds(least_images=20)
@@ -87,6 +89,25 @@ def test_a_second_start_neither_builds_nor_proves(engines, fake, lines):
     assert again.name == "onnx"
     assert "verified on 24 images" in second.reason
     assert engines.open(("onnx", "compiled"), request(), proof)[1].evidence == "measured"
+
+
+def test_a_second_start_digests_weights_and_engine_once(engines, fake, tmp_path, monkeypatch):
+    """With five folds of 350 MB each further time cost two seconds."""
+    engines.open(("onnx",), request(), proof)
+    (file,) = (tmp_path / "cache").rglob("engine.onnx")
+    digested = []
+    monkeypatch.setattr(files, "sha256_of", lambda path: digested.append(path) or sha256_of(path))
+    monkeypatch.setattr(
+        verification, "sha256_of", lambda path: digested.append(path) or sha256_of(path)
+    )
+    network, asked = small(), []
+    backbone, state_dict = network.backbone, network.backbone.state_dict
+    monkeypatch.setattr(
+        backbone, "state_dict", lambda *a, **k: asked.append(1) or state_dict(*a, **k)
+    )
+    again = ProvedEngines(network, EngineCache(tmp_path / "cache"), tell=print, bounds=BOUNDS)
+    again.open(("onnx",), request(), never)
+    assert (digested, asked) == ([file], [1])
 
 
 def test_another_request_or_other_weights_are_proved_anew(engines, fake, tmp_path):
