@@ -133,24 +133,23 @@ def main(words: Sequence[str] | None = None) -> Path:
     rows: list[Row] = []
     details: dict[str, Any] = {}
     path = Path()
-    for part, measure in _PARTS.items():
+    for part, (measure, tell) in _PARTS.items():
         if part not in arguments.parts:
             continue
-        row, cases = measure(arguments, network)
-        rows.append(row)
-        details[part] = cases
-        path = save("diagnose", rows, arguments, parser, details)
+        details[part] = cases = []
+        for case in tell(arguments, network):
+            cases.append(case)
+            so_far = [*rows, _share(measure, cases)]
+            path = save("diagnose", so_far, arguments, parser, details)  # a case takes a minute
+        rows.append(_share(measure, cases))
     print(format_rows(rows))
     return path
 
 
-def _bottlenecks(
-    arguments: argparse.Namespace, network: nn.Module
-) -> tuple[Row, list[dict[str, Any]]]:
+def _bottlenecks(arguments: argparse.Namespace, network: nn.Module) -> Iterator[dict[str, Any]]:
     """Tell planted bottlenecks; a training without them says how long a step is."""
     sizes = {False: arguments.batch_size, True: _TINY_BATCH}
     step_s = {s: _step_s(arguments, network, Plants((), s)) for s in sizes.values()}
-    cases = []
     for kinds, seed in itertools.product(_planted(arguments.cases), range(arguments.seeds)):
         plants = _draw(kinds, seed, sizes["batch" in kinds], step_s)
         probe = BottleneckProbe(arguments.rounds, block_s=0.01 if arguments.quick else 0.2)
@@ -159,7 +158,8 @@ def _bottlenecks(
         diagnosis = find_bottlenecks(probe.measured)
         found = {one.kind for one in diagnosis.found}
         gains = _gains(arguments, network, plants, {*kinds, *(found & _REAL.keys())})
-        case = {
+        print(f"planted {'+'.join(kinds) or 'none'}: {sorted(found)} {gains}", flush=True)
+        yield {
             "planted": list(kinds),
             "seed": seed,
             "found": sorted(found),
@@ -169,23 +169,20 @@ def _bottlenecks(
             "evidence": [one.evidence for one in diagnosis.found],
             "sum_ratio": probe.measured.parts.closure_ratio(),
         }
-        cases.append(case)
-        print(f"planted {'+'.join(kinds) or 'none'}: {sorted(found)} {gains}", flush=True)
-    return _share("planted bottlenecks told right", cases), cases
 
 
-def _leaks(arguments: argparse.Namespace, network: nn.Module) -> tuple[Row, list[dict[str, Any]]]:
+def _leaks(arguments: argparse.Namespace, network: nn.Module) -> Iterator[dict[str, Any]]:
     """Tell planted leaks, and raise no alarm without one."""
     cuda = torch.cuda.is_available()
     expected = {"none": [], "tensors": ["leak"], "host": ["host"]}
     tolerated_mib = 10 if arguments.quick else _TOLERATED_MIB
-    cases = []
     for leak, seed in itertools.product(_LEAKS, range(arguments.seeds)):
         watch = LeakWatch(arguments.leak_s, tolerated_mib, ends_fit=True)
         _train(arguments, network, Plants((), arguments.batch_size), watch, leak=leak)
         found = [growth.kind for growth in watch.growth]
         places = [site.place for site in watch.sites]
-        case = {
+        print(f"planted leak {leak}: {found} {places[:1]}", flush=True)
+        yield {
             "planted": leak,
             "seed": seed,
             "device": "cuda" if cuda else "cpu",
@@ -193,9 +190,6 @@ def _leaks(arguments: argparse.Namespace, network: nn.Module) -> tuple[Row, list
             "right": found == expected[leak],
             "places": places,
         }
-        cases.append(case)
-        print(f"planted leak {leak}: {found} {places[:1]}", flush=True)
-    return _share("planted leaks told right", cases), cases
 
 
 def _share(measure: str, cases: Sequence[dict[str, Any]]) -> Row:
@@ -335,7 +329,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-_PARTS: dict[str, Callable[[argparse.Namespace, nn.Module], tuple[Row, list[dict[str, Any]]]]] = {
-    "bottlenecks": _bottlenecks,
-    "leaks": _leaks,
+_Teller = Callable[[argparse.Namespace, nn.Module], Iterator[dict[str, Any]]]
+_PARTS: dict[str, tuple[str, _Teller]] = {
+    "bottlenecks": ("planted bottlenecks told right", _bottlenecks),
+    "leaks": ("planted leaks told right", _leaks),
 }

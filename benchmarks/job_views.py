@@ -1,10 +1,16 @@
-"""Fifteen views with the memory of a small card: does it run, in how much memory, for how long."""
+"""Fifteen views with the memory of a small card: does it run, in how much memory, for how long.
+
+All policies have the chunk that fifteen views choose, as memory goes by the chunk. Networks here
+have random weights, and their heads magnify what half precision rounds: images stay in their class
+only in fp32, and that is compared with as many images as take no longer.
+"""
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +23,12 @@ from gpuopt.session.out_of_fold import read_rows
 
 __all__ = ["Run", "measure_views", "view_rows"]
 
-_SMALL_MIB, _LARGE_MIB = 6144, 24576
+_MIB = _SMALL_MIB, _LARGE_MIB = 6144, 24576
 _POLICIES = {"none": 1, "essential": 5, "doc15": 15}  # views of each
 _MOST_MEMORY = 1.05
 _MOST_TIME = 3.1
 _LEAST_S = 0.01
+_EXACT_IMAGES = 64
 _FIRST_SHARE = 4  # of the columns: id, target, prediction, confidence
 
 
@@ -50,25 +57,44 @@ def measure_views(job: Job, arguments: argparse.Namespace) -> tuple[list[Row], d
         arguments: `view_images`.
     """
     images = arguments.view_images
-    small = {name: _run(job, images, name, _SMALL_MIB) for name in _POLICIES}
+    fifteen = _run(job, images, "doc15", _SMALL_MIB)
+    chunk = _chunk_words(fifteen.watched.lines)
+    small = {
+        name: fifteen if name == "doc15" else _run(job, images, name, _SMALL_MIB, *chunk)
+        for name in _POLICIES
+    }
     large = _run(job, images, "doc15", _LARGE_MIB)
-    rows = view_rows(small, large, job.files(images), is_gpu=job.device == "cuda")
-    details = {
-        f"{name}, {mib} MiB": {**run.watched.as_dict(), "peak_bytes": run.peak_bytes}
-        for name, mib, run in (
-            *((name, _SMALL_MIB, run) for name, run in small.items()),
-            ("doc15", _LARGE_MIB, large),
+    exact = fifteen, large
+    if job.device == "cuda":  # a CPU has no other precision
+        few = min(images, _EXACT_IMAGES)
+        exact = (
+            _run(job, few, "doc15", _SMALL_MIB, "precision=fp32"),
+            _run(job, few, "doc15", _LARGE_MIB, "precision=fp32"),
         )
+    rows = view_rows(small, large, exact, job.files(images), is_gpu=job.device == "cuda")
+    runs = {f"{name}, {_SMALL_MIB} MiB": run for name, run in small.items()}
+    runs[f"doc15, {_LARGE_MIB} MiB"] = large
+    runs |= {f"doc15 in fp32, {mib} MiB": run for mib, run in zip(_MIB, exact, strict=True)}
+    details = {
+        name: {**run.watched.as_dict(), "peak_bytes": run.peak_bytes} for name, run in runs.items()
     }
     return rows, details
 
 
-def view_rows(small: Mapping[str, Run], large: Run, setting: str, *, is_gpu: bool) -> list[Row]:
+def view_rows(
+    small: Mapping[str, Run],
+    large: Run,
+    exact: tuple[Run, Run],
+    setting: str,
+    *,
+    is_gpu: bool,
+) -> list[Row]:
     """Turn the commands into figures.
 
     Args:
         small: With the memory of a small card, by name of the policy.
         large: Fifteen views with the memory of a large one.
+        exact: Fifteen views with the memory of a small and of a large one in fp32.
         setting: Of all, in words.
         is_gpu: Whether memory was that of a card, which the goals are for.
     """
@@ -99,14 +125,22 @@ def view_rows(small: Mapping[str, Run], large: Run, setting: str, *, is_gpu: boo
             if is_gpu
             else Row(measure, card, value, "ratio")
         )
-    same = [fifteen.classes[name] == large.classes[name] for name in fifteen.classes]
-    agreed, outcome = sum(same) / len(same), "met" if all(same) else "missed"
-    difference = float(np.abs(fifteen.shares - large.shares).max())
-    return [
-        *rows,
-        Row("images of the same class", cards, agreed, "share", goal=">= 1", verdict=outcome),
-        Row("largest difference of a probability", cards, difference, ""),
-    ]
+    rows += _difference_rows(exact, f"{cards}, fp32", has_goal=True)
+    if is_gpu:
+        rows += _difference_rows((fifteen, large), f"{cards}, half precision", has_goal=False)
+    return rows
+
+
+def _difference_rows(pair: tuple[Run, Run], setting: str, *, has_goal: bool) -> list[Row]:
+    """Compare what two commands predicted for the same images."""
+    first, second = pair
+    same = [first.classes[name] == second.classes[name] for name in first.classes]
+    setting = f"{setting}, {len(same)} compared"
+    agreed = Row("images of the same class", setting, sum(same) / len(same), "share")
+    if has_goal:
+        agreed = replace(agreed, goal=">= 1", verdict="met" if all(same) else "missed")
+    difference = float(np.abs(first.shares - second.shares).max())
+    return [agreed, Row("largest difference of a probability", setting, difference, "")]
 
 
 def _predicting_s(run: Run) -> float:
@@ -114,15 +148,21 @@ def _predicting_s(run: Run) -> float:
     return max(run.watched.models_s + run.watched.batches_s, _LEAST_S)
 
 
-def _run(job: Job, images: int, policy: str, memory_mib: int) -> Run:
+def _chunk_words(lines: Sequence[str]) -> list[str]:
+    """Give the chunk that a command chose, as a setting of the next."""
+    found = (re.match(r"(tta\.chunk_size=\d+) ", line) for line in lines)
+    return [match.group(1) for match in found if match][:1]
+
+
+def _run(job: Job, images: int, policy: str, memory_mib: int, *more: str) -> Run:
     limit = [f"gpu.memory_limit_mib={memory_mib}"] if job.device == "cuda" else []
-    words = job.words(images, f"tta={policy}", "engine=eager", *limit)
+    words = job.words(images, f"tta={policy}", "engine=eager", *limit, *more)
     output = job.new_output(f"{policy}_{memory_mib}")
     file = output.with_name("peak.json")
     job.forget_images()
     command = (sys.executable, "-m", "benchmarks.peak_memory", str(file))
     watched = watch_prediction(words, output, job.environment, command)
-    print(f"{policy}, {memory_mib} MiB: {watched}", flush=True)
+    print(f"{' '.join((policy, *more))}, {memory_mib} MiB: {watched}", flush=True)
     peak = json.loads(file.read_text("utf-8"))["peak_bytes"]
     return Run(watched, int(peak), *_read(output))
 

@@ -3,6 +3,7 @@ import dataclasses
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -178,8 +179,8 @@ def test_fifteen_views_are_compared_under_two_caps(tmp_path, monkeypatch):
     assert rows["largest difference of a probability"]["value"] == 0
     assert rows["peak memory, 15 views / 1 view"]["value"] == 1
     assert set(content["details"]["tta15"]) == {
-        *(f"{name}, 6144 MiB" for name in ("none", "essential", "doc15")),
-        "doc15, 24576 MiB",
+        *(f"{name}, 6144 MiB" for name in ("none", "essential", "doc15", "doc15 in fp32")),
+        *(f"{name}, 24576 MiB" for name in ("doc15", "doc15 in fp32")),
     }
 
 
@@ -192,7 +193,8 @@ def view_run(seconds, peak_gib, classes="ab"):
 
 def test_memory_time_and_classes_have_goals_on_a_gpu():
     small = {"none": view_run(13, 4.0), "essential": view_run(20, 4.0)}
-    rows = view_rows(small | {"doc15": view_run(43, 4.1)}, view_run(43, 20.0), "x", is_gpu=True)
+    large, same = view_run(43, 20.0), (view_run(9, 4.0), view_run(9, 20.0))
+    rows = view_rows(small | {"doc15": view_run(43, 4.1)}, large, same, "x", is_gpu=True)
     found = {row.measure: (round(row.value, 3), row.verdict) for row in rows if row.goal}
     assert found == {
         "peak memory, 15 views / 1 view": (1.025, "met"),
@@ -201,8 +203,31 @@ def test_memory_time_and_classes_have_goals_on_a_gpu():
         "images of the same class": (1, "met"),
     }
     other = view_run(45, 20.0, classes="ac")
-    rows = view_rows(small | {"doc15": view_run(45, 4.3)}, other, "x", is_gpu=True)
+    pair = view_run(9, 4.0), other
+    rows = view_rows(small | {"doc15": view_run(45, 4.3)}, other, pair, "x", is_gpu=True)
     assert [row.verdict for row in rows if row.goal] == ["missed", "met", "missed", "missed"]
+
+
+def test_memory_is_compared_with_the_chunk_of_fifteen_views_and_classes_in_fp32(monkeypatch):
+    asked = []
+
+    def run(job, images, policy, memory_mib, *more):
+        asked.append((images, policy, memory_mib, *more))
+        chosen = dataclasses.replace(WATCHED, lines=("a line", "tta.chunk_size=84 (predicted: 84)"))
+        return dataclasses.replace(view_run(9, 4.0), watched=chosen)
+
+    monkeypatch.setattr(job_views, "_run", run)
+    documents = FoldRun("m", 32, 5, DocumentSet(0, 500, 600, 90), Path())
+    arguments = argparse.Namespace(view_images=512)
+    job_views.measure_views(Job(Path(), documents, "cuda"), arguments)
+    assert asked == [
+        (512, "doc15", 6144),
+        (512, "none", 6144, "tta.chunk_size=84"),
+        (512, "essential", 6144, "tta.chunk_size=84"),
+        (512, "doc15", 24576),
+        (64, "doc15", 6144, "precision=fp32"),
+        (64, "doc15", 24576, "precision=fp32"),
+    ]
 
 
 def test_more_files_than_there_are_is_refused(tmp_path):
