@@ -62,7 +62,8 @@ class OpenedRun:
             place,
             ensemble,
             source,
-            batch_size=plan.chunk_size,
+            setup,
+            plan,
             tell=lambda line: print(line, flush=True),
         )
         return cls(config, ensemble, setup, plan, source, engines)
@@ -70,7 +71,7 @@ class OpenedRun:
     @property
     def device(self) -> torch.device:
         """Where it runs."""
-        return torch.device(self.setup.device)
+        return self.setup.torch_device
 
     def predictor(self, path: Path, count: int, views: Sequence[View]) -> TtaPredictor:
         """Put a model on the device, or an engine in its place.
@@ -80,8 +81,10 @@ class OpenedRun:
             count: How many times it predicts each view, as several folds would.
             views: What it predicts.
         """
-        model, _ = load_described(read_checkpoint(path), str(path))
-        forward = self.engines.forward_of(model.to(self.device))
+        file = next(file for file in self.ensemble.files if file.path == path)
+        if (forward := self.engines.reopen(file)) is None:
+            model, _ = load_described(read_checkpoint(path), str(path))
+            forward = self.engines.forward_of(model.to(self.device), file)
         return TtaPredictor(
             [forward] * count,
             tuple(views),

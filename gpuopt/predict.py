@@ -89,9 +89,7 @@ def predict(config: PredictConfig, folder: Path) -> Path:
     for choice in (*setup.choices, *plan.choices):
         tell(str(choice))
     temperature = _temperature(config, place, calibration, ensemble, tell)
-    engines = prediction_engines(
-        config, place, ensemble, source, batch_size=plan.chunk_size, tell=tell
-    )
+    engines = prediction_engines(config, place, ensemble, source, setup, plan, tell=tell)
     options = _stream_options(config, engines, temperature)
     predictions = ensemble.predict(setup, plan, config.tta, source, output, options=options)
     interval = score(predictions.targets, predictions.classes)
@@ -140,7 +138,7 @@ def _stream_options(
         resumes=bool(config.resume),
         cache_dir=config.cache_dir,
         show_progress=sys.stderr.isatty(),
-        forward_of=engines.forward_of,
+        forwards=engines,
         identity=engines.identity,
     )
     return options if temperature is None else options.calibrated(temperature)

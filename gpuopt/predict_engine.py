@@ -11,6 +11,8 @@ from gpuopt.schema import PredictConfig
 if TYPE_CHECKING:  # importing these takes seconds
     from gpuopt.session.engines import PredictionEngines
     from gpuopt.session.ensemble import Ensemble
+    from gpuopt.session.pass_plan import PassPlan
+    from gpuopt.session.prediction import PredictionSetup
 
 __all__ = ["prediction_engines"]
 
@@ -20,8 +22,9 @@ def prediction_engines(
     place: Path,
     ensemble: "Ensemble",
     source: Any,
+    setup: "PredictionSetup",
+    plan: "PassPlan",
     *,
-    batch_size: int,
     tell: Callable[[str], None],
 ) -> "PredictionEngines":
     """Say what predicts in place of the models of a run.
@@ -31,7 +34,8 @@ def prediction_engines(
         place: Run folder or checkpoint file.
         ensemble: The models.
         source: What is predicted, which also proves an engine where the run's own images are gone.
-        batch_size: Images per call.
+        setup: Device and precision.
+        plan: Images per call.
         tell: Takes one line for each step.
 
     Raises:
@@ -64,7 +68,9 @@ def prediction_engines(
         ),
         place,
         image_size=size,
-        batch_size=batch_size,
+        num_classes=len(ensemble.description.class_names),
+        batch_size=plan.chunk_size,
+        device=setup.torch_device,
         proof=lambda: proof_images(sources),
         tell=tell,
     )

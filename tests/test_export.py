@@ -2,7 +2,10 @@
 
 import csv
 import json
+import os
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -84,6 +87,33 @@ def test_predictions_with_an_engine_are_those_of_the_model(home, tmp_path, capsy
     plain = predicted(home, tmp_path / "plain", "engine=eager", "tta=essential")
     assert np.abs(turned - plain).max() < 1e-3  # one view's pixels are rounded
     assert (turned.argmax(1) == plain.argmax(1)).mean() > 0.99
+
+
+def test_a_second_prediction_with_an_engine_builds_no_model(home, tmp_path):
+    """Else each start imports timm, which takes most of its time."""
+    (tmp_path / "images").mkdir()
+    for number in range(3):
+        pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "images" / f"{number}.png")
+    words = ("engine=onnx", "data=image_folder", f"data.root={tmp_path / 'images'}")
+    first = predicted(home, tmp_path / "first", *words)
+    (tmp_path / "gpuopt").symlink_to(home / "seal")  # the user's cache folder there
+    own = [f"run={home / 'run'}", "gpu=cpu", f"cache_dir={home / 'cache'}", "num_workers=0"]
+    code = (
+        "import sys\nsys.modules.update(timm=None, torchvision=None, lightning=None)\n"
+        "from gpuopt.predict import main\nmain()"
+    )
+    command = [sys.executable, "-c", code, *own, *words, f"output={tmp_path / 'second.csv'}"]
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=tmp_path, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "engine=onnx (given: onnx fp32 verified on 500 images" in done.stdout
+    with (tmp_path / "second.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    second = np.array([[float(row[f"p_{i}"]) for i in range(10)] for row in rows])
+    assert np.array_equal(first, second)
 
 
 def test_a_file_of_weights_is_exported_without_a_run(home, tmp_path, capsys):
@@ -185,4 +215,4 @@ def test_one_engine_is_not_several_models(home, tmp_path):
     config = to_predict_config(compose_settings("predict", ["engine_path=x.onnx", "gpu=cpu"]))
     ensemble = SimpleNamespace(paths=[1, 2])
     with pytest.raises(InputError, match="engine of one model, and the run has 2"):
-        prediction_engines(config, tmp_path, ensemble, None, batch_size=8, tell=print)
+        prediction_engines(config, tmp_path, ensemble, None, None, None, tell=print)

@@ -1,22 +1,20 @@
 """Engines that were proved: built and compared once, opened at once ever after."""
 
 import contextlib
-import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
-from gpuopt.choice import Choice, Evidence
+from gpuopt.choice import Choice
 from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.cache_key import device_key, engine_key, own_versions, weights_digest
+from gpuopt.engine.cache_key import engine_key, weights_digest
 from gpuopt.engine.fallback import ProofImages, VerifiedEngine, build_verified
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
+from gpuopt.engine.reopened import ReopenedEngines, choice_of, note_path
 from gpuopt.engine.verification import Bounds, Verification, read_report, write_report
-from gpuopt.engine.verify import library_versions
 from gpuopt.errors import FaultError, InputError
 from gpuopt.storage import write_json
 
@@ -35,6 +33,8 @@ class ProvedEngines:
         tell: Takes one line for each step.
         provider: Of ONNX Runtime; see `Onnx`.
         bounds: What proves an engine.
+        source: SHA-256 of the file that the weights came from; with it the next process opens the
+            engine without the network, see `ReopenedEngines`.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class ProvedEngines:
         tell: Callable[[str], None],
         provider: str = "auto",
         bounds: Bounds = _BOUNDS,
+        source: str | None = None,
     ) -> None:
         # Gigabytes with many folds: they are digested once, and not once for each question.
         self._network = replace(network, digest=weights_digest(network))
@@ -52,6 +53,7 @@ class ProvedEngines:
         self._tell = tell
         self._provider = provider
         self._bounds = bounds
+        self._source = source
 
     def make(self, name: str, request: EngineRequest) -> Engine:
         """Open an engine that need not be proved yet; see `EngineCache.open`."""
@@ -82,7 +84,7 @@ class ProvedEngines:
         found = self._prove(engines, request, proof, self.make)
         self.remember(engines, request, found)
         choice = found.choice
-        return found.engine, self._choice(engines, str(choice.value), choice.reason)
+        return found.engine, choice_of(engines, str(choice.value), choice.reason)
 
     def open_file(
         self, file: EngineFile, request: EngineRequest, proof: Callable[[], ProofImages]
@@ -188,12 +190,9 @@ class ProvedEngines:
                 assert backend is not None  # it has a file
                 engine = backend.load(accepted, file.path)
                 if report.is_of(engine):
-                    return engine, self._choice(engines, name, str(report))
+                    self._note(engines, request, file, accepted)
+                    return engine, choice_of(engines, name, str(report))
         return None
-
-    def _choice(self, engines: Sequence[str], name: str, reason: str) -> Choice:
-        evidence: Evidence = "given" if tuple(engines) == (name,) else "measured"
-        return Choice("engine", name, evidence, reason)
 
     def _report(self, file: EngineFile | None) -> Verification | None:
         # Its content was digested when it was found whole.
@@ -224,20 +223,22 @@ class ProvedEngines:
             if not any(attempt.fault for attempt in found.attempts):
                 self._cache.folder.mkdir(parents=True, exist_ok=True)
                 write_json(self._memo(engines, request), content)
+                if file is not None:
+                    self._note(engines, request, file, found.request)
 
     def _memo(self, engines: Sequence[str], request: EngineRequest) -> Path:
         """Name the file that says which engine was accepted for a request."""
-        asked = request.as_dict()
-        del asked["device"]  # an index; what the device is counts
-        backends = {name: file_backend(name, provider=self._provider) for name in engines}
-        question: Mapping[str, Any] = {
-            "engines": list(engines),
-            "provider": self._provider,
-            "weights": weights_digest(self._network),
-            "request": asked,
-            **device_key(request.device),
-            "versions": {**library_versions(), **own_versions()},
-            "backends": {n: b.versions(request.device) for n, b in backends.items() if b},
-        }
-        digest = hashlib.sha256(json.dumps(question, sort_keys=True).encode()).hexdigest()
-        return self._cache.folder / f"accepted_{digest[:16]}.json"
+        weights = weights_digest(self._network)
+        return note_path(self._cache.folder, engines, request, self._provider, weights)
+
+    def _note(
+        self,
+        engines: Sequence[str],
+        request: EngineRequest,
+        file: EngineFile,
+        accepted: EngineRequest,
+    ) -> None:
+        """Let the next process open the engine without the network."""
+        if self._source is not None:
+            known = ReopenedEngines(self._cache, provider=self._provider, bounds=self._bounds)
+            known.remember(engines, request, self._source, file, accepted)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from gpuopt.choice import Choice
@@ -19,15 +20,16 @@ from gpuopt.engine.forward import forward_of
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.record import ENGINES, fastest_verified, surroundings_of
+from gpuopt.engine.reopened import ReopenedEngines
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import FaultError, GpuoptError, InputError
-from gpuopt.model import ImageNetwork
-from gpuopt.storage import sha256_of
+from gpuopt.storage import IntactFile, sha256_of
 
 if TYPE_CHECKING:
     from gpuopt.data import ImageDataModule
+    from gpuopt.model import ImageNetwork
 
 __all__ = [
     "EngineSettings",
@@ -69,7 +71,9 @@ class PredictionEngines:
         settings: What is wanted.
         run: Folder of the run, whose record `engine=auto` reads; or a checkpoint file.
         image_size: Side of the images in pixels.
+        num_classes: Of the models.
         batch_size: Images per call.
+        device: Where they run, with its number.
         proof: Reads real images of the task.
         tell: Takes one line for each step.
     """
@@ -80,14 +84,18 @@ class PredictionEngines:
         run: Path,
         *,
         image_size: int,
+        num_classes: int,
         batch_size: int,
+        device: torch.device,
         proof: Callable[[], ProofImages],
         tell: Callable[[str], None],
     ) -> None:
         self._settings = settings
         self._run = run
         self._image_size = image_size
+        self._num_classes = num_classes
         self._batch_size = batch_size
+        self._device = device
         self._proof = proof
         self._tell = tell
         self._cache = EngineCache(settings.cache_dir, tell=tell)
@@ -114,8 +122,30 @@ class PredictionEngines:
         places = (self._run, *sorted(self._run.glob("fold_*"))) if self._run.is_dir() else ()
         return [place for place in places if (place / ENGINES).is_file()]
 
-    def forward_of(self, model: ImageNetwork) -> Callable[[Tensor], Tensor]:
+    def knows(self, file: IntactFile) -> bool:
+        """Say whether an engine was proved for a checkpoint that can be opened without its model.
+
+        Never with `engine=auto` alone: what was measured to be the fastest is noted for weights.
+        """
+        names = self._named()
+        return bool(names) and self._reopened().knows(names, self._request(), file.sha256)
+
+    def reopen(self, file: IntactFile) -> Callable[[Tensor], Tensor] | None:
+        """Open the engine that was proved for a checkpoint; None where its model is needed."""
+        names = self._named()
+        found = self._reopened().open(names, self._request(), file.sha256) if names else None
+        if found is None:
+            return None
+        engine, choice = found
+        self._tell(str(choice))
+        return forward_of(engine)
+
+    def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
         """Return what is called in place of a model on its device; the model itself for eager.
+
+        Args:
+            model: On the device.
+            file: Where its weights came from.
 
         Raises:
             InputError: When the engine is unavailable or refused, or cannot be proved.
@@ -124,21 +154,18 @@ class PredictionEngines:
         settings, network = self._settings, network_of(model)
         if settings.engine == "eager" and settings.path is None:
             return model
-        request = self._request(model)
-        proved = self._proved(network)
+        request = self._request()
+        proved = self._proved(network, source=file.sha256)
         if settings.path is not None:
-            file = EngineFile(Path(settings.path).expanduser(), Seal())
-            if file.content() and settings.engine not in ("auto", file.engine):
+            engine_file = EngineFile(Path(settings.path).expanduser(), Seal())
+            if engine_file.content() and settings.engine not in ("auto", engine_file.engine):
                 raise InputError(
-                    f"engine={settings.engine}: {file.path} is one of {file.engine}; give "
-                    "engine_path= alone"
+                    f"engine={settings.engine}: {engine_file.path} is one of {engine_file.engine}; "
+                    "give engine_path= alone"
                 )
-            engine, choice = proved.open_file(file, request, self._proof)
-        elif settings.engine != "auto":
-            engine, choice = proved.open((settings.engine,), request, self._proof)
-        elif settings.optimize:
-            engines = preferred(request.device, provider=settings.provider)
-            engine, choice = proved.open(engines, request, self._proof)
+            engine, choice = proved.open_file(engine_file, request, self._proof)
+        elif names := self._named():
+            engine, choice = proved.open(names, request, self._proof)
         else:
             found = self._fastest(network, request)
             if found is None:
@@ -147,20 +174,41 @@ class PredictionEngines:
         self._tell(str(choice))
         return forward_of(engine)
 
-    def _request(self, model: ImageNetwork) -> EngineRequest:
-        precision = engine_precision(self._settings.precision, model.mean.device)
+    def _named(self) -> tuple[str, ...]:
+        """List the engines that are asked for, best first; none where a record or a file says."""
+        settings = self._settings
+        if settings.path is not None or settings.engine == "eager":
+            return ()
+        if settings.engine != "auto":
+            return (settings.engine,)
+        if settings.optimize:
+            return tuple(preferred(self._device, provider=settings.provider))
+        return ()
+
+    def _request(self) -> EngineRequest:
+        precision = engine_precision(self._settings.precision, self._device)
         return EngineRequest(
             self._image_size,
-            model.num_classes,
+            self._num_classes,
             str(precision.value),
             self._batch_size,
             self._batch_size,
-            model.mean.device,
+            self._device,
         )
 
-    def _proved(self, network: TrainedNetwork, bounds: Bounds = _BOUNDS) -> ProvedEngines:
+    def _reopened(self) -> ReopenedEngines:
+        return ReopenedEngines(self._cache, provider=self._settings.provider, bounds=_BOUNDS)
+
+    def _proved(
+        self, network: TrainedNetwork, bounds: Bounds = _BOUNDS, source: str | None = None
+    ) -> ProvedEngines:
         return ProvedEngines(
-            network, self._cache, tell=self._tell, provider=self._settings.provider, bounds=bounds
+            network,
+            self._cache,
+            tell=self._tell,
+            provider=self._settings.provider,
+            bounds=bounds,
+            source=source,
         )
 
     def _fastest(

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from gpuopt.errors import InputError
 from gpuopt.hardware import available_cpus, processor_name
-from gpuopt.model import ImageNetwork
 from gpuopt.session.fold_results import read_fold
 from gpuopt.session.forward_pass import autocast_of, progress_bar
 from gpuopt.session.part_files import PartFiles, going_on_later
@@ -24,15 +24,21 @@ from gpuopt.session.prediction import (
     find_checkpoint,
     open_images,
 )
-from gpuopt.session.streamed import StreamedPredictions, StreamOptions
+from gpuopt.session.streamed import Forwards, StreamedPredictions, StreamOptions
 from gpuopt.session.view_passes import code_versions
-from gpuopt.session.weights import ModelDescription, build_described, load_weights
+from gpuopt.session.weights import (
+    ModelDescription,
+    build_described,
+    load_weights,
+    read_description,
+)
 from gpuopt.storage import IntactFile, Sidecar
 from gpuopt.storage.checkpoint import damaged, read_checkpoint
 from gpuopt.tta import LastPass, TestTimeAugmentation, TtaPredictor, stream_pass
 
-if TYPE_CHECKING:
+if TYPE_CHECKING:  # importing the networks takes seconds
     from gpuopt.data import ImageDataModule
+    from gpuopt.model import ImageNetwork
 
 __all__ = ["Ensemble"]
 
@@ -55,11 +61,11 @@ class Ensemble:
     folds: int | None
     missing: dict[int, str]
     description: ModelDescription
-    _first: ImageNetwork | None
+    _first: "ImageNetwork | None" = None
 
     @classmethod
     def open(cls, place: Path, *, folds: int | None = None) -> "Ensemble":
-        """Find the weights of a run and load the first.
+        """Find the weights of a run and read what they are of.
 
         Args:
             place: A run folder or a checkpoint file.
@@ -73,8 +79,7 @@ class Ensemble:
             missing: dict[int, str] = {}
         else:
             files, missing = _weights_of_folds(place, folds)
-        fill, description = _begin(files[0])
-        return cls(files, folds, missing, description, fill())
+        return cls(files, folds, missing, _description(files[0]))
 
     @property
     def paths(self) -> list[Path]:
@@ -93,14 +98,15 @@ class Ensemble:
         return f"mean of {len(self.files)} of {self.folds} folds; missing: {reasons}"
 
     def weights_bytes(self) -> int:
-        """Return what parameters and buffers of one model take, in bytes.
+        """Return what the weights of one model take, in bytes.
 
         Raises:
             InputError: As `open`.
         """
-        self._first = self._take(self.files[0])
-        tensors = (*self._first.parameters(), *self._first.buffers())
-        return sum(tensor.nbytes for tensor in tensors)
+        file = self.files[0]
+        state = read_checkpoint(file.path, intact=file).get("state_dict")
+        tensors = state.values() if isinstance(state, dict) else ()
+        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
 
     def predict(
         self,
@@ -134,6 +140,8 @@ class Ensemble:
             PreemptedError: When asked to stop with something done.
         """
         self._refuse_training_images(source)
+        if not options.forwards.knows(self.files[0]):  # wrong weights show before any work is done
+            self._first = self._take(self.files[0])
         with setup.applied():
             images = open_images(source, self.description, setup, options.cache_dir)
         groups = plan.groups(len(self.paths))
@@ -173,7 +181,7 @@ class Ensemble:
         """
         device = torch.device(setup.device)
         predictor = TtaPredictor(
-            [options.forward_of(model.to(device)) for model in self._loaded(files)],
+            self._forwards(files, setup, options.forwards),
             policy.parsed_views(),
             device=device,
             chunk_size=parts.file.chunk_size or plan.chunk_size,
@@ -193,6 +201,21 @@ class Ensemble:
                 last=LastPass(len(self.paths), options.finish) if parts.is_last else None,
                 on_batch=lambda count: progress.advance(task, count),
             )
+
+    def _forwards(
+        self, files: Sequence[IntactFile], setup: PredictionSetup, forwards: Forwards
+    ) -> list[Callable[[Tensor], Tensor]]:
+        """Open what is called for each checkpoint; a model is built only where it is needed."""
+        opened = [forwards.reopen(file) for file in files]
+        for file, forward in zip(files, opened, strict=True):
+            if forward is not None:
+                self._refuse_other(file, _description(file))
+        missing = [file for file, forward in zip(files, opened, strict=True) if forward is None]
+        models = self._loaded(missing)
+        return [
+            forward or forwards.forward_of(next(models).to(setup.torch_device), file)
+            for file, forward in zip(files, opened, strict=True)
+        ]
 
     def _identity(
         self,
@@ -216,7 +239,7 @@ class Ensemble:
             **code_versions(),
         }
 
-    def _loaded(self, files: Sequence[IntactFile]) -> Iterator[ImageNetwork]:
+    def _loaded(self, files: Sequence[IntactFile]) -> Iterator["ImageNetwork"]:
         """Load models in order, the weights of several at the same time.
 
         Nothing here keeps a model that was given away. The threads have ended before the first is:
@@ -230,10 +253,10 @@ class Ensemble:
             while filled:
                 yield filled.popleft().result()
 
-    def _take(self, file: IntactFile) -> ImageNetwork:
+    def _take(self, file: IntactFile) -> "ImageNetwork":
         return self._begin(file)()
 
-    def _begin(self, file: IntactFile) -> Callable[[], ImageNetwork]:
+    def _begin(self, file: IntactFile) -> Callable[[], "ImageNetwork"]:
         """Build a model; what is returned, and may run in a thread, gives it its weights.
 
         Nothing here keeps it, so that the next one can have its memory.
@@ -242,12 +265,15 @@ class Ensemble:
         if first is not None and file == self.files[0]:
             return lambda: first
         fill, description = _begin(file)
+        self._refuse_other(file, description)
+        return fill
+
+    def _refuse_other(self, file: IntactFile, description: ModelDescription) -> None:
         if description != self.description:
             raise InputError(
                 f"{file.path} has another model, image size or classes than {self.files[0].path}: "
                 "its fold does not belong to this run; train it again"
             )
-        return fill
 
     def _refuse_training_images(self, source: "ImageDataModule | ImageSource") -> None:
         if self.folds is None or isinstance(source, ImageSource):
@@ -265,7 +291,7 @@ def _name_of_device(setup: PredictionSetup) -> str:
     return torch.cuda.get_device_name() if setup.device == "cuda" else processor_name()
 
 
-def _begin(file: IntactFile) -> tuple[Callable[[], ImageNetwork], ModelDescription]:
+def _begin(file: IntactFile) -> tuple[Callable[[], "ImageNetwork"], ModelDescription]:
     """Build a model; the call that is returned gives it its weights, and gives it away.
 
     Only that call may run in a thread: what is before it changes the filters of warnings.
@@ -274,11 +300,16 @@ def _begin(file: IntactFile) -> tuple[Callable[[], ImageNetwork], ModelDescripti
     checkpoint = read_checkpoint(file.path, intact=file)
     model, description = build_described(checkpoint, where)
 
-    def fill() -> ImageNetwork:
+    def fill() -> "ImageNetwork":
         load_weights(model, checkpoint, where)
         return model
 
     return fill, description
+
+
+def _description(file: IntactFile) -> ModelDescription:
+    """Read what a checkpoint is of, without its weights."""
+    return read_description(read_checkpoint(file.path, intact=file), str(file.path))
 
 
 def _digested(path: Path) -> IntactFile:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from gpuopt.choice import Choice
@@ -113,6 +114,13 @@ class PredictionSetup:
             int(workers.value),
             (gpu_choice, arithmetic, batch, workers),
         )
+
+    @property
+    def torch_device(self) -> torch.device:
+        """The device with its number."""
+        if self.device == "cuda":
+            return torch.device("cuda", torch.cuda.current_device())
+        return torch.device(self.device)
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:

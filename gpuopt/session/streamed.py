@@ -4,7 +4,7 @@ import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -13,14 +13,41 @@ from torch import Tensor
 
 from gpuopt.errors import InputError
 from gpuopt.measure import apply_temperature
-from gpuopt.model import ImageNetwork
 from gpuopt.session.part_files import PartFiles, going_on_later
+from gpuopt.storage import IntactFile
 
-__all__ = ["StreamOptions", "StreamedPredictions"]
+if TYPE_CHECKING:  # importing it takes seconds
+    from gpuopt.model import ImageNetwork
+
+__all__ = ["Forwards", "StreamOptions", "StreamedPredictions"]
 
 
-def _itself(model: ImageNetwork) -> Callable[[Tensor], Tensor]:
-    return model
+class Forwards(Protocol):
+    """What is called in place of models, such as engines."""
+
+    def knows(self, file: IntactFile) -> bool:
+        """Say whether a checkpoint's need not be built anew, as far as that is known."""
+
+    def reopen(self, file: IntactFile) -> Callable[[Tensor], Tensor] | None:
+        """Return what is called for a checkpoint, without its model; None where that is needed."""
+
+    def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
+        """Return what is called in place of the model of a checkpoint, which is on its device."""
+
+
+class _Models:
+    """The models themselves."""
+
+    def knows(self, file: IntactFile) -> bool:
+        """Say no: a model is built."""
+        return False
+
+    def reopen(self, file: IntactFile) -> None:
+        """Return nothing: a model is built."""
+
+    def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
+        """Return the model."""
+        return model
 
 
 @dataclass(frozen=True)
@@ -31,16 +58,16 @@ class StreamOptions:
         resumes: Go on with the parts that are there; else there may be none.
         cache_dir: Folder of decoded images; None means the user's cache folder.
         show_progress: Draw bars.
-        forward_of: Makes what is called in place of a model on its device, such as an engine.
+        forwards: What is called in place of models, such as engines.
         finish: Changes the mean probabilities of a batch, see `LastPass`.
-        identity: What `forward_of` and `finish` depend on, in plain values, without which a
+        identity: What `forwards` and `finish` depend on, in plain values, without which a
             prediction is not gone on with.
     """
 
     resumes: bool = False
     cache_dir: str | None = None
     show_progress: bool = False
-    forward_of: Callable[[ImageNetwork], Callable[[Tensor], Tensor]] = _itself
+    forwards: Forwards = field(default_factory=_Models)
     finish: Callable[[Tensor], Tensor] | None = None
     identity: Mapping[str, Any] = field(default_factory=dict)
 

@@ -18,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from gpuopt.errors import FaultError, InputError
-from gpuopt.model import ImageNetwork
 from gpuopt.session.forward_pass import autocast_of, progress_bar
 from gpuopt.session.prediction import PredictionSetup
 from gpuopt.session.weights import ModelDescription, load_described
@@ -30,6 +29,7 @@ from gpuopt.tta.views import View
 
 if TYPE_CHECKING:
     from gpuopt.data import ImageDataModule
+    from gpuopt.model import ImageNetwork
 
 __all__ = [
     "HeldOutPart",
@@ -103,7 +103,7 @@ def score_parts(
     )
 
 
-def load_part(part: HeldOutPart, description: ModelDescription) -> ImageNetwork:
+def load_part(part: HeldOutPart, description: ModelDescription) -> "ImageNetwork":
     """Load the model of a part in evaluation mode.
 
     Raises:

@@ -5,15 +5,16 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from safetensors.torch import save
 from torch import Tensor
 
 from gpuopt.errors import InputError
-from gpuopt.model import ImageNetwork
-from gpuopt.model.without_values import WithoutValues
 from gpuopt.storage import atomic_write
+
+if TYPE_CHECKING:  # importing it takes seconds
+    from gpuopt.model import ImageNetwork
 
 __all__ = [
     "ModelDescription",
@@ -53,7 +54,7 @@ class ModelDescription:
 
 
 def describe_model(
-    model: ImageNetwork, class_names: Sequence[str], image_size: int
+    model: "ImageNetwork", class_names: Sequence[str], image_size: int
 ) -> dict[str, Any]:
     """Describe a model in plain values, which `weights_only=True` loads."""
     return {
@@ -100,7 +101,7 @@ def read_description(checkpoint: Mapping[str, Any], where: str) -> ModelDescript
 
 def load_described(
     checkpoint: Mapping[str, Any], where: str
-) -> tuple[ImageNetwork, ModelDescription]:
+) -> tuple["ImageNetwork", ModelDescription]:
     """Rebuild the model of a checkpoint in evaluation mode, with its weights and normalisation.
 
     Raises:
@@ -113,12 +114,15 @@ def load_described(
 
 def build_described(
     checkpoint: Mapping[str, Any], where: str
-) -> tuple[ImageNetwork, ModelDescription]:
+) -> tuple["ImageNetwork", ModelDescription]:
     """Rebuild the model of a checkpoint in evaluation mode; `load_weights` has to follow.
 
     Raises:
         InputError: When its model cannot be built.
     """
+    from gpuopt.model import ImageNetwork
+    from gpuopt.model.without_values import WithoutValues
+
     description = read_description(checkpoint, where)
     try:
         with WithoutValues():  # `load_weights` gives every parameter one, or refuses
@@ -134,7 +138,7 @@ def build_described(
     return model.eval(), description
 
 
-def load_weights(model: ImageNetwork, checkpoint: Mapping[str, Any], where: str) -> None:
+def load_weights(model: "ImageNetwork", checkpoint: Mapping[str, Any], where: str) -> None:
     """Load the weights of a checkpoint into a model.
 
     Raises:
@@ -147,7 +151,7 @@ def load_weights(model: ImageNetwork, checkpoint: Mapping[str, Any], where: str)
         raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
 
 
-def require_weights_of(model: ImageNetwork, checkpoint: Mapping[str, Any], where: str) -> None:
+def require_weights_of(model: "ImageNetwork", checkpoint: Mapping[str, Any], where: str) -> None:
     """Refuse a checkpoint whose weights have other names or shapes than the model's.
 
     Raises:
@@ -186,7 +190,7 @@ def _channels(values: Any) -> tuple[float, ...] | None:
     return tuple(map(float, values))
 
 
-def export_weights(model: ImageNetwork, class_names: Sequence[str], path: Path) -> None:
+def export_weights(model: "ImageNetwork", class_names: Sequence[str], path: Path) -> None:
     """Write the backbone's weights for other programs, in timm's own names.
 
     Args:

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from gpuopt.engine import files, verification
+from gpuopt.engine import files, reopened, verification
 from gpuopt.engine import proved as module
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.calls import CallableEngine
@@ -52,9 +52,10 @@ class Fake:
 @pytest.fixture
 def fake(monkeypatch):
     fake = Fake()
-    monkeypatch.setattr(
-        module, "file_backend", lambda name, provider="auto": fake if name == "onnx" else None
-    )
+    for where in (module, reopened):
+        monkeypatch.setattr(
+            where, "file_backend", lambda name, provider="auto": fake if name == "onnx" else None
+        )
     monkeypatch.setattr("gpuopt.engine.export.file_backend", lambda name, provider="auto": fake)
     return fake
 
@@ -195,7 +196,7 @@ def test_other_libraries_or_other_code_are_tried_anew(engines, fake, monkeypatch
     fake.error = 5.0
     engines.open(("onnx",), request(), proof)
     engines.open(("onnx",), request(), never)
-    monkeypatch.setattr(module, what, lambda: {"timm": "0.1", "code": "other"})
+    monkeypatch.setattr(reopened, what, lambda: {"timm": "0.1", "code": "other"})
     with pytest.raises(AssertionError, match="nothing had to be proved"):
         engines.open(("onnx",), request(), never)
 

@@ -1,5 +1,6 @@
 """Which engine a prediction takes, with proved engines that only record what they are asked."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -13,8 +14,10 @@ from gpuopt.errors import FaultError, InputError
 from gpuopt.model import Classifier
 from gpuopt.session import engines as module
 from gpuopt.session.engines import EngineSettings, PredictionEngines, proof_images
+from gpuopt.storage import IntactFile
 
 CPU = torch.device("cpu")
+FILE = IntactFile(Path("best.ckpt"), "abc", ())
 
 
 @pytest.fixture(scope="module")
@@ -22,14 +25,20 @@ def model():
     return Classifier("test_resnet", 5).eval()
 
 
+class Calls(list):
+    """What was opened, and the files that weights came from."""
+
+
 @pytest.fixture
 def opened(monkeypatch):
     """Records what engines are opened; any of them answers zeros."""
-    calls = []
+    calls, sources = Calls(), []
+    calls.sources = sources
 
     class Proved:
         def __init__(self, network, cache, **options):
             self.network = network
+            sources.append(options["source"])
 
         def open(self, names, request, proof):
             if "tensorrt" in names:
@@ -71,7 +80,9 @@ def engines(run, lines=None, **changes):
         settings(**changes),
         run,
         image_size=32,
+        num_classes=5,
         batch_size=8,
+        device=CPU,
         proof=lambda: None,
         tell=(lines if lines is not None else []).append,
     )
@@ -85,12 +96,12 @@ def recorded(monkeypatch, place, best):
 
 
 def test_eager_is_the_model_itself(model, opened, tmp_path):
-    assert engines(tmp_path, engine="eager").forward_of(model) is model
+    assert engines(tmp_path, engine="eager").forward_of(model, FILE) is model
     assert opened == []
 
 
 def test_a_named_engine_is_made_for_the_batch(model, opened, tmp_path):
-    assert engines(tmp_path, engine="onnx").forward_of(model) == "onnx"
+    assert engines(tmp_path, engine="onnx").forward_of(model, FILE) == "onnx"
     ((names, request),) = opened
     assert names == ("onnx",)
     assert (request.image_size, request.num_classes, request.precision) == (32, 5, "fp32")
@@ -102,18 +113,18 @@ def test_a_file_is_opened_and_one_of_another_kind_than_asked_for_refused(
 ):
     monkeypatch.setattr(module.EngineFile, "content", lambda file: {"key": {"engine": "onnx"}})
     for engine in ("auto", "onnx"):
-        engines(tmp_path, engine=engine, path="my.onnx").forward_of(model)
+        engines(tmp_path, engine=engine, path="my.onnx").forward_of(model, FILE)
         assert opened.pop(0)[0] == "my.onnx"
         opened.clear()
     for engine in ("eager", "aot_inductor"):
         with pytest.raises(InputError, match=f"engine={engine}: my.onnx is one of onnx"):
-            engines(tmp_path, engine=engine, path="my.onnx").forward_of(model)
+            engines(tmp_path, engine=engine, path="my.onnx").forward_of(model, FILE)
     assert opened == []
 
 
 def test_auto_without_a_record_is_the_model_and_says_what_measures(model, opened, tmp_path):
     lines = []
-    assert engines(tmp_path, lines).forward_of(model) is model
+    assert engines(tmp_path, lines).forward_of(model, FILE) is model
     assert opened == []
     assert lines[0].startswith("engine=eager (table: ")
     assert "gpuopt benchmark" in lines[0]
@@ -127,7 +138,7 @@ def test_auto_takes_the_fastest_that_was_proved(model, opened, tmp_path, monkeyp
     best = FastEngine(name, "fp32", ("stem",), 16, 64, 1234.5, 300)
     recorded(monkeypatch, place, best)
     lines = []
-    assert engines(tmp_path, lines).forward_of(model) == name
+    assert engines(tmp_path, lines).forward_of(model, FILE) == name
     ((_, request),) = opened
     assert (request.optimal_batch_size, request.max_batch_size) == (16, 64)
     assert request.fp32_layers == ("stem",)
@@ -148,7 +159,7 @@ def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
 ):
     recorded(monkeypatch, tmp_path, best)
     lines = []
-    assert engines(tmp_path, lines, precision=precision).forward_of(model) is model
+    assert engines(tmp_path, lines, precision=precision).forward_of(model, FILE) is model
     assert opened == []
     if best is not None and best.name == "tensorrt":
         assert "engine=tensorrt is the fastest, but: engine=tensorrt needs" in lines[0]
@@ -156,9 +167,53 @@ def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
         assert "is the fastest, but: the package cannot be loaded" in lines[0]
 
 
+@pytest.mark.parametrize(
+    ("changes", "asked"),
+    [
+        ({"engine": "onnx"}, [("onnx",)]),
+        ({"optimize": True}, [("onnx", "compiled")]),
+        ({"engine": "eager"}, []),
+        ({}, []),
+        ({"path": "my.onnx"}, []),
+    ],
+)
+def test_what_was_proved_for_a_file_is_opened_without_its_model(
+    opened, tmp_path, monkeypatch, changes, asked
+):
+    """Not where a record says what is fastest, and not where an engine's file is named."""
+    names = []
+
+    class Reopened:
+        def __init__(self, cache, **options):
+            pass
+
+        def knows(self, engines, request, sha256):
+            return sha256 == "abc"
+
+        def open(self, engines, request, sha256):
+            names.append(engines)
+            assert (request.image_size, request.num_classes, sha256) == (32, 5, "abc")
+            engine = SimpleNamespace(name=engines[0])
+            return engine, Choice("engine", engines[0], "given", "proved before")
+
+    monkeypatch.setattr(module, "ReopenedEngines", Reopened)
+    monkeypatch.setattr(module, "preferred", lambda device, provider: ("onnx", "compiled"))
+    lines = []
+    here = engines(tmp_path, lines, **changes)
+    assert here.knows(FILE) is bool(asked)
+    assert here.reopen(FILE) == (asked[0][0] if asked else None)
+    assert names == asked
+    assert len(lines) == len(asked)
+
+
+def test_the_file_of_the_weights_is_noted_with_what_is_proved(model, opened, tmp_path):
+    engines(tmp_path, engine="onnx").forward_of(model, FILE)
+    assert opened.sources == ["abc"]
+
+
 def test_optimize_tries_all_that_are_installed(model, opened, tmp_path, monkeypatch):
     monkeypatch.setattr(module, "preferred", lambda device, provider: ("onnx", "compiled"))
-    engines(tmp_path, optimize=True).forward_of(model)
+    engines(tmp_path, optimize=True).forward_of(model, FILE)
     assert opened[0][0] == ("onnx", "compiled")
 
 

@@ -3,6 +3,7 @@
 import gc
 import threading
 import weakref
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -32,7 +33,7 @@ def files(tmp_path_factory):
 @pytest.fixture
 def ensemble(files):
     first = Ensemble.open(files[0].path)
-    return Ensemble(files, COUNT, {}, first.description, None)
+    return Ensemble(files, COUNT, {}, first.description)
 
 
 def folds_of(models):
@@ -78,8 +79,7 @@ def test_so_many_and_no_more_are_loaded_before_one_is_taken(ensemble, files, mon
 
 
 def test_a_model_that_is_loaded_already_is_given_away_once(ensemble, files):
-    assert ensemble.weights_bytes() > 0
-    kept = ensemble._first
+    kept = ensemble._first = ensemble._take(files[0])
     first = next(ensemble._loaded(files))
     assert first is kept
     assert ensemble._first is None
@@ -105,3 +105,44 @@ def test_a_fold_of_another_model_is_refused(ensemble, files, tmp_path):
     other = IntactFile.of_any(tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=r"other\.ckpt has another model, image size or classes"):
         list(ensemble._loaded([files[0], other]))
+
+
+class Opened:
+    """Engines of some files; what was built is in `built`."""
+
+    def __init__(self, *known):
+        self.known, self.built = known, []
+
+    def knows(self, file):
+        return file in self.known
+
+    def reopen(self, file):
+        return (lambda images: file) if file in self.known else None
+
+    def forward_of(self, model, file):
+        self.built.append(file)
+        return lambda images: model
+
+
+def test_only_models_without_an_engine_are_built(ensemble, files):
+    opened = Opened(files[0], files[2])
+    forwards = ensemble._forwards(files, SimpleNamespace(torch_device="cpu"), opened)
+    assert opened.built == [files[1]]
+    first, second, third = (forward(None) for forward in forwards)
+    assert (first, third) == (files[0], files[2])
+    assert folds_of([second]) == [1]
+
+
+def test_an_engine_of_a_fold_of_another_run_is_refused(ensemble, files, tmp_path):
+    other = ImageNetwork("test_vit", 3)
+    own = {"gpuopt": describe_model(other, ["a", "b", "c"], 32)}
+    torch.save({"state_dict": other.state_dict(), **own}, tmp_path / "other.ckpt")
+    file = IntactFile.of_any(tmp_path / "other.ckpt")
+    with pytest.raises(InputError, match="its fold does not belong to this run"):
+        ensemble._forwards([files[0], file], SimpleNamespace(torch_device="cpu"), Opened(file))
+
+
+def test_weights_are_counted_without_a_model(ensemble, files, monkeypatch):
+    model = ImageNetwork("test_vit", 2)
+    monkeypatch.setattr(module, "build_described", None)
+    assert ensemble.weights_bytes() == sum(t.nbytes for t in model.state_dict().values())
