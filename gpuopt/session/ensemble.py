@@ -140,9 +140,9 @@ class Ensemble:
             PreemptedError: When asked to stop with something done.
         """
         self._refuse_training_images(source)
-        if not options.forwards.knows(self.files[0]):  # wrong weights show before any work is done
-            self._first = self._take(self.files[0])
         with setup.applied():
+            if not options.forwards.knows(self.files[0]):
+                self._first = self._take(self.files[0])  # wrong weights show before any work
             images = open_images(source, self.description, setup, options.cache_dir)
         groups = plan.groups(len(self.paths))
         parts = PartFiles(

@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from gpuopt.errors import InputError
+from gpuopt.hardware import Gpu, float32_matmul_precision
 from gpuopt.model import ImageNetwork
 from gpuopt.session import ensemble as module
 from gpuopt.session.ensemble import Ensemble
+from gpuopt.session.prediction import ImageSource, PredictionSetup
+from gpuopt.session.streamed import StreamOptions
 from gpuopt.session.weights import describe_model
 from gpuopt.storage import IntactFile
 
@@ -146,3 +149,30 @@ def test_weights_are_counted_without_a_model(ensemble, files, monkeypatch):
     model = ImageNetwork("test_vit", 2)
     monkeypatch.setattr(module, "build_described", None)
     assert ensemble.weights_bytes() == sum(t.nbytes for t in model.state_dict().values())
+
+
+def test_whether_an_engine_is_known_is_asked_under_the_arithmetic_that_predicts(
+    ensemble, files, monkeypatch
+):
+    """It is a part of the question: outside, no engine would be known."""
+    seen = []
+
+    class Asked(Opened):
+        def knows(self, file):
+            seen.append(torch.get_float32_matmul_precision())
+            return super().knows(file)
+
+    class Stop(Exception):
+        pass
+
+    def stop(*words):
+        raise Stop
+
+    monkeypatch.setattr(module, "open_images", stop)
+    monkeypatch.setattr(module, "build_described", None)  # no model is built
+    setup = PredictionSetup("cpu", Gpu("x", 8192), "bf16", 2, 0, ())
+    options = StreamOptions(forwards=Asked(files[0]))
+    before = torch.get_float32_matmul_precision()
+    with pytest.raises(Stop):
+        ensemble.predict(setup, None, None, ImageSource("x"), None, options=options)
+    assert seen == [float32_matmul_precision("bf16")] != [before]
