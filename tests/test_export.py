@@ -90,7 +90,7 @@ def test_predictions_with_an_engine_are_those_of_the_model(home, tmp_path, capsy
 
 
 def test_a_second_prediction_with_an_engine_builds_no_model(home, tmp_path):
-    """Else each start imports timm, which takes most of its time."""
+    """Else each start imports timm and PyTorch's compiler, which takes most of its time."""
     (tmp_path / "images").mkdir()
     for number in range(3):
         pixels = np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8)
@@ -101,6 +101,7 @@ def test_a_second_prediction_with_an_engine_builds_no_model(home, tmp_path):
     own = [f"run={home / 'run'}", "gpu=cpu", f"cache_dir={home / 'cache'}", "num_workers=0"]
     code = (
         "import sys\nsys.modules.update(timm=None, torchvision=None, lightning=None)\n"
+        "sys.modules.update({'torch._dynamo': None, 'torch._inductor': None})\n"
         "from gpuopt.predict import main\nmain()"
     )
     command = [sys.executable, "-c", code, *own, *words, f"output={tmp_path / 'second.csv'}"]

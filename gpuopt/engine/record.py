@@ -9,8 +9,7 @@ from typing import Any
 import torch
 
 from gpuopt.engine.backends import ENGINE_NAMES
-from gpuopt.engine.cache_key import device_key, weights_digest
-from gpuopt.engine.protocol import TrainedNetwork
+from gpuopt.engine.cache_key import device_key
 from gpuopt.engine.race import Scope, Timing
 from gpuopt.engine.verification import Verification
 from gpuopt.engine.verify import library_versions
@@ -115,9 +114,15 @@ class FastEngine:
     least_images: int
 
 
-def surroundings_of(network: TrainedNetwork, device: torch.device, image_size: int) -> Surroundings:
-    """Say what engines of a network on a device depend on, here and now."""
-    return Surroundings(weights_digest(network), device_key(device), library_versions(), image_size)
+def surroundings_of(weights: str, device: torch.device, image_size: int) -> Surroundings:
+    """Say what engines on a device depend on, here and now.
+
+    Args:
+        weights: Of the network, as `weights_digest` computes it.
+        device: Where they run.
+        image_size: In pixels.
+    """
+    return Surroundings(weights, device_key(device), library_versions(), image_size)
 
 
 def write_record(

@@ -112,27 +112,56 @@ class ReopenedEngines:
             "file": str(file.path.relative_to(self._cache.folder)),
             "sha256": file.content().get("sha256"),
         }
-        if self._note(engines, request, sha256) == content:
-            return
-        with contextlib.suppress(OSError, FaultError):
-            self._cache.folder.mkdir(parents=True, exist_ok=True)
-            sealed = {**content, "seal": self._cache.seal.sign(content)}
-            write_json(self._path(engines, request, sha256), sealed)
+        self._write(self._path(engines, request, sha256), content)
+
+    def digest_of(self, sha256: str) -> str | None:
+        """Return the digest of the weights in a file, by which benchmarks know them, if noted."""
+        note = self._read(self._digest_path(sha256), sha256)
+        return None if note is None or note.get("made_by") != own_versions() else note["weights"]
+
+    def remember_digest(self, sha256: str, weights: str) -> None:
+        """Note the digest of the weights in a file.
+
+        Args:
+            sha256: Of the file.
+            weights: As `weights_digest` computes it.
+        """
+        content = {
+            "schema": _SCHEMA,
+            "weights_file": sha256,
+            "weights": weights,
+            "made_by": own_versions(),
+        }
+        self._write(self._digest_path(sha256), content)
 
     def _note(
         self, engines: Sequence[str], request: EngineRequest, sha256: str
     ) -> dict[str, Any] | None:
+        return self._read(self._path(engines, request, sha256), sha256)
+
+    def _read(self, path: Path, sha256: str) -> dict[str, Any] | None:
         """Read what is noted for a file; None when that was not written for it by this user."""
         try:
-            note = json.loads(self._path(engines, request, sha256).read_text("utf-8"))
+            note = json.loads(path.read_text("utf-8"))
             seal = note.pop("seal")
             is_own = self._cache.seal.matches(note, seal) and note["weights_file"] == sha256
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
         return dict(note) if is_own else None
 
+    def _write(self, path: Path, content: Mapping[str, Any]) -> None:
+        """Write a note that is not there yet, sealed; one that cannot be kept only costs time."""
+        if self._read(path, str(content["weights_file"])) == content:
+            return
+        with contextlib.suppress(OSError, FaultError):
+            self._cache.folder.mkdir(parents=True, exist_ok=True)
+            write_json(path, {**content, "seal": self._cache.seal.sign(content)})
+
     def _path(self, engines: Sequence[str], request: EngineRequest, sha256: str) -> Path:
         return note_path(self._cache.folder, engines, request, self._provider, f"file {sha256}")
+
+    def _digest_path(self, sha256: str) -> Path:
+        return self._cache.folder / f"weights_{sha256[:16]}.json"
 
 
 def note_path(

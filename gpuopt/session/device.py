@@ -78,15 +78,21 @@ def torch_settings(
         apply_memory_limit(memory_limit_mib, device_index)
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = matmul != "highest"
-    torch.use_deterministic_algorithms(deterministic)
+    _set_deterministic(deterministic)
     try:
         yield
     finally:
         torch.set_float32_matmul_precision(before[0])
         torch.backends.cudnn.allow_tf32 = convolved_in_tf32
-        torch.use_deterministic_algorithms(before[1])
+        _set_deterministic(before[1])
         if limited:
             torch.cuda.memory.set_per_process_memory_fraction(1.0, device_index)
+
+
+def _set_deterministic(wanted: bool) -> None:
+    # To tell its compiler, PyTorch imports it, which takes seconds.
+    if wanted != torch.are_deterministic_algorithms_enabled():
+        torch.use_deterministic_algorithms(wanted)
 
 
 @contextlib.contextmanager

@@ -20,6 +20,7 @@ from gpuopt.engine.benchmark import (
     used_bytes,
 )
 from gpuopt.engine.cache import EngineCache
+from gpuopt.engine.cache_key import weights_digest
 from gpuopt.engine.choices import engine_batches, engine_precision
 from gpuopt.engine.fallback import ProofImages, VerifiedEngine
 from gpuopt.engine.files import EngineFile
@@ -166,7 +167,7 @@ def benchmark_model(
             bounds=bounds,
             tell=tell,
         )
-        surroundings = surroundings_of(network, device, image_size)
+        surroundings = surroundings_of(weights_digest(network), device, image_size)
     sizes = benchmark_batch_sizes(request.optimal_batch_size, request.max_batch_size)
     answer = EngineAnswer(
         model.name,

@@ -1,7 +1,7 @@
 """The engine of a prediction: which one, made from which weights, and proved on which images."""
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,13 +13,14 @@ from gpuopt.choice import Choice
 from gpuopt.data import PredictionImages, real_images
 from gpuopt.engine.backends import preferred
 from gpuopt.engine.cache import EngineCache
+from gpuopt.engine.cache_key import weights_digest
 from gpuopt.engine.choices import engine_precision
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.forward import forward_of
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
-from gpuopt.engine.record import ENGINES, fastest_verified, surroundings_of
+from gpuopt.engine.record import ENGINES, FastEngine, fastest_verified, surroundings_of
 from gpuopt.engine.reopened import ReopenedEngines
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
@@ -123,21 +124,19 @@ class PredictionEngines:
         return [place for place in places if (place / ENGINES).is_file()]
 
     def knows(self, file: IntactFile) -> bool:
-        """Say whether an engine was proved for a checkpoint that can be opened without its model.
-
-        Never with `engine=auto` alone: what was measured to be the fastest is noted for weights.
-        """
-        names = self._named()
-        return bool(names) and self._reopened().knows(names, self._request(), file.sha256)
+        """Say whether an engine is noted for a checkpoint, so that its model is not needed."""
+        asked = self._asked_before(file)
+        return asked is not None and asked.known.knows(asked.names, asked.request, file.sha256)
 
     def reopen(self, file: IntactFile) -> Callable[[Tensor], Tensor] | None:
         """Open the engine that was proved for a checkpoint; None where its model is needed."""
-        names = self._named()
-        found = self._reopened().open(names, self._request(), file.sha256) if names else None
+        if (asked := self._asked_before(file)) is None:
+            return None
+        found = asked.known.open(asked.names, asked.request, file.sha256)
         if found is None:
             return None
         engine, choice = found
-        self._tell(str(choice))
+        self._tell(str(replace(choice, reason=f"{asked.speed}{choice.reason}")))
         return forward_of(engine)
 
     def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
@@ -167,7 +166,7 @@ class PredictionEngines:
         elif names := self._named():
             engine, choice = proved.open(names, request, self._proof)
         else:
-            found = self._fastest(network, request)
+            found = self._fastest(network, request, file.sha256)
             if found is None:
                 return model
             engine, choice = found
@@ -196,8 +195,23 @@ class PredictionEngines:
             self._device,
         )
 
-    def _reopened(self) -> ReopenedEngines:
-        return ReopenedEngines(self._cache, provider=self._settings.provider, bounds=_BOUNDS)
+    def _asked_before(self, file: IntactFile) -> "_Asked | None":
+        """Say what an earlier prediction with a checkpoint asked for, without its model."""
+        names, known = self._named(), self._known(_BOUNDS)
+        if names:
+            return _Asked(known, names, self._request(), "")
+        if self._settings.path is not None or self._settings.engine == "eager":
+            return None
+        weights = known.digest_of(file.sha256)
+        if weights is None:
+            return None
+        for place, best, wanted in self._recorded_for(weights, self._request()):
+            known = self._known(Bounds(least_images=best.least_images))
+            return _Asked(known, (best.name,), wanted, _speed(best, place))
+        return None
+
+    def _known(self, bounds: Bounds) -> ReopenedEngines:
+        return ReopenedEngines(self._cache, provider=self._settings.provider, bounds=bounds)
 
     def _proved(
         self, network: TrainedNetwork, bounds: Bounds = _BOUNDS, source: str | None = None
@@ -212,20 +226,38 @@ class PredictionEngines:
         )
 
     def _fastest(
-        self, network: TrainedNetwork, request: EngineRequest
+        self, network: TrainedNetwork, request: EngineRequest, source: str
     ) -> tuple[Engine, Choice] | None:
         """Open the fastest engine of a benchmark of these weights on this device, if there is one.
 
         None means the model as it was trained, as nothing was measured and proved here. Eager in a
         record is the network as it is served, and that is what is opened then.
         """
+        weights = weights_digest(network) if self._recorded() else ""
+        for place, best, wanted in self._recorded_for(weights, request):
+            # Who was content with fewer images when engines were compared is so now.
+            bounds = Bounds(least_images=best.least_images)
+            try:
+                proved = self._proved(network, bounds, source)
+                engine, choice = proved.open((best.name,), wanted, self._proof)
+            except GpuoptError as error:  # such as a package that is gone, or no memory for it
+                self._tell(f"engine={best.name} is the fastest, but: {error}")
+                continue
+            self._known(bounds).remember_digest(source, weights)
+            return engine, replace(choice, reason=f"{_speed(best, place)}{choice.reason}")
+        reason = "no engine was proved, measured and can be used here; gpuopt benchmark measures"
+        self._tell(str(Choice("engine", "eager", "table", reason)))
+        return None
+
+    def _recorded_for(
+        self, weights: str, request: EngineRequest
+    ) -> Iterator[tuple[Path, FastEngine, EngineRequest]]:
+        """List the fastest engines of these weights on this device, with what to ask them for."""
         records = self._recorded()
-        here = surroundings_of(network, request.device, self._image_size) if records else None
+        here = surroundings_of(weights, request.device, self._image_size) if records else None
         for place in records:
             best = fastest_verified(place, here) if here is not None else None
-            if best is None:
-                continue
-            if self._settings.precision not in ("auto", best.precision):
+            if best is None or self._settings.precision not in ("auto", best.precision):
                 continue
             wanted = replace(
                 request,
@@ -234,18 +266,21 @@ class PredictionEngines:
                 optimal_batch_size=best.optimal_batch_size,
                 max_batch_size=best.max_batch_size,
             )
-            # Who was content with fewer images when engines were compared is so now.
-            proved = self._proved(network, Bounds(least_images=best.least_images))
-            try:
-                engine, choice = proved.open((best.name,), wanted, self._proof)
-            except GpuoptError as error:  # such as a package that is gone, or no memory for it
-                self._tell(f"engine={best.name} is the fastest, but: {error}")
-                continue
-            speed = f"{best.samples_per_second:.0f} images/s in {place / ENGINES}"
-            return engine, replace(choice, reason=f"{speed}; {choice.reason}")
-        reason = "no engine was proved, measured and can be used here; gpuopt benchmark measures"
-        self._tell(str(Choice("engine", "eager", "table", reason)))
-        return None
+            yield place, best, wanted
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A question that was answered before, and who knows the answer."""
+
+    known: ReopenedEngines
+    names: tuple[str, ...]
+    request: EngineRequest
+    speed: str
+
+
+def _speed(best: FastEngine, place: Path) -> str:
+    return f"{best.samples_per_second:.0f} images/s in {place / ENGINES}; "
 
 
 def proof_images(sources: Sequence[Callable[[], Any]], least: int = _LEAST) -> ProofImages:

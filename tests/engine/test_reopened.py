@@ -144,3 +144,18 @@ def test_a_note_moved_to_another_file_of_weights_is_none(cache):
     other = known(cache)._path(NAMES, request(), "0ther")
     other.write_bytes(path.read_bytes())
     assert not known(cache).knows(NAMES, request(), "0ther")
+
+
+def test_the_digest_of_the_weights_in_a_file_is_noted(cache, tmp_path, monkeypatch):
+    assert known(cache).digest_of(SOURCE) is None
+    known(cache).remember_digest(SOURCE, "d1")
+    assert known(cache).digest_of(SOURCE) == "d1"
+    assert known(cache).digest_of("0ther") is None
+    path = cache.folder / f"weights_{SOURCE}.json"
+    note = json.loads(path.read_text())
+    for change in ({"weights": "d2"}, {"weights_file": "0ther"}):
+        path.write_text(json.dumps({**note, **change}))
+        assert known(cache).digest_of(SOURCE) is None
+    path.write_text(json.dumps(note))
+    monkeypatch.setattr(reopened, "own_versions", lambda: {"code": "other"})  # may digest otherwise
+    assert known(cache).digest_of(SOURCE) is None

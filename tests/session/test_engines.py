@@ -30,7 +30,7 @@ class Calls(list):
 
 
 @pytest.fixture
-def opened(monkeypatch):
+def opened(monkeypatch, tmp_path):
     """Records what engines are opened; any of them answers zeros."""
     calls, sources = Calls(), []
     calls.sources = sources
@@ -59,18 +59,20 @@ def opened(monkeypatch):
             return self.open(("onnx",), request, proof)
 
     monkeypatch.setattr(module, "ProvedEngines", Proved)
+    monkeypatch.setattr("gpuopt.engine.seal.default_cache_dir", lambda: tmp_path / "seal")
+    monkeypatch.chdir(tmp_path)  # with the cache
     monkeypatch.setattr(module, "forward_of", lambda engine: engine.name)
     return calls
 
 
 def settings(**changes):
     words = {
+        "cache_dir": "cache",
         "engine": "auto",
         "path": None,
         "provider": "auto",
         "optimize": False,
         "precision": "auto",
-        "cache_dir": None,
     }
     return EngineSettings(**{**words, **changes})
 
@@ -187,6 +189,9 @@ def test_what_was_proved_for_a_file_is_opened_without_its_model(
         def __init__(self, cache, **options):
             pass
 
+        def digest_of(self, sha256):
+            return None  # no benchmark's engine was taken before
+
         def knows(self, engines, request, sha256):
             return sha256 == "abc"
 
@@ -204,6 +209,31 @@ def test_what_was_proved_for_a_file_is_opened_without_its_model(
     assert here.reopen(FILE) == (asked[0][0] if asked else None)
     assert names == asked
     assert len(lines) == len(asked)
+
+
+def test_the_fastest_that_was_measured_is_opened_again_without_its_model(
+    model, opened, tmp_path, monkeypatch
+):
+    best = FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5, 300)
+    recorded(monkeypatch, tmp_path, best)
+    first, second = [], []
+    assert not engines(tmp_path, first).knows(FILE)
+    engines(tmp_path, first).forward_of(model, FILE)
+    asked = []
+
+    class Reopened(module.ReopenedEngines):
+        def open(self, names, request, sha256):
+            asked.append((names, request, self._bounds.least_images))
+            return SimpleNamespace(name=names[0]), Choice("engine", names[0], "measured", "proved")
+
+    monkeypatch.setattr(module, "ReopenedEngines", Reopened)
+    assert engines(tmp_path, second).reopen(FILE) == "onnx"
+    assert second == first
+    ((names, request, least_images),) = asked
+    assert (names, request) == opened[0]
+    assert least_images == 300
+    recorded(monkeypatch, tmp_path, None)  # of other weights, or another card
+    assert engines(tmp_path).reopen(FILE) is None
 
 
 def test_the_file_of_the_weights_is_noted_with_what_is_proved(model, opened, tmp_path):
