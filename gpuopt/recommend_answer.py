@@ -52,6 +52,7 @@ def recommend_for_run(
     """
     place = find_run(config.run)
     ensemble = Ensemble.open(place, folds=folds_of(place))
+    ensemble.load_first()
     startup_s = process_age_s() or 0.0
     route = choose_route(config.gpu, driver_devices(), None, 1)
     forecast = _forecast(config, ensemble) if route.kind == "predict" else None

@@ -113,9 +113,10 @@ def fill(code: Path, served: nn.Module, path: Path, device: torch.device) -> Non
 class Package:
     """Machine code as a function of images.
 
-    It is loaded without `torch._inductor.aoti_load_package`, which first asks what the host's
-    compiler could build: on a host with AMX PyTorch 2.11 starts ten processes for it that import
-    torch, 45 s in all. The key of an engine names the processor already.
+    It is loaded without `torch._inductor.aoti_load_package`, which also asks what the host's
+    compiler could build, and only warns where that is not what it was: PyTorch 2.11 starts processes
+    for it that import torch, most of a minute on the host of an H200. The key of an engine names
+    the processor.
 
     Args:
         path: A package.

@@ -91,7 +91,7 @@ class EngineCache:
     ) -> EngineFile:
         if reason := backend.unavailable(request.device):
             raise InputError(reason)
-        file = self._place(backend, key)
+        file = self.place(backend, key)
         if file.objection() is None and not file.mismatch(key):
             return file
         slot = file.path.parent
@@ -111,10 +111,11 @@ class EngineCache:
     ) -> EngineFile | None:
         """Find an engine's file, and build nothing; None when it would have to be built."""
         key = engine_key(backend, request, network)
-        file = self._place(backend, key)
+        file = self.place(backend, key)
         return file if file.objection() is None and not file.mismatch(key) else None
 
-    def _place(self, backend: Backend, key: Mapping[str, str]) -> EngineFile:
+    def place(self, backend: Backend, key: Mapping[str, str]) -> EngineFile:
+        """Name the file of an engine with a key, which may not be there."""
         return EngineFile(self.folder / _slot(key) / f"engine{backend.suffix}", self.seal)
 
     def _build(

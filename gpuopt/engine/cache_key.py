@@ -21,6 +21,8 @@ __all__ = [
     "device_key",
     "differing",
     "engine_key",
+    "key_of",
+    "network_key",
     "own_versions",
     "processor_key",
     "shapes_digest",
@@ -48,15 +50,29 @@ def engine_key(
     Returns:
         Words by what they say, equal exactly when an engine can be used again.
     """
+    return key_of(backend, request, network_key(network, weights=weights))
+
+
+def network_key(
+    network: TrainedNetwork, *, weights: Callable[[TrainedNetwork], str] | None = None
+) -> dict[str, str]:
+    """Word what an engine depends on of its network; see `engine_key`."""
+    return {
+        "network": network.name,
+        "weights": (weights or weights_digest)(network),
+        "graph": _digest(str(network.backbone).encode()),
+        "channels_last": str(network.uses_channels_last),
+    }
+
+
+def key_of(backend: Backend, request: EngineRequest, words: Mapping[str, str]) -> dict[str, str]:
+    """Word everything that an engine depends on, from what `network_key` says of its network."""
     asked = request.as_dict()
     del asked["device"]  # an index; what the device is counts
     return {
         "engine": backend.name,
-        "network": network.name,
-        "weights": (weights or weights_digest)(network),
-        "graph": _digest(str(network.backbone).encode()),
+        **words,
         **{name: str(value) for name, value in asked.items()},
-        "channels_last": str(network.uses_channels_last),
         "float32_matmul": torch.get_float32_matmul_precision(),
         **device_key(request.device),
         **own_versions(),

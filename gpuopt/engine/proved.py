@@ -1,27 +1,23 @@
 """Engines that were proved: built and compared once, opened at once ever after."""
 
 import contextlib
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from gpuopt.choice import Choice
+from gpuopt.engine.accepted import Accepted, AcceptedEngines, choice_of
 from gpuopt.engine.backends import file_backend, live_backend
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.cache_key import engine_key, weights_digest
+from gpuopt.engine.cache_key import engine_key, network_key, weights_digest
 from gpuopt.engine.fallback import ProofImages, VerifiedEngine, build_verified
 from gpuopt.engine.files import EngineFile
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
-from gpuopt.engine.reopened import ReopenedEngines, choice_of, note_path
-from gpuopt.engine.verification import Bounds, Verification, read_report, write_report
-from gpuopt.errors import FaultError, InputError
-from gpuopt.storage import write_json
+from gpuopt.engine.verification import Bounds, write_report
+from gpuopt.errors import InputError
 
 __all__ = ["ProvedEngines"]
 
 _BOUNDS = Bounds()
-_SCHEMA = 1
 
 
 class ProvedEngines:
@@ -33,8 +29,6 @@ class ProvedEngines:
         tell: Takes one line for each step.
         provider: Of ONNX Runtime; see `Onnx`.
         bounds: What proves an engine.
-        source: SHA-256 of the file that the weights came from; with it the next process opens the
-            engine without the network, see `ReopenedEngines`.
     """
 
     def __init__(
@@ -45,15 +39,13 @@ class ProvedEngines:
         tell: Callable[[str], None],
         provider: str = "auto",
         bounds: Bounds = _BOUNDS,
-        source: str | None = None,
     ) -> None:
-        # Gigabytes with many folds: they are digested once, and not once for each question.
-        self._network = replace(network, digest=weights_digest(network))
+        self._network = network
         self._cache = cache
         self._tell = tell
         self._provider = provider
         self._bounds = bounds
-        self._source = source
+        self._accepted = AcceptedEngines(cache, provider=provider, bounds=bounds)
 
     def make(self, name: str, request: EngineRequest) -> Engine:
         """Open an engine that need not be proved yet; see `EngineCache.open`."""
@@ -117,7 +109,7 @@ class ProvedEngines:
         if mismatch:
             self._tell(f"{file.path} does not fit and is not used: {mismatch}")
             return self.open((name,), wanted, proof)
-        report = self._report(file)
+        report = self._accepted.report(file)
         if report is not None:
             engine = backend.load(wanted, file.path)
             if report.is_of(engine):
@@ -170,35 +162,14 @@ class ProvedEngines:
         self, engines: Sequence[str], request: EngineRequest
     ) -> tuple[Engine, Choice] | None:
         """Load what was accepted before, when its file and its report are still there."""
-        try:
-            content = json.loads(self._memo(engines, request).read_text("utf-8"))
-            name, precision = str(content["engine"]), str(content["precision"])
-            layers = tuple(map(str, content["fp32_layers"]))
-        except (OSError, ValueError, KeyError, TypeError, RecursionError):
-            return None
-        accepted = replace(request, precision=precision, fp32_layers=layers)
-        if name == "eager":
-            others = ", ".join(one for one in engines if one != name)
-            outcome = f"{others}: rejected" if others else "proved"
-            reason = f"{outcome} before, here and for these weights"
-            return self.make(name, accepted), Choice("engine", name, "measured", reason)
-        with contextlib.suppress(FaultError, InputError):  # it does not load, or is from elsewhere
-            file = self.file(name, accepted)
-            report = self._report(file)
-            if file is not None and report is not None:
-                backend = file_backend(name, provider=self._provider)
-                assert backend is not None  # it has a file
-                engine = backend.load(accepted, file.path)
-                if report.is_of(engine):
-                    self._note(engines, request, file, accepted)
-                    return engine, choice_of(engines, name, str(report))
-        return None
-
-    def _report(self, file: EngineFile | None) -> Verification | None:
-        # Its content was digested when it was found whole.
-        report = None if file is None else read_report(file.path, file.content().get("sha256"))
-        enough = report is not None and report.accepted and report.bounds == self._bounds
-        return report if enough else None
+        words = network_key(self._network)
+        found = self._accepted.find(engines, request, words["weights"])
+        if found is None or found.engine != "eager":
+            return self._accepted.open(engines, request, words)
+        others = ", ".join(one for one in engines if one != "eager")
+        outcome = f"{others}: rejected" if others else "proved"
+        reason = f"{outcome} before, here and for these weights"
+        return self.make("eager", found.request), Choice("engine", "eager", "measured", reason)
 
     def remember(
         self, engines: Sequence[str], request: EngineRequest, found: VerifiedEngine
@@ -211,34 +182,10 @@ class ProvedEngines:
         file = self.file(found.engine.name, found.request)
         if file is None and found.engine.name != "eager":
             return  # it lives in this process, and is compiled and proved anew in the next one
-        content = {
-            "schema": _SCHEMA,
-            "engine": found.engine.name,
-            "precision": found.request.precision,
-            "fp32_layers": list(found.request.fp32_layers),
-        }
         with contextlib.suppress(OSError):
             if file is not None:
                 write_report(file.path, found.verification)
             if not any(attempt.fault for attempt in found.attempts):
-                self._cache.folder.mkdir(parents=True, exist_ok=True)
-                write_json(self._memo(engines, request), content)
-                if file is not None:
-                    self._note(engines, request, file, found.request)
-
-    def _memo(self, engines: Sequence[str], request: EngineRequest) -> Path:
-        """Name the file that says which engine was accepted for a request."""
-        weights = weights_digest(self._network)
-        return note_path(self._cache.folder, engines, request, self._provider, weights)
-
-    def _note(
-        self,
-        engines: Sequence[str],
-        request: EngineRequest,
-        file: EngineFile,
-        accepted: EngineRequest,
-    ) -> None:
-        """Let the next process open the engine without the network."""
-        if self._source is not None:
-            known = ReopenedEngines(self._cache, provider=self._provider, bounds=self._bounds)
-            known.remember(engines, request, self._source, file, accepted)
+                accepted = Accepted(found.engine.name, found.request)
+                weights = weights_digest(self._network)
+                self._accepted.keep(engines, request, weights, accepted)

@@ -18,6 +18,8 @@ from gpuopt.hardware import (
 
 __all__ = ["cuda_properties", "faults_in_words", "torch_settings"]
 
+_OFF, _WARNING, _ERROR = 0, 1, 2  # of `torch.get_deterministic_debug_mode`
+
 
 def cuda_properties(preset: Gpu, devices: int, device_index: int = 0) -> Any | None:
     """Return what torch reports about a CUDA device, or None to run on the processors.
@@ -69,7 +71,8 @@ def torch_settings(
         InputError: When the limit is above the device's memory.
     """
     matmul = float32_matmul_precision(precision)
-    before = torch.get_float32_matmul_precision(), torch.are_deterministic_algorithms_enabled()
+    before = torch.get_float32_matmul_precision()
+    was_deterministic = torch.get_deterministic_debug_mode()
     convolved_in_tf32 = torch.backends.cudnn.allow_tf32
     limited = accelerator == "cuda" and memory_limit_mib is not None
     if accelerator == "cpu":
@@ -78,21 +81,21 @@ def torch_settings(
         apply_memory_limit(memory_limit_mib, device_index)
     torch.set_float32_matmul_precision(matmul)
     torch.backends.cudnn.allow_tf32 = matmul != "highest"
-    _set_deterministic(deterministic)
+    _set_deterministic(_ERROR if deterministic else _OFF)
     try:
         yield
     finally:
-        torch.set_float32_matmul_precision(before[0])
+        torch.set_float32_matmul_precision(before)
         torch.backends.cudnn.allow_tf32 = convolved_in_tf32
-        _set_deterministic(before[1])
+        _set_deterministic(was_deterministic)
         if limited:
             torch.cuda.memory.set_per_process_memory_fraction(1.0, device_index)
 
 
-def _set_deterministic(wanted: bool) -> None:
+def _set_deterministic(mode: int) -> None:
     # To tell its compiler, PyTorch imports it, which takes seconds.
-    if wanted != torch.are_deterministic_algorithms_enabled():
-        torch.use_deterministic_algorithms(wanted)
+    if mode != torch.get_deterministic_debug_mode():
+        torch.use_deterministic_algorithms(mode != _OFF, warn_only=mode == _WARNING)
 
 
 @contextlib.contextmanager

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from gpuopt.choice import Choice
 from gpuopt.data import PredictionImages, real_images
+from gpuopt.engine.accepted import AcceptedEngines
 from gpuopt.engine.backends import preferred
 from gpuopt.engine.cache import EngineCache
-from gpuopt.engine.cache_key import weights_digest
+from gpuopt.engine.cache_key import network_key, weights_digest
 from gpuopt.engine.choices import engine_precision
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.files import EngineFile
@@ -21,11 +22,11 @@ from gpuopt.engine.forward import forward_of
 from gpuopt.engine.protocol import Engine, EngineRequest, TrainedNetwork
 from gpuopt.engine.proved import ProvedEngines
 from gpuopt.engine.record import ENGINES, FastEngine, fastest_verified, surroundings_of
-from gpuopt.engine.reopened import ReopenedEngines
 from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import FaultError, GpuoptError, InputError
+from gpuopt.session.known_networks import KnownNetworks
 from gpuopt.storage import IntactFile, sha256_of
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class PredictionEngines:
         self._proof = proof
         self._tell = tell
         self._cache = EngineCache(settings.cache_dir, tell=tell)
+        self._networks = KnownNetworks(self._cache)
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -124,20 +126,23 @@ class PredictionEngines:
         return [place for place in places if (place / ENGINES).is_file()]
 
     def knows(self, file: IntactFile) -> bool:
-        """Say whether an engine is noted for a checkpoint, so that its model is not needed."""
-        asked = self._asked_before(file)
-        return asked is not None and asked.known.knows(asked.names, asked.request, file.sha256)
+        """Say whether an engine is there for a checkpoint, so that its model is not needed."""
+        words = self._networks.find(file.sha256)
+        return words is not None and any(
+            asked.engines.is_there(asked.names, asked.request, words)
+            for asked in self._asked(words["weights"])
+        )
 
     def reopen(self, file: IntactFile) -> Callable[[Tensor], Tensor] | None:
         """Open the engine that was proved for a checkpoint; None where its model is needed."""
-        if (asked := self._asked_before(file)) is None:
+        if (words := self._networks.find(file.sha256)) is None:
             return None
-        found = asked.known.open(asked.names, asked.request, file.sha256)
-        if found is None:
-            return None
-        engine, choice = found
-        self._tell(str(replace(choice, reason=f"{asked.speed}{choice.reason}")))
-        return forward_of(engine)
+        for asked in self._asked(words["weights"]):
+            if found := asked.engines.open(asked.names, asked.request, words):
+                engine, choice = found
+                self._tell(str(replace(choice, reason=f"{asked.speed}{choice.reason}")))
+                return forward_of(engine)
+        return None
 
     def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
         """Return what is called in place of a model on its device; the model itself for eager.
@@ -150,11 +155,15 @@ class PredictionEngines:
             InputError: When the engine is unavailable or refused, or cannot be proved.
             FaultError: When it cannot be built.
         """
-        settings, network = self._settings, network_of(model)
+        settings = self._settings
         if settings.engine == "eager" and settings.path is None:
             return model
-        request = self._request()
-        proved = self._proved(network, source=file.sha256)
+        request, network = self._request(), network_of(model)
+        words = network_key(network)
+        # Nobody changes them: gigabytes, with many folds, are not digested for each question.
+        network = replace(network, digest=words["weights"])
+        self._networks.remember(file.sha256, words)
+        proved = self._proved(network)
         if settings.path is not None:
             engine_file = EngineFile(Path(settings.path).expanduser(), Seal())
             if engine_file.content() and settings.engine not in ("auto", engine_file.engine):
@@ -166,7 +175,7 @@ class PredictionEngines:
         elif names := self._named():
             engine, choice = proved.open(names, request, self._proof)
         else:
-            found = self._fastest(network, request, file.sha256)
+            found = self._fastest(network, request)
             if found is None:
                 return model
             engine, choice = found
@@ -195,38 +204,27 @@ class PredictionEngines:
             self._device,
         )
 
-    def _asked_before(self, file: IntactFile) -> "_Asked | None":
-        """Say what an earlier prediction with a checkpoint asked for, without its model."""
-        names, known = self._named(), self._known(_BOUNDS)
-        if names:
-            return _Asked(known, names, self._request(), "")
-        if self._settings.path is not None or self._settings.engine == "eager":
-            return None
-        weights = known.digest_of(file.sha256)
-        if weights is None:
-            return None
-        for place, best, wanted in self._recorded_for(weights, self._request()):
-            known = self._known(Bounds(least_images=best.least_images))
-            return _Asked(known, (best.name,), wanted, _speed(best, place))
-        return None
+    def _asked(self, weights: str) -> "Iterator[_Asked]":
+        """List what a prediction with these weights asks for, best first; nothing for a file."""
+        if names := self._named():
+            yield _Asked(self._accepted(_BOUNDS), names, self._request(), "")
+        elif self._settings.path is None and self._settings.engine == "auto":
+            for place, best, wanted in self._recorded_for(weights, self._request()):
+                if best.name == "eager":  # that is the network, which has to be built
+                    return
+                engines = self._accepted(Bounds(least_images=best.least_images))
+                yield _Asked(engines, (best.name,), wanted, _speed(best, place))
 
-    def _known(self, bounds: Bounds) -> ReopenedEngines:
-        return ReopenedEngines(self._cache, provider=self._settings.provider, bounds=bounds)
+    def _accepted(self, bounds: Bounds) -> AcceptedEngines:
+        return AcceptedEngines(self._cache, provider=self._settings.provider, bounds=bounds)
 
-    def _proved(
-        self, network: TrainedNetwork, bounds: Bounds = _BOUNDS, source: str | None = None
-    ) -> ProvedEngines:
+    def _proved(self, network: TrainedNetwork, bounds: Bounds = _BOUNDS) -> ProvedEngines:
         return ProvedEngines(
-            network,
-            self._cache,
-            tell=self._tell,
-            provider=self._settings.provider,
-            bounds=bounds,
-            source=source,
+            network, self._cache, tell=self._tell, provider=self._settings.provider, bounds=bounds
         )
 
     def _fastest(
-        self, network: TrainedNetwork, request: EngineRequest, source: str
+        self, network: TrainedNetwork, request: EngineRequest
     ) -> tuple[Engine, Choice] | None:
         """Open the fastest engine of a benchmark of these weights on this device, if there is one.
 
@@ -236,14 +234,12 @@ class PredictionEngines:
         weights = weights_digest(network) if self._recorded() else ""
         for place, best, wanted in self._recorded_for(weights, request):
             # Who was content with fewer images when engines were compared is so now.
-            bounds = Bounds(least_images=best.least_images)
+            proved = self._proved(network, Bounds(least_images=best.least_images))
             try:
-                proved = self._proved(network, bounds, source)
                 engine, choice = proved.open((best.name,), wanted, self._proof)
             except GpuoptError as error:  # such as a package that is gone, or no memory for it
                 self._tell(f"engine={best.name} is the fastest, but: {error}")
                 continue
-            self._known(bounds).remember_digest(source, weights)
             return engine, replace(choice, reason=f"{_speed(best, place)}{choice.reason}")
         reason = "no engine was proved, measured and can be used here; gpuopt benchmark measures"
         self._tell(str(Choice("engine", "eager", "table", reason)))
@@ -271,9 +267,9 @@ class PredictionEngines:
 
 @dataclass(frozen=True)
 class _Asked:
-    """A question that was answered before, and who knows the answer."""
+    """What a prediction asks for, and who knows what was accepted for it."""
 
-    known: ReopenedEngines
+    engines: AcceptedEngines
     names: tuple[str, ...]
     request: EngineRequest
     speed: str

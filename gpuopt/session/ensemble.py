@@ -72,7 +72,7 @@ class Ensemble:
             folds: Number of folds, for the folder of a run of folds.
 
         Raises:
-            InputError: When there are no intact weights, or they cannot be used.
+            InputError: When there is no intact checkpoint, or it does not describe its model.
         """
         if folds is None:
             files: list[IntactFile] = [_digested(find_checkpoint(place))]
@@ -98,15 +98,25 @@ class Ensemble:
         return f"mean of {len(self.files)} of {self.folds} folds; missing: {reasons}"
 
     def weights_bytes(self) -> int:
-        """Return what the weights of one model take, in bytes.
+        """Return what the weights of one model take, in bytes; the model, in fp32, is not built.
 
         Raises:
-            InputError: As `open`.
+            InputError: When the checkpoint cannot be read or holds no weights.
         """
         file = self.files[0]
         state = read_checkpoint(file.path, intact=file).get("state_dict")
-        tensors = state.values() if isinstance(state, dict) else ()
-        return sum(tensor.nbytes for tensor in tensors if isinstance(tensor, torch.Tensor))
+        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+            raise InputError(f"{file.path} holds no weights (state_dict)")
+        in_fp32 = torch.float32.itemsize
+        return sum(v.numel() * max(v.itemsize, in_fp32) for v in state.values())
+
+    def load_first(self) -> None:
+        """Build the first model, which `predict` then takes: wrong weights show before any work.
+
+        Raises:
+            InputError: When the weights are not those of the model.
+        """
+        self._first = self._take(self.files[0])
 
     def predict(
         self,
@@ -139,10 +149,11 @@ class Ensemble:
             FaultError: When memory runs out, the disk is full or a loader process dies.
             PreemptedError: When asked to stop with something done.
         """
-        self._refuse_training_images(source)
         with setup.applied():
             if not options.forwards.knows(self.files[0]):
-                self._first = self._take(self.files[0])  # wrong weights show before any work
+                self.load_first()
+        self._refuse_training_images(source)
+        with setup.applied():
             images = open_images(source, self.description, setup, options.cache_dir)
         groups = plan.groups(len(self.paths))
         parts = PartFiles(
@@ -206,16 +217,17 @@ class Ensemble:
         self, files: Sequence[IntactFile], setup: PredictionSetup, forwards: Forwards
     ) -> list[Callable[[Tensor], Tensor]]:
         """Open what is called for each checkpoint; a model is built only where it is needed."""
+        for file in files:
+            self._refuse_other(file, _description(file))
         opened = [forwards.reopen(file) for file in files]
-        for file, forward in zip(files, opened, strict=True):
-            if forward is not None:
-                self._refuse_other(file, _description(file))
         missing = [file for file, forward in zip(files, opened, strict=True) if forward is None]
         models = self._loaded(missing)
-        return [
+        found = [
             forward or forwards.forward_of(next(models).to(setup.torch_device), file)
             for file, forward in zip(files, opened, strict=True)
         ]
+        self._first = None  # it was of a pass that is over
+        return found
 
     def _identity(
         self,

@@ -8,8 +8,10 @@ import torch
 
 from gpuopt.choice import Choice
 from gpuopt.data import Digits
+from gpuopt.engine.cache_key import network_key
 from gpuopt.engine.fallback import ProofImages
 from gpuopt.engine.record import ENGINES, FastEngine
+from gpuopt.engine.trained import network_of
 from gpuopt.errors import FaultError, InputError
 from gpuopt.model import Classifier
 from gpuopt.session import engines as module
@@ -25,20 +27,14 @@ def model():
     return Classifier("test_resnet", 5).eval()
 
 
-class Calls(list):
-    """What was opened, and the files that weights came from."""
-
-
 @pytest.fixture
 def opened(monkeypatch, tmp_path):
     """Records what engines are opened; any of them answers zeros."""
-    calls, sources = Calls(), []
-    calls.sources = sources
+    calls = []
 
     class Proved:
         def __init__(self, network, cache, **options):
             self.network = network
-            sources.append(options["source"])
 
         def open(self, names, request, proof):
             if "tensorrt" in names:
@@ -179,66 +175,84 @@ def test_auto_stays_with_the_model_where_nothing_better_can_be_used(
         ({"path": "my.onnx"}, []),
     ],
 )
-def test_what_was_proved_for_a_file_is_opened_without_its_model(
-    opened, tmp_path, monkeypatch, changes, asked
+def test_what_was_accepted_for_a_file_is_opened_without_its_model(
+    model, opened, accepted, tmp_path, monkeypatch, changes, asked
 ):
-    """Not where a record says what is fastest, and not where an engine's file is named."""
-    names = []
-
-    class Reopened:
-        def __init__(self, cache, **options):
-            pass
-
-        def digest_of(self, sha256):
-            return None  # no benchmark's engine was taken before
-
-        def knows(self, engines, request, sha256):
-            return sha256 == "abc"
-
-        def open(self, engines, request, sha256):
-            names.append(engines)
-            assert (request.image_size, request.num_classes, sha256) == (32, 5, "abc")
-            engine = SimpleNamespace(name=engines[0])
-            return engine, Choice("engine", engines[0], "given", "proved before")
-
-    monkeypatch.setattr(module, "ReopenedEngines", Reopened)
+    """Not where no engine is asked for, and not where an engine's file is named."""
     monkeypatch.setattr(module, "preferred", lambda device, provider: ("onnx", "compiled"))
     lines = []
     here = engines(tmp_path, lines, **changes)
+    assert not here.knows(FILE)  # nothing is known of the file
+    assert here.reopen(FILE) is None
+    engines(tmp_path, engine="onnx").forward_of(model, FILE)
     assert here.knows(FILE) is bool(asked)
     assert here.reopen(FILE) == (asked[0][0] if asked else None)
-    assert names == asked
+    assert [names for names, *_ in accepted] == asked
     assert len(lines) == len(asked)
+    for _, request, words in accepted:
+        assert (request.image_size, request.num_classes) == (32, 5)
+        assert words == network_key(network_of(model))
+
+
+@pytest.fixture
+def accepted(monkeypatch):
+    """Records what is asked for; `compiled` was never accepted alone."""
+    calls = []
+
+    class Accepted:
+        def __init__(self, cache, *, provider, bounds):
+            self.bounds = bounds
+
+        def is_there(self, names, request, words):
+            return names != ("compiled",)
+
+        def open(self, names, request, words):
+            if not self.is_there(names, request, words):
+                return None
+            calls.append((names, request, words))
+            calls.bounds = self.bounds
+            return SimpleNamespace(name=names[0]), Choice("engine", names[0], "measured", "proved")
+
+    class Calls(list):
+        bounds = None
+
+    calls = Calls()
+    monkeypatch.setattr(module, "AcceptedEngines", Accepted)
+    return calls
 
 
 def test_the_fastest_that_was_measured_is_opened_again_without_its_model(
-    model, opened, tmp_path, monkeypatch
+    model, opened, accepted, tmp_path, monkeypatch
 ):
-    best = FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5, 300)
-    recorded(monkeypatch, tmp_path, best)
+    recorded(monkeypatch, tmp_path, FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5, 300))
     first, second = [], []
-    assert not engines(tmp_path, first).knows(FILE)
     engines(tmp_path, first).forward_of(model, FILE)
-    asked = []
-
-    class Reopened(module.ReopenedEngines):
-        def open(self, names, request, sha256):
-            asked.append((names, request, self._bounds.least_images))
-            return SimpleNamespace(name=names[0]), Choice("engine", names[0], "measured", "proved")
-
-    monkeypatch.setattr(module, "ReopenedEngines", Reopened)
     assert engines(tmp_path, second).reopen(FILE) == "onnx"
     assert second == first
-    ((names, request, least_images),) = asked
+    ((names, request, _),) = accepted
     assert (names, request) == opened[0]
-    assert least_images == 300
+    assert accepted.bounds.least_images == 300
+    recorded(monkeypatch, tmp_path, FastEngine("eager", "fp32", (), 16, 64, 1234.5, 300))
+    assert engines(tmp_path).reopen(FILE) is None  # that is the network
     recorded(monkeypatch, tmp_path, None)  # of other weights, or another card
     assert engines(tmp_path).reopen(FILE) is None
 
 
-def test_the_file_of_the_weights_is_noted_with_what_is_proved(model, opened, tmp_path):
+def test_where_the_fastest_is_gone_the_next_one_is_opened(
+    model, opened, accepted, tmp_path, monkeypatch
+):
+    best = {tmp_path: "compiled", tmp_path / "fold_1": "onnx"}
+    for place in best:
+        place.mkdir(exist_ok=True)
+        (place / ENGINES).write_text("{}")
+    monkeypatch.setattr(
+        module,
+        "fastest_verified",
+        lambda run, here: FastEngine(best[run], "fp32", (), 8, 8, 9.0, 500),
+    )
     engines(tmp_path, engine="onnx").forward_of(model, FILE)
-    assert opened.sources == ["abc"]
+    assert engines(tmp_path).knows(FILE)
+    assert engines(tmp_path).reopen(FILE) == "onnx"
 
 
 def test_optimize_tries_all_that_are_installed(model, opened, tmp_path, monkeypatch):

@@ -82,7 +82,8 @@ def test_so_many_and_no_more_are_loaded_before_one_is_taken(ensemble, files, mon
 
 
 def test_a_model_that_is_loaded_already_is_given_away_once(ensemble, files):
-    kept = ensemble._first = ensemble._take(files[0])
+    ensemble.load_first()
+    kept = ensemble._first
     first = next(ensemble._loaded(files))
     assert first is kept
     assert ensemble._first is None
@@ -141,14 +142,23 @@ def test_an_engine_of_a_fold_of_another_run_is_refused(ensemble, files, tmp_path
     own = {"gpuopt": describe_model(other, ["a", "b", "c"], 32)}
     torch.save({"state_dict": other.state_dict(), **own}, tmp_path / "other.ckpt")
     file = IntactFile.of_any(tmp_path / "other.ckpt")
+    opened = Opened(file)
+    opened.reopen = None  # it is refused before any engine is opened
     with pytest.raises(InputError, match="its fold does not belong to this run"):
-        ensemble._forwards([files[0], file], SimpleNamespace(torch_device="cpu"), Opened(file))
+        ensemble._forwards([files[0], file], SimpleNamespace(torch_device="cpu"), opened)
 
 
-def test_weights_are_counted_without_a_model(ensemble, files, monkeypatch):
+def test_weights_are_counted_without_a_model(ensemble, tmp_path, monkeypatch):
     model = ImageNetwork("test_vit", 2)
     monkeypatch.setattr(module, "build_described", None)
-    assert ensemble.weights_bytes() == sum(t.nbytes for t in model.state_dict().values())
+    full = sum(t.nbytes for t in model.state_dict().values())
+    assert ensemble.weights_bytes() == full
+    own = {"gpuopt": describe_model(model, ["a", "b"], 32)}
+    for name, state in (("half", model.half().state_dict()), ("none", None)):
+        torch.save({"state_dict": state, **own}, tmp_path / f"{name}.ckpt")
+    assert Ensemble.open(tmp_path / "half.ckpt").weights_bytes() == full  # the model is in fp32
+    with pytest.raises(InputError, match="holds no weights"):
+        Ensemble.open(tmp_path / "none.ckpt").weights_bytes()
 
 
 def test_whether_an_engine_is_known_is_asked_under_the_arithmetic_that_predicts(

@@ -169,3 +169,18 @@ def test_a_file_given_directly_needs_no_sidecar(run, tmp_path):
     alone = tmp_path / "alone.ckpt"
     shutil.copy(run / "checkpoints/best.ckpt", alone)
     assert find_checkpoint(alone) == alone
+
+
+@pytest.mark.parametrize("before", [0, 1, 2])
+def test_deterministic_means_an_error_and_what_was_set_comes_back(before):
+    """Also where a script had asked for warnings only."""
+    torch.set_deterministic_debug_mode(before)
+    try:
+        for wanted, mode in ((True, 2), (False, 0)):
+            with torch_settings(
+                precision="fp32", memory_limit_mib=None, deterministic=wanted, accelerator="cpu"
+            ):
+                assert torch.get_deterministic_debug_mode() == mode
+            assert torch.get_deterministic_debug_mode() == before
+    finally:
+        torch.set_deterministic_debug_mode(0)
