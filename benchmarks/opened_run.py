@@ -82,7 +82,8 @@ class OpenedRun:
             views: What it predicts.
         """
         file = next(file for file in self.ensemble.files if file.path == path)
-        if (forward := self.engines.reopen(file)) is None:
+        (forward,) = self.engines.reopen([file])
+        if forward is None:
             model, _ = load_described(read_checkpoint(path), str(path))
             forward = self.engines.forward_of(model.to(self.device), file)
         return TtaPredictor(

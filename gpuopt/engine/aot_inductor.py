@@ -46,8 +46,7 @@ class _Compiler:
     def load(self, request: EngineRequest, path: Path) -> Engine:
         """Load a package; see `Backend`."""
         try:
-            with quiet():
-                run = open_package(path, request.device)
+            run = open_package(path, request.device)
         except Exception as error:  # a damaged or foreign package
             raise FaultError(f"{path} cannot be loaded ({first_line(error)})") from error
         return CallableEngine(self.name, request, lambda images: _classified(run, images))

@@ -114,9 +114,9 @@ class Package:
     """Machine code as a function of images.
 
     It is loaded without `torch._inductor.aoti_load_package`, which also asks what the host's
-    compiler could build, and only warns where that is not what it was: PyTorch 2.11 starts processes
-    for it that import torch, most of a minute on the host of an H200. The key of an engine names
-    the processor.
+    compiler could build, and only warns where that is not what it was: PyTorch 2.11 starts
+    processes for it that import torch, most of a minute on the host of an H200. The key of an
+    engine names the processor.
 
     Args:
         path: A package.

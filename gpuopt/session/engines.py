@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from gpuopt.engine.seal import Seal
 from gpuopt.engine.trained import network_of
 from gpuopt.engine.verification import Bounds
 from gpuopt.errors import FaultError, GpuoptError, InputError
+from gpuopt.hardware import available_cpus
 from gpuopt.session.known_networks import KnownNetworks
 from gpuopt.storage import IntactFile, sha256_of
 
@@ -42,6 +44,7 @@ __all__ = [
 
 _BOUNDS = Bounds()
 _LEAST = _BOUNDS.least_images
+_AT_ONCE = 4  # engines that are read together: the host holds some of them twice meanwhile
 
 
 @dataclass(frozen=True)
@@ -133,15 +136,23 @@ class PredictionEngines:
             for asked in self._asked(words["weights"])
         )
 
-    def reopen(self, file: IntactFile) -> Callable[[Tensor], Tensor] | None:
-        """Open the engine that was proved for a checkpoint; None where its model is needed."""
+    def reopen(self, files: Sequence[IntactFile]) -> list[Callable[[Tensor], Tensor] | None]:
+        """Open the engines that were proved for checkpoints; None where a model is needed."""
+        # Most of the time goes to digests and copies, which leave Python's lock.
+        with ThreadPoolExecutor(min(_AT_ONCE, available_cpus())) as pool:
+            found = list(pool.map(self._reopened, files))
+        for one in found:
+            if one is not None:
+                self._tell(str(one[1]))
+        return [None if one is None else forward_of(one[0]) for one in found]
+
+    def _reopened(self, file: IntactFile) -> tuple[Engine, Choice] | None:
         if (words := self._networks.find(file.sha256)) is None:
             return None
         for asked in self._asked(words["weights"]):
             if found := asked.engines.open(asked.names, asked.request, words):
                 engine, choice = found
-                self._tell(str(replace(choice, reason=f"{asked.speed}{choice.reason}")))
-                return forward_of(engine)
+                return engine, replace(choice, reason=f"{asked.speed}{choice.reason}")
         return None
 
     def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:

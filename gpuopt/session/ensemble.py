@@ -219,7 +219,7 @@ class Ensemble:
         """Open what is called for each checkpoint; a model is built only where it is needed."""
         for file in files:
             self._refuse_other(file, _description(file))
-        opened = [forwards.reopen(file) for file in files]
+        opened = forwards.reopen(files)
         missing = [file for file, forward in zip(files, opened, strict=True) if forward is None]
         models = self._loaded(missing)
         found = [

@@ -28,8 +28,8 @@ class Forwards(Protocol):
     def knows(self, file: IntactFile) -> bool:
         """Say whether a checkpoint's need not be built anew, as far as that is known."""
 
-    def reopen(self, file: IntactFile) -> Callable[[Tensor], Tensor] | None:
-        """Return what is called for a checkpoint, without its model; None where that is needed."""
+    def reopen(self, files: Sequence[IntactFile]) -> list[Callable[[Tensor], Tensor] | None]:
+        """Return what is called for checkpoints, without models; None where one is needed."""
 
     def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
         """Return what is called in place of the model of a checkpoint, which is on its device."""
@@ -42,8 +42,9 @@ class _Models:
         """Say no: a model is built."""
         return False
 
-    def reopen(self, file: IntactFile) -> None:
-        """Return nothing: a model is built."""
+    def reopen(self, files: Sequence[IntactFile]) -> list[Callable[[Tensor], Tensor] | None]:
+        """Return nothing: models are built."""
+        return [None for _ in files]
 
     def forward_of(self, model: "ImageNetwork", file: IntactFile) -> Callable[[Tensor], Tensor]:
         """Return the model."""

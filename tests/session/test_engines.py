@@ -1,5 +1,6 @@
 """Which engine a prediction takes, with proved engines that only record what they are asked."""
 
+import threading
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -183,10 +184,10 @@ def test_what_was_accepted_for_a_file_is_opened_without_its_model(
     lines = []
     here = engines(tmp_path, lines, **changes)
     assert not here.knows(FILE)  # nothing is known of the file
-    assert here.reopen(FILE) is None
+    assert here.reopen([FILE]) == [None]
     engines(tmp_path, engine="onnx").forward_of(model, FILE)
     assert here.knows(FILE) is bool(asked)
-    assert here.reopen(FILE) == (asked[0][0] if asked else None)
+    assert here.reopen([FILE]) == [asked[0][0] if asked else None]
     assert [names for names, *_ in accepted] == asked
     assert len(lines) == len(asked)
     for _, request, words in accepted:
@@ -227,15 +228,39 @@ def test_the_fastest_that_was_measured_is_opened_again_without_its_model(
     recorded(monkeypatch, tmp_path, FastEngine("onnx", "fp32", ("stem",), 16, 64, 1234.5, 300))
     first, second = [], []
     engines(tmp_path, first).forward_of(model, FILE)
-    assert engines(tmp_path, second).reopen(FILE) == "onnx"
+    assert engines(tmp_path, second).reopen([FILE]) == ["onnx"]
     assert second == first
     ((names, request, _),) = accepted
     assert (names, request) == opened[0]
     assert accepted.bounds.least_images == 300
     recorded(monkeypatch, tmp_path, FastEngine("eager", "fp32", (), 16, 64, 1234.5, 300))
-    assert engines(tmp_path).reopen(FILE) is None  # that is the network
+    assert engines(tmp_path).reopen([FILE]) == [None]  # that is the network
     recorded(monkeypatch, tmp_path, None)  # of other weights, or another card
-    assert engines(tmp_path).reopen(FILE) is None
+    assert engines(tmp_path).reopen([FILE]) == [None]
+
+
+def test_engines_of_folds_are_opened_together_and_told_in_order(
+    model, opened, accepted, tmp_path, monkeypatch
+):
+    files = [IntactFile(Path(f"{fold}.ckpt"), str(fold), ()) for fold in range(3)]
+    here, lines = engines(tmp_path, engine="onnx"), []
+    for file in files[:2]:
+        here.forward_of(model, file)
+    together = threading.Barrier(2)
+
+    def open_(self, names, request, words):
+        together.wait(60)
+        return SimpleNamespace(name=names[0]), Choice("engine", names[0], "given", words["order"])
+
+    monkeypatch.setattr(module.AcceptedEngines, "open", open_)
+    monkeypatch.setattr(module, "available_cpus", lambda: 2)
+    monkeypatch.setattr(
+        module.KnownNetworks,
+        "find",
+        lambda self, sha256: None if sha256 == "2" else {"weights": "w", "order": f"o{sha256}"},
+    )
+    assert engines(tmp_path, lines, engine="onnx").reopen(files) == ["onnx", "onnx", None]
+    assert [line.split("given: ")[1][:2] for line in lines] == ["o0", "o1"]
 
 
 def test_where_the_fastest_is_gone_the_next_one_is_opened(
@@ -252,7 +277,7 @@ def test_where_the_fastest_is_gone_the_next_one_is_opened(
     )
     engines(tmp_path, engine="onnx").forward_of(model, FILE)
     assert engines(tmp_path).knows(FILE)
-    assert engines(tmp_path).reopen(FILE) == "onnx"
+    assert engines(tmp_path).reopen([FILE]) == ["onnx"]
 
 
 def test_optimize_tries_all_that_are_installed(model, opened, tmp_path, monkeypatch):
