@@ -44,6 +44,12 @@ __all__ = [
 
 _BOUNDS = Bounds()
 _LEAST = _BOUNDS.least_images
+_UNMEASURED = Choice(
+    "engine",
+    "eager",
+    "table",
+    "no engine was proved, measured and can be used here; gpuopt benchmark measures",
+)
 _AT_ONCE = 4  # engines that are read together: the host holds some of them twice meanwhile
 
 
@@ -169,6 +175,10 @@ class PredictionEngines:
         settings = self._settings
         if settings.engine == "eager" and settings.path is None:
             return model
+        names = self._named()
+        if settings.path is None and not names and not self._recorded():  # no engine is known
+            self._tell(str(_UNMEASURED))
+            return model
         request, network = self._request(), network_of(model)
         words = network_key(network)
         # Nobody changes them: gigabytes, with many folds, are not digested for each question.
@@ -183,11 +193,12 @@ class PredictionEngines:
                     "give engine_path= alone"
                 )
             engine, choice = proved.open_file(engine_file, request, self._proof)
-        elif names := self._named():
+        elif names:
             engine, choice = proved.open(names, request, self._proof)
         else:
             found = self._fastest(network, request)
             if found is None:
+                self._tell(str(_UNMEASURED))
                 return model
             engine, choice = found
         self._tell(str(choice))
@@ -242,8 +253,7 @@ class PredictionEngines:
         None means the model as it was trained, as nothing was measured and proved here. Eager in a
         record is the network as it is served, and that is what is opened then.
         """
-        weights = weights_digest(network) if self._recorded() else ""
-        for place, best, wanted in self._recorded_for(weights, request):
+        for place, best, wanted in self._recorded_for(weights_digest(network), request):
             # Who was content with fewer images when engines were compared is so now.
             proved = self._proved(network, Bounds(least_images=best.least_images))
             try:
@@ -252,8 +262,6 @@ class PredictionEngines:
                 self._tell(f"engine={best.name} is the fastest, but: {error}")
                 continue
             return engine, replace(choice, reason=f"{_speed(best, place)}{choice.reason}")
-        reason = "no engine was proved, measured and can be used here; gpuopt benchmark measures"
-        self._tell(str(Choice("engine", "eager", "table", reason)))
         return None
 
     def _recorded_for(

@@ -121,8 +121,11 @@ def test_a_file_is_opened_and_one_of_another_kind_than_asked_for_refused(
     assert opened == []
 
 
-def test_auto_without_a_record_is_the_model_and_says_what_measures(model, opened, tmp_path):
+def test_auto_without_a_record_is_the_model_and_says_what_measures(
+    model, opened, tmp_path, monkeypatch
+):
     lines = []
+    monkeypatch.setattr(module, "network_key", None)  # nothing is digested for it
     assert engines(tmp_path, lines).forward_of(model, FILE) is model
     assert opened == []
     assert lines[0].startswith("engine=eager (table: ")
