@@ -1,8 +1,8 @@
 """Fifteen views with the memory of a small card: does it run, in how much memory, for how long.
 
 All policies have the chunk that fifteen views choose, as memory goes by the chunk. Networks here
-have random weights, and their heads magnify what half precision rounds: images stay in their class
-only in fp32, and that is compared with as many images as take no longer.
+have random weights, and their heads magnify what half precision rounds: that images stay in their
+class is therefore compared in fp32 as well, which is slower, with fewer of them.
 """
 
 import argparse

@@ -18,7 +18,7 @@ from gpuopt.engine.backends import file_backend
 from gpuopt.engine.cache import EngineCache
 from gpuopt.engine.cache_key import device_key, key_of, own_versions
 from gpuopt.engine.files import EngineFile
-from gpuopt.engine.protocol import Engine, EngineRequest
+from gpuopt.engine.protocol import Backend, Engine, EngineRequest
 from gpuopt.engine.verification import Bounds, Verification, read_report
 from gpuopt.engine.verify import library_versions
 from gpuopt.errors import FaultError, InputError
@@ -96,8 +96,8 @@ class AcceptedEngines:
             words: Of the network's key.
         """
         found = self.find(engines, request, words["weights"])
-        file = None if found is None else self._place(found, words)
-        return file is not None and file.path.is_file()
+        place = None if found is None else self._place(found, words)
+        return place is not None and place[1].path.is_file()
 
     def open(
         self, engines: Sequence[str], request: EngineRequest, words: Mapping[str, str]
@@ -116,12 +116,12 @@ class AcceptedEngines:
         if found is None:
             return None
         with contextlib.suppress(FaultError, InputError):  # it does not load, or is from elsewhere
-            file = self._place(found, words)
-            if file is None or file.objection() is not None:
+            place = self._place(found, words)
+            if place is None:
                 return None
-            report = self.report(file)
-            backend = file_backend(found.engine, provider=self._provider)
-            if report is None or backend is None:
+            backend, file = place
+            report = None if file.objection() is not None else self.report(file)
+            if report is None:
                 return None
             engine = backend.load(found.request, file.path)
             if report.is_of(engine):
@@ -134,14 +134,16 @@ class AcceptedEngines:
         enough = report is not None and report.accepted and report.bounds == self._bounds
         return report if enough else None
 
-    def _place(self, found: Accepted, words: Mapping[str, str]) -> EngineFile | None:
+    def _place(
+        self, found: Accepted, words: Mapping[str, str]
+    ) -> tuple[Backend, EngineFile] | None:
         """Name an engine's file where its sidecar says that it is for this; its content may not."""
         backend = file_backend(found.engine, provider=self._provider)
         if backend is None or backend.unavailable(found.request.device):
             return None
         key = key_of(backend, found.request, words)
         file = self._cache.place(backend, key)
-        return None if file.mismatch(key) else file
+        return None if file.mismatch(key) else (backend, file)
 
     def _path(self, engines: Sequence[str], request: EngineRequest, weights: str) -> Path:
         asked = request.as_dict()

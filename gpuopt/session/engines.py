@@ -268,10 +268,9 @@ class PredictionEngines:
         self, weights: str, request: EngineRequest
     ) -> Iterator[tuple[Path, FastEngine, EngineRequest]]:
         """List the fastest engines of these weights on this device, with what to ask them for."""
-        records = self._recorded()
-        here = surroundings_of(weights, request.device, self._image_size) if records else None
-        for place in records:
-            best = fastest_verified(place, here) if here is not None else None
+        here = surroundings_of(weights, request.device, self._image_size)
+        for place in self._recorded():
+            best = fastest_verified(place, here)
             if best is None or self._settings.precision not in ("auto", best.precision):
                 continue
             wanted = replace(

@@ -31,6 +31,7 @@ from gpuopt.session.weights import (
     build_described,
     load_weights,
     read_description,
+    weights_of,
 )
 from gpuopt.storage import IntactFile, Sidecar
 from gpuopt.storage.checkpoint import damaged, read_checkpoint
@@ -104,9 +105,7 @@ class Ensemble:
             InputError: When the checkpoint cannot be read or holds no weights.
         """
         file = self.files[0]
-        state = read_checkpoint(file.path, intact=file).get("state_dict")
-        if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-            raise InputError(f"{file.path} holds no weights (state_dict)")
+        state = weights_of(read_checkpoint(file.path, intact=file), str(file.path))
         in_fp32 = torch.float32.itemsize
         return sum(v.numel() * max(v.itemsize, in_fp32) for v in state.values())
 
@@ -152,8 +151,7 @@ class Ensemble:
         with setup.applied():
             if not options.forwards.knows(self.files[0]):
                 self.load_first()
-        self._refuse_training_images(source)
-        with setup.applied():
+            self._refuse_training_images(source)
             images = open_images(source, self.description, setup, options.cache_dir)
         groups = plan.groups(len(self.paths))
         parts = PartFiles(
@@ -190,7 +188,7 @@ class Ensemble:
         The models live no longer than this call, so that those of the next pass can have the
         memory.
         """
-        device = torch.device(setup.device)
+        device = setup.torch_device
         predictor = TtaPredictor(
             self._forwards(files, setup, options.forwards),
             policy.parsed_views(),
@@ -218,7 +216,11 @@ class Ensemble:
     ) -> list[Callable[[Tensor], Tensor]]:
         """Open what is called for each checkpoint; a model is built only where it is needed."""
         for file in files:
-            self._refuse_other(file, _description(file))
+            if _description(file) != self.description:
+                raise InputError(
+                    f"{file.path} has another model, image size or classes than "
+                    f"{self.files[0].path}: its fold does not belong to this run; train it again"
+                )
         opened = forwards.reopen(files)
         missing = [file for file, forward in zip(files, opened, strict=True) if forward is None]
         models = self._loaded(missing)
@@ -276,16 +278,7 @@ class Ensemble:
         first, self._first = self._first, None
         if first is not None and file == self.files[0]:
             return lambda: first
-        fill, description = _begin(file)
-        self._refuse_other(file, description)
-        return fill
-
-    def _refuse_other(self, file: IntactFile, description: ModelDescription) -> None:
-        if description != self.description:
-            raise InputError(
-                f"{file.path} has another model, image size or classes than {self.files[0].path}: "
-                "its fold does not belong to this run; train it again"
-            )
+        return _begin(file)
 
     def _refuse_training_images(self, source: "ImageDataModule | ImageSource") -> None:
         if self.folds is None or isinstance(source, ImageSource):
@@ -303,20 +296,20 @@ def _name_of_device(setup: PredictionSetup) -> str:
     return torch.cuda.get_device_name() if setup.device == "cuda" else processor_name()
 
 
-def _begin(file: IntactFile) -> tuple[Callable[[], "ImageNetwork"], ModelDescription]:
+def _begin(file: IntactFile) -> Callable[[], "ImageNetwork"]:
     """Build a model; the call that is returned gives it its weights, and gives it away.
 
     Only that call may run in a thread: what is before it changes the filters of warnings.
     """
     where = str(file.path)
     checkpoint = read_checkpoint(file.path, intact=file)
-    model, description = build_described(checkpoint, where)
+    model, _ = build_described(checkpoint, where)
 
     def fill() -> "ImageNetwork":
         load_weights(model, checkpoint, where)
         return model
 
-    return fill, description
+    return fill
 
 
 def _description(file: IntactFile) -> ModelDescription:

@@ -25,6 +25,7 @@ __all__ = [
     "load_weights",
     "read_description",
     "require_weights_of",
+    "weights_of",
 ]
 
 _SCHEMA = 1
@@ -151,16 +152,25 @@ def load_weights(model: "ImageNetwork", checkpoint: Mapping[str, Any], where: st
         raise InputError(f"{where} holds weights that cannot be copied: it is damaged") from error
 
 
+def weights_of(checkpoint: Mapping[str, Any], where: str) -> Mapping[str, Tensor]:
+    """Return the weights of a checkpoint by name.
+
+    Raises:
+        InputError: When it holds none.
+    """
+    state = checkpoint.get("state_dict")
+    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
+        raise InputError(f"{where} holds no weights (state_dict)")
+    return state
+
+
 def require_weights_of(model: "ImageNetwork", checkpoint: Mapping[str, Any], where: str) -> None:
     """Refuse a checkpoint whose weights have other names or shapes than the model's.
 
     Raises:
         InputError: Names the first difference.
     """
-    state = checkpoint.get("state_dict")
-    if not isinstance(state, dict) or not all(isinstance(v, Tensor) for v in state.values()):
-        raise InputError(f"{where} holds no weights (state_dict)")
-    own = model.state_dict()
+    state, own = weights_of(checkpoint, where), model.state_dict()
     missing, extra = own.keys() - state.keys(), state.keys() - own.keys()
     reshaped = [k for k in own.keys() & state.keys() if own[k].shape != state[k].shape]
     if missing or extra or reshaped:

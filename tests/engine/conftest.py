@@ -10,6 +10,11 @@ from gpuopt.engine import EngineRequest, TrainedNetwork
 CPU = torch.device("cpu")
 
 
+def is_of_the_compiler(reason):
+    """Tell a fault of this machine's `CXX`, which gpuopt reports, from one of gpuopt's."""
+    return "linked a libstdc++ of its own" in reason
+
+
 def trained(name, *, seed=0):
     """Make a timm network whose norms have seen images, so that folding them matters."""
     torch.manual_seed(seed)

@@ -130,7 +130,7 @@ def test_with_few_images_engines_are_timed_and_none_counts_as_proved():
 def test_memory_is_what_the_process_holds_more():
     before = used_bytes(CPU, settle=True)
     if before is None:
-        pytest.skip("no /proc")
+        pytest.skip("the memory of a process is read from Linux's /proc, which is not here")
     with mmap.mmap(-1, 64 << 20) as kept:  # never memory that the allocator has kept
         kept.write(b"1" * (64 << 20))
         assert used_bytes(CPU) - before > 32 << 20

@@ -23,8 +23,8 @@ class Net(nn.Module):
 
     def __init__(self):
         super().__init__()
-        stage = lambda: nn.Sequential(nn.Sequential(nn.Identity(), nn.Identity()))  # noqa: E731
-        self.stages = nn.ModuleList([stage() for _ in range(4)])
+        blocks = [nn.Sequential(nn.Identity(), nn.Identity()) for _ in range(4)]
+        self.stages = nn.ModuleList(nn.Sequential(block) for block in blocks)
 
     def forward(self, images):
         for stage in self.stages:

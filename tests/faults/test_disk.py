@@ -27,7 +27,7 @@ def make_disk(tmp_path):
         folder.mkdir()
         words = ["mount", "-t", "tmpfs", "-o", ",".join([f"size={size}", *options]), "tmpfs"]
         if subprocess.run([*words, folder], capture_output=True, check=False).returncode:
-            pytest.skip("mounting a small file system is not permitted here")
+            pytest.skip("mounting a small file system needs rights that are missing here")
         mounted.append(folder)
         return folder
 
@@ -136,7 +136,7 @@ def test_full_shared_memory_is_named(tiny, tmp_path):
     )
     inside = ["unshare", "--mount", "bash", str(script)]
     if subprocess.run([*inside, "true"], capture_output=True, check=False).returncode:
-        pytest.skip("a mount namespace is not permitted here")
+        pytest.skip("a mount namespace needs rights that are missing here")
     done = subprocess.run(
         [*inside, sys.executable, "-m", "gpuopt.train", *tiny, *WORKERS, "run=run"],
         cwd=tmp_path,

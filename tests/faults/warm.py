@@ -49,7 +49,7 @@ HEAVY = (
     "torch.utils.tensorboard",
 )
 
-subprocess.Popen = spares.Popen  # type: ignore[misc]  # before others import it by name
+subprocess.Popen = spares.Popen  # before others import it by name
 
 
 def main() -> None:

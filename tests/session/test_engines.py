@@ -201,7 +201,6 @@ def test_what_was_accepted_for_a_file_is_opened_without_its_model(
 @pytest.fixture
 def accepted(monkeypatch):
     """Records what is asked for; `compiled` was never accepted alone."""
-    calls = []
 
     class Accepted:
         def __init__(self, cache, *, provider, bounds):

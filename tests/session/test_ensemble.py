@@ -108,7 +108,7 @@ def test_a_fold_of_another_model_is_refused(ensemble, files, tmp_path):
     torch.save({"state_dict": state, "gpuopt": own}, tmp_path / "other.ckpt")
     other = IntactFile.of_any(tmp_path / "other.ckpt")
     with pytest.raises(InputError, match=r"other\.ckpt has another model, image size or classes"):
-        list(ensemble._loaded([files[0], other]))
+        ensemble._forwards([files[0], other], SimpleNamespace(torch_device="cpu"), Opened())
 
 
 class Opened:
